@@ -1,0 +1,27 @@
+"""A laboratory for variational autoencoders in Pyro.
+
+Importing this package changes nothing: no torch, Pyro or logging setting is touched, no file is read.
+"""
+
+from pyro_vae import elbo
+from pyro_vae._version import __version__
+from pyro_vae.data import DataSet, Images, load
+from pyro_vae.errors import InputError, NonFiniteError
+from pyro_vae.program import FunctionProgram
+from pyro_vae.training import FitResult, Hook, fit
+from pyro_vae.vae import VAE
+
+__all__ = [
+    "VAE",
+    "DataSet",
+    "FitResult",
+    "FunctionProgram",
+    "Hook",
+    "Images",
+    "InputError",
+    "NonFiniteError",
+    "__version__",
+    "elbo",
+    "fit",
+    "load",
+]

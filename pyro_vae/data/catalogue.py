@@ -1,0 +1,146 @@
+"""Every data set by name, and ``load``, which also takes a path."""
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torchvision.datasets import MNIST, FashionMNIST
+
+from pyro_vae.data.images import BINARIZATIONS, Binarization, Images
+from pyro_vae.data.mnist import Idx
+from pyro_vae.data.omniglot import read_omniglot
+from pyro_vae.data.own import default_binarization, read_own
+from pyro_vae.data.published import read_binarized_mnist, read_caltech, read_digits, read_frey
+from pyro_vae.data.splits import Parts, complete, how_split
+from pyro_vae.errors import InputError, lookup
+
+
+@dataclass(frozen=True)
+class Source:
+    """A published set: who reads it, how it is binarized unless one says otherwise, and what it is.
+
+    ``read(root, download)`` returns what is under the data root; only sets that torchvision knows how to
+    fetch take notice of ``download``.
+    """
+
+    read: Callable[[Path, bool], Parts]
+    binarize: Binarization
+    what: str
+
+
+_MNIST = Idx("mnist", MNIST, "http://yann.lecun.com/exdb/mnist/")
+_FASHION = Idx("fashion-mnist", FashionMNIST, "https://github.com/zalandoresearch/fashion-mnist")
+
+DATASETS: dict[str, Source] = {
+    "digits": Source(read_digits, "dynamic", "1797 digits, 8 x 8, part of scikit-learn"),
+    "mnist": Source(_MNIST.read, "dynamic", "70000 digits, 28 x 28"),
+    "fashion-mnist": Source(_FASHION.read, "dynamic", "70000 pieces of clothing, 28 x 28"),
+    "frey-face": Source(read_frey, "none", "1965 video frames of a face, 28 x 20"),
+    "omniglot": Source(read_omniglot, "dynamic", "32460 handwritten characters, 28 x 28"),
+    "binarized-mnist": Source(read_binarized_mnist, "none", "70000 digits, 28 x 28, binarized once"),
+    "caltech101-silhouettes": Source(read_caltech, "none", "8671 outlines of objects, 28 x 28, binary"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Three sets of images that share one event shape, and where they came from.
+
+    Args:
+        name: As in ``DATASETS``, or the user's file or folder.
+        train: To fit.
+        validation: To choose by.
+        test: To report on.
+        source: Which files and format, one line.
+        split: How the splits came about.
+    """
+
+    name: str
+    train: Images
+    validation: Images
+    test: Images
+    source: str
+    split: str = "as published"
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one image."""
+        return self.train.event_shape
+
+    def describe(self) -> dict[str, object]:
+        """Return what a run records of its data, ready for JSON.
+
+        Example:
+            >>> load("digits").describe()["sizes"]
+            {'train': 1439, 'validation': 179, 'test': 179}
+        """
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            "name": self.name,
+            "source": self.source,
+            "binarize": self.train.binarize,
+            "event_shape": list(self.event_shape),
+            "sizes": {split: len(images) for split, images in splits.items()},
+            "split": self.split,
+        }
+
+
+def load(
+    name: str | Path,
+    root: str | Path | None = None,
+    *,
+    binarize: Binarization | None = None,
+    seed: int = 0,
+    download: bool = True,
+) -> DataSet:
+    """Load a published set by name, or images of one's own by path.
+
+    Args:
+        name: A key of ``DATASETS``; or a path to ``.npy``, ``.npz``, ``.pt`` or a folder of pictures.
+        root: The data root, in which each published set has a folder; None means ``data``.
+        binarize: None means what is usual for the set.
+        seed: Draws the splits that were not published; the same seed draws the same.
+        download: Whether sets that torchvision can fetch (MNIST, Fashion-MNIST) may be fetched.
+
+    Raises:
+        InputError: An unknown name, missing or damaged files, images that cannot be used.
+
+    Example:
+        >>> data = load("digits", seed=0)
+        >>> data.train.batch(torch.arange(100), torch.Generator().manual_seed(0)).shape
+        torch.Size([100, 8, 8])
+    """
+    if binarize is not None:
+        lookup({known: known for known in BINARIZATIONS}, binarize, "binarization")
+    if is_path(name):
+        path = _existing(Path(name).expanduser())
+        parts = read_own(path)
+        return _data_set(path.name, parts, binarize or default_binarization(parts.train), seed)
+    source = lookup(DATASETS, str(name), "data set")
+    folder = Path("data" if root is None else root).expanduser().absolute()
+    return _data_set(str(name), source.read(folder, download), binarize or source.binarize, seed)
+
+
+def _data_set(name: str, parts: Parts, binarize: Binarization, seed: int) -> DataSet:
+    train, validation, test = (replace(images, binarize=binarize) for images in complete(parts, seed))
+    return DataSet(name, train, validation, test, parts.source, how_split(parts, seed))
+
+
+def is_path(name: str | Path) -> bool:
+    """Tell a path from a name; a set's name stays one even where a folder is called the same."""
+    if isinstance(name, Path):
+        return True
+    if name in DATASETS or not name:
+        return False
+    return "/" in name or os.sep in name or Path(name).suffix != "" or Path(name).expanduser().exists()
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        near = difflib.get_close_matches(path.stem.lower(), DATASETS, n=1, cutoff=0.6)
+        hint = f"{near[0]!r}, if that data set was meant" if near else "an existing path"
+        raise InputError("a file or folder of images", f"{str(path)!r}, which does not exist", hint)
+    return path

@@ -1,0 +1,166 @@
+"""Engine ``svi``: Pyro's own :class:`pyro.infer.SVI`, in a parameter store of its own."""
+
+import math
+import warnings
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Self
+
+import pyro
+import torch
+from pyro.infer import SVI
+from pyro.optim import PyroOptim
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_vae.devices import isolated_rng, noise_state, set_noise_state
+from pyro_vae.engines.base import OPTIMIZERS, StepInfo
+from pyro_vae.errors import InputError, NonFiniteError
+from pyro_vae.program import Program, own_store, sample_sites, trace_program
+from pyro_vae.specs import from_spec
+
+
+class WeightLatents(Messenger):
+    """Multiply the log-density of every latent site by a weight: KL warm-up inside stock Pyro.
+
+    Around model and guide alike it makes ``Trace_ELBO`` compute log p(x|z) + β (log p(z) − log q(z|x)), and
+    ``TraceMeanField_ELBO``, which reads the guide's scale alone, log p(x|z) − β KL.
+    """
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not site_is_subsample(msg):
+            msg["scale"] = msg["scale"] * self.weight
+
+
+class SVIEngine:
+    """Steps of Pyro's ``SVI`` on one program.
+
+    Gradients are clipped by their norm over all parameters together, and a step whose loss or gradient is
+    not finite is refused before the optimiser sees it.
+
+    Args:
+        program: the program, on its device.
+        estimator: a ``pyro.infer.ELBO`` (its base class declares neither ``loss`` nor ``loss_and_grads``).
+        optimizer: a name of :data:`~pyro_vae.engines.base.OPTIMIZERS` with arguments, ``"adam:eps=1e-4"``.
+        clip_norm: largest Euclidean norm of the gradient of the loss (summed over the batch); None: no limit.
+
+    Raises:
+        InputError: an unknown optimiser or argument; an estimator that would guess its plate nesting by drawing
+            noise in its first step, so that no resumed run could equal an uninterrupted one.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.elbo import trace_elbo
+        >>> with SVIEngine(VAE((4,), latent_dim=2), trace_elbo(), "adam") as engine:
+        ...     engine.step(torch.ones(10, 4), learning_rate=1e-3, kl_weight=1.0).kl_weight
+        1.0
+    """
+
+    def __init__(
+        self, program: Program, estimator: Any, optimizer: str = "adam", clip_norm: float | None = None
+    ) -> None:
+        if estimator.vectorize_particles and math.isinf(estimator.max_plate_nesting):
+            kind = type(estimator).__name__
+            raise InputError(
+                "a vectorized estimator that states its plate nesting",
+                f"{kind}(vectorize_particles=True)",
+                f"{kind}(vectorize_particles=True, max_plate_nesting=1)",
+            )
+        self._program, self._estimator = program, estimator
+        self._clip_norm = math.inf if clip_norm is None else clip_norm
+        self._kl_weight = 1.0
+        self._steps = 0
+        self._arguments = {"lr": 0.0}  # the true rate is set before every step
+        # built once on a throw-away tensor, so that a wrong argument is an error now and not in the first step
+        from_spec(OPTIMIZERS, optimizer, "optimizer", params=[torch.zeros(1, requires_grad=True)], lr=1e-3)
+        self._optim = PyroOptim(partial(_build_optimizer, optimizer), self._arguments)
+        self._svi = SVI(self._model, self._guide, self._optim, loss=estimator.loss, loss_and_grads=self._loss_and_grads)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(own_store(self._program))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def step(self, x: Tensor, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
+        """Take one step of Pyro's SVI on a batch (B, *event_shape).
+
+        Raises:
+            NonFiniteError: with the step and the offending sites; the parameters are unchanged.
+        """
+        self._steps += 1
+        self._kl_weight = kl_weight
+        self._set_learning_rate(learning_rate)
+        loss = self._svi.step(x)
+        return StepInfo(-loss / len(x), kl_weight, learning_rate, self._grad_norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimisers' states by parameter name, and the number of steps."""
+        waiting = self._optim._state_waiting_to_be_consumed  # a loaded state, until the first step
+        return {"steps": self._steps, "optimizer": {**waiting, **self._optim.get_state()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self._steps = state["steps"]
+        self._optim.set_state(state["optimizer"])
+
+    def _model(self, x: Tensor) -> Any:
+        with WeightLatents(self._kl_weight):
+            return self._program.model(x)
+
+    def _guide(self, x: Tensor) -> Any:
+        with WeightLatents(self._kl_weight):
+            return self._program.guide(x)
+
+    def _set_learning_rate(self, value: float) -> None:
+        self._arguments["lr"] = value
+        groups = [g for o in self._optim.optim_objs.values() for g in o.param_groups]
+        for state in self._optim._state_waiting_to_be_consumed.values():
+            groups += state["param_groups"]
+        for group in groups:
+            group["lr"] = value
+
+    def _loss_and_grads(self, model: Any, guide: Any, x: Tensor) -> float:
+        before = noise_state(x.device)
+        try:
+            with warnings.catch_warnings():  # a NaN is an error below, not a warning
+                warnings.filterwarnings("ignore", message="Encountered NaN")
+                loss = float(self._estimator.loss_and_grads(model, guide, x))
+        except ValueError as error:  # Pyro's validation meets a NaN parameter of a distribution first
+            where = self._not_finite(x, before)
+            if where:
+                raise NonFiniteError(self._steps, math.nan, where) from error
+            raise
+        gradients = [p for p in self._program.parameters() if p.grad is not None]
+        self._grad_norm = torch.nn.utils.clip_grad_norm_(gradients, self._clip_norm).item()
+        if not (math.isfinite(loss) and math.isfinite(self._grad_norm)):
+            where = self._not_finite(x, before) or "no site again on the same noise"
+            raise NonFiniteError(self._steps, loss, where)
+        return loss
+
+    @torch.no_grad()
+    def _not_finite(self, x: Tensor, before: Tensor) -> str:
+        """Trace the failed step once more on its own noise and name what is not finite."""
+        parameters = list(self._program.named_parameters())
+        found = [f"parameter {n}" for n, p in parameters if not p.isfinite().all()]
+        found += [f"gradient of {n}" for n, p in parameters if p.grad is not None and not p.grad.isfinite().all()]
+        with isolated_rng(x.device), pyro.validation_enabled(False):
+            set_noise_state(before, x.device)
+            traces = trace_program(self._program, x)
+        for density, trace in zip(("q", "p"), traces, strict=True):
+            for name, site in sample_sites(trace):
+                found += [f"value of site {name}"] if not site["value"].isfinite().all() else []
+                log_prob = site["fn"].log_prob(site["value"])
+                found += [f"log {density} of site {name}"] if not log_prob.isfinite().all() else []
+        return ", ".join(sorted(set(found), key=lambda text: ("site" not in text, found.index(text))))
+
+
+def _build_optimizer(spec: str, params: Any, **defaults: Any) -> torch.optim.Optimizer:
+    return from_spec(OPTIMIZERS, spec, "optimizer", params=params, **defaults)

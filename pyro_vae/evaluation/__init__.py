@@ -1,0 +1,1 @@
+"""Judging a program on data it was not trained on."""

@@ -1,0 +1,142 @@
+"""Pictures: arrays and records in, a figure file out. The only module that imports matplotlib.
+
+Figures are drawn on matplotlib's object interface: no backend, style or other global setting is touched.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyro_vae.errors import InputError
+from pyro_vae.training import EpochRecord
+
+PIXEL, MIN_WIDTH = 3, 480  # screen pixels a data pixel, and at least for a whole picture
+
+
+def reconstructions(path: Path, originals: Tensor, means: Tensor) -> Path:
+    """Draw rows in pairs: originals, and right below each its reconstruction's mean; (n, *event_shape) both."""
+    columns = min(len(originals), 10)
+    rows = []
+    for original, mean in zip(originals.split(columns), means.split(columns), strict=True):
+        missing = original.new_ones(columns - len(original), *original.shape[1:])
+        rows += [original, missing, mean, missing]
+    return grid(
+        path,
+        torch.cat(rows),
+        "originals, each above its reconstruction (mean of p(x|z), z ~ q(z|x))",
+        columns,
+    )
+
+
+def grid(path: Path, images: Tensor, title: str, columns: int | None = None) -> Path:
+    """Draw images (n, *event_shape) as a grid, square by default."""
+    canvas = tile(images, columns or math.ceil(math.sqrt(len(images))))
+    pixel = max(PIXEL, MIN_WIDTH / canvas.shape[1])
+    figure, axis = _figure(canvas.shape[1] * pixel, canvas.shape[0] * pixel + 30)
+    _show(axis, canvas, title)
+    return _save(figure, path)
+
+
+def curves(path: Path, history: Sequence[EpochRecord]) -> Path:
+    """Draw the training objective and the held-out bound (with two standard errors) against epochs.
+
+    Raises:
+        InputError: no epoch is finished yet.
+    """
+    if not history:
+        raise InputError("a run with at least one finished epoch", "none", "training on with --resume")
+    figure, axis = _figure(640, 420)
+    epochs = [record.epoch for record in history]
+    whole = [record.objective if record.kl_weight == 1 else math.nan for record in history]
+    axis.plot(epochs, whole, marker=".", label="training, mean over the epoch")
+    if any(record.kl_weight != 1 for record in history):
+        weighted = [record.objective if record.kl_weight != 1 else math.nan for record in history]
+        axis.plot(epochs, weighted, ":", label="training objective while the KL is down-weighted (no bound)")
+    held_out = [(r.epoch, r.bound, r.bound_standard_error or 0.0) for r in history if r.bound is not None]
+    if held_out:
+        at, bound, error = (np.array(column) for column in zip(*held_out, strict=True))
+        (line,) = axis.plot(at, bound, marker=".", label="held out, ± 2 standard errors")
+        axis.fill_between(at, bound - 2 * error, bound + 2 * error, color=line.get_color(), alpha=0.2)
+    axis.set(xlabel="epoch", ylabel="bound on log p(x), nats per datum")
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
+    return _save(figure, path)
+
+
+def latent_scatter(path: Path, means: Tensor, labels: Tensor | None) -> Path:
+    """Draw posterior means (N, 2), coloured by label (N,) where there are labels."""
+    figure, axis = _figure(620, 560)
+    x, y = means.double().numpy().T
+    size = 20 if len(means) < 1000 else 4
+    if labels is None:
+        axis.scatter(x, y, s=size)
+    else:
+        few = int(labels.max()) < 10
+        colours, limits = ("tab10", (-0.5, 9.5)) if few else ("turbo", (None, None))
+        points = axis.scatter(x, y, s=size, c=labels.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1])
+        figure.colorbar(points, label="label", ticks=range(10) if few else None)
+    axis.set(xlabel="mean of q, dimension 1", ylabel="mean of q, dimension 2", aspect="equal")
+    axis.set_title("posterior means of held-out data", fontsize=9)
+    return _save(figure, path)
+
+
+def tile(images: Tensor, columns: int) -> NDArray[np.float64]:
+    """Lay images out row by row with a line between them: (rows, columns) or (rows, columns, 3), in [0, 1].
+
+    Images are (n, H, W), or (n, 1 | 3, H, W); data of one dimension are drawn as rows of pixels. Values outside
+    [0, 1] (a Gaussian's means may lie there) are cut off for the picture.
+
+    Example:
+        >>> import torch
+        >>> tile(torch.zeros(6, 8, 8), columns=3).shape
+        (19, 28)
+    """
+    pixels = images.double().numpy().clip(0, 1)
+    if pixels.ndim == 2:
+        pixels = pixels[:, None, :]
+    if pixels.ndim == 4:
+        pixels = np.moveaxis(pixels, 1, -1)
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3):
+        shape = tuple(images.shape)
+        raise InputError("images (n, H, W) or (n, 1 or 3, H, W)", f"shape {shape}", "pyro-vae sample, for arrays")
+    n, height, width, channels = pixels.shape
+    rows = math.ceil(n / columns)
+    canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 0.5)
+    for k in range(n):
+        top, left = (k // columns) * (height + 1) + 1, (k % columns) * (width + 1) + 1
+        canvas[top : top + height, left : left + width] = pixels[k]
+    return canvas[..., 0] if channels == 1 else canvas
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure of that many screen pixels, with its axes."""
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _show(axis: Axes, canvas: NDArray[np.float64], title: str) -> None:
+    axis.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_title(title, fontsize=9)
+    axis.set_axis_off()
+    axis.set_anchor("N")
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    partial = path.with_name(f".{path.stem}.partial.png")
+    try:
+        figure.savefig(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise InputError("a picture that can be written", f"{path}: {error.strerror}", "another path") from None
+    return path

@@ -1,0 +1,35 @@
+"""Approximate posteriors q(z|x): from the heads of an encoder to the distribution of a latent vector."""
+
+from pyro import distributions as dist
+from torch import Tensor, nn
+
+
+class Posterior(nn.Module):
+    """What a posterior promises: ``heads`` and a call on that many tensors (..., Z)."""
+
+    heads: int
+
+    def forward(self, *heads: Tensor) -> dist.TorchDistribution:
+        """Return q(z|x); batch shape (...), event shape (Z,)."""
+        raise TypeError(f"{type(self).__name__} does not define its distribution")
+
+
+class DiagonalNormal(Posterior):
+    r"""The diagonal normal :math:`q(z|x) = N(z; \mu(x), \mathrm{diag}\,\sigma^2(x))`.
+
+    The heads are the location μ and the log-scale log σ, each (..., Z). (AEVB's encoder gives
+    :math:`\log \sigma^2`, twice as much.)
+
+    Example:
+        >>> import torch
+        >>> DiagonalNormal()(torch.zeros(5, 3), torch.zeros(5, 3)).batch_shape
+        torch.Size([5])
+    """
+
+    heads = 2
+
+    def forward(self, *heads: Tensor) -> dist.TorchDistribution:
+        """Return the distribution; batch shape (...), event shape (Z,)."""
+        loc, log_scale = heads
+        normal: dist.TorchDistribution = dist.Normal(loc, log_scale.exp()).to_event(1)
+        return normal

@@ -1,0 +1,315 @@
+"""Programs: what every estimator, engine, evaluation and plot asks of a model and a guide.
+
+A program is a pair of Pyro functions ``model(x)`` and ``guide(x)`` and the parameters they use, with one
+batch plate, ``pyro.plate("data", len(x), dim=-1)``, and everything else in event dimensions (``to_event``).
+:class:`pyro_vae.VAE` is one; any ``nn.Module`` with the two methods is one; :class:`FunctionProgram` makes one
+of two functions.
+"""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, cast, runtime_checkable
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+from pyro_vae.devices import isolated_rng
+from pyro_vae.errors import InputError
+
+ProgramFunction = Callable[[Tensor], Any]
+Trace = poutine.Trace
+PARTICLES = "num_particles_vectorized"  # Pyro's own name for the plate over particles
+MODULE_DIVIDER = "$$$"  # what pyro.module puts between a module's name and its parameter's
+
+
+@runtime_checkable
+class Program(Protocol):
+    """A model, a guide and their parameters; an ``nn.Module`` with two methods satisfies it."""
+
+    def model(self, x: Tensor) -> Any:
+        """p(x, z) for a batch x of shape (B, *event_shape), x observed."""
+
+    def guide(self, x: Tensor) -> Any:
+        """q(z|x) for the same batch; samples every latent of the model."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every trainable tensor."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Every trainable tensor with its name."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and buffers by name."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Copy parameters and buffers by name."""
+
+    def to(self, device: torch.device) -> Any:
+        """Move parameters and buffers, keeping their identity."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training mode (dropout, batch normalisation)."""
+
+
+class FunctionProgram(nn.Module):
+    """The program of any two Pyro functions, however they hold their parameters.
+
+    The functions run once on ``example``, in a parameter store of their own, to find their parameters.
+    Modules registered with ``pyro.module`` (or that are a ``PyroModule``) and reachable from the functions
+    become submodules, so that buffers travel too; every ``pyro.param`` becomes a parameter of this module.
+
+    Args:
+        model: p(x, z) with x observed.
+        guide: q(z|x).
+        example: a few data, (B, *event_shape).
+        modules: modules that the search of globals, closures and attributes cannot see.
+
+    Raises:
+        InputError: a registered module that cannot be found (its buffers would be lost at a checkpoint).
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x), dim=-1):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+        >>> def guide(x):
+        ...     weight = pyro.param("weight", torch.tensor(0.5))
+        ...     with pyro.plate("data", len(x), dim=-1):
+        ...         pyro.sample("z", dist.Normal(weight * x[..., 0], 0.7))
+        >>> program = FunctionProgram(model, guide, torch.zeros(4, 1))
+        >>> [name for name, _ in program.named_parameters()]
+        ['free.weight']
+    """
+
+    def __init__(
+        self,
+        model: ProgramFunction,
+        guide: ProgramFunction,
+        example: Tensor,
+        modules: Iterable[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        self._functions = (model, guide)
+        with isolated_rng(example.device), pyro.get_param_store().scope() as found:
+            guide(example)
+            model(example)
+        reachable = {id(m): m for f in (*self._functions, *modules) for m in _modules_of(f)}
+        self.submodules = nn.ModuleList(reachable.values())
+        owned = {id(p) for p in self.submodules.parameters()}
+        self.free = nn.Module()
+        self._names: dict[str, str] = {}  # name in the store -> attribute of self.free
+        for name, tensor in found["params"].items():
+            if id(tensor) not in owned:
+                _refuse_lost_module(name)
+                attribute = name.replace(".", "/")  # module attributes must not hold a dot
+                self.free.register_parameter(attribute, nn.Parameter(tensor.detach()))
+                self._names[name] = attribute
+        self._constraints = {name: found["constraints"][name] for name in self._names}
+
+    def model(self, x: Tensor) -> Any:
+        """Run the model given at construction."""
+        return self._functions[0](x)
+
+    def guide(self, x: Tensor) -> Any:
+        """Run the guide given at construction."""
+        return self._functions[1](x)
+
+    def store_state(self) -> dict[str, dict[str, Any]]:
+        """Return the free parameters as a state for Pyro's parameter store; tensors are shared, not copied."""
+        params = {name: getattr(self.free, attribute) for name, attribute in self._names.items()}
+        return {"params": params, "constraints": dict(self._constraints)}
+
+
+def as_program(thing: object, example: Tensor) -> Program:
+    """Return ``thing`` as a program: an ``nn.Module`` as it is, functions through :class:`FunctionProgram`.
+
+    Args:
+        thing: an ``nn.Module`` with ``model`` and ``guide``; any object or module with these two functions;
+            or a pair ``(model, guide)``.
+        example: a few data, (B, *event_shape).
+
+    Raises:
+        InputError: none of these.
+    """
+    if isinstance(thing, nn.Module) and _has_both(thing):
+        return cast(Program, thing)
+    if isinstance(thing, tuple) and len(thing) == 2 and all(map(callable, thing)):
+        return cast(Program, FunctionProgram(*thing, example))
+    if _has_both(thing) and not inspect.isclass(thing):
+        functions = cast(Any, thing)
+        return cast(Program, FunctionProgram(functions.model, functions.guide, example))
+    raise InputError(
+        "a program: an nn.Module with model(x) and guide(x), or a pair of functions",
+        f"{thing!r:.80}",
+        "fit((model, guide), data)",
+    )
+
+
+@contextmanager
+def own_store(program: Program) -> Iterator[None]:
+    """Run a block in a parameter store that holds this program's parameters and no other's."""
+    state = program.store_state() if isinstance(program, FunctionProgram) else None
+    with pyro.get_param_store().scope(cast(Any, state)):
+        yield
+
+
+def trace_program(program: Program, x: Tensor, num_particles: int | None = None) -> tuple[Trace, Trace]:
+    """Trace the guide, then the model replayed on its samples; returns (guide trace, model trace).
+
+    Args:
+        program: the program; its store must be active (:func:`own_store`).
+        x: a batch, (B, *event_shape).
+        num_particles: K, an outermost plate in dimension -2; None traces without that plate.
+    """
+    model, guide = program.model, program.guide
+    if num_particles is not None:
+        model = pyro.plate(PARTICLES, num_particles, dim=-2)(model)
+        guide = pyro.plate(PARTICLES, num_particles, dim=-2)(guide)
+    guide_trace = poutine.trace(guide).get_trace(x)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+    return prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
+
+
+def check_program(program: Program, x: Tensor) -> None:
+    """Run the program once on a few data and refuse what would train wrongly or not at all.
+
+    Raises:
+        InputError: no batch plate in dimension -1 over the data, a site outside it, a latent that only one of
+            model and guide has, an observed value outside its distribution's support (grey pixels under a
+            Bernoulli), scaled sites, or a trainable parameter that Pyro never sees.
+    """
+    with isolated_rng(x.device), own_store(program), torch.no_grad():
+        with pyro.validation_enabled(False):  # our own messages name the cure
+            guide_trace, model_trace = trace_program(program, x)
+        _check_latents(guide_trace, model_trace)
+        for trace in (guide_trace, model_trace):
+            for name, site in sample_sites(trace):
+                _check_site(name, site, len(x))
+        _check_registered(program, guide_trace, model_trace)
+
+
+def observed_site(trace: Trace, x: Tensor) -> str:
+    """Return the name of the one observed site whose value has the shape of the data.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    names = [n for n, s in sample_sites(trace) if s["is_observed"] and s["value"].shape == x.shape]
+    if len(names) != 1:
+        raise InputError(f"one observed site of shape {tuple(x.shape)}", names, "pyro.sample('x', ..., obs=x)")
+    return names[0]
+
+
+def latent_sites(trace: Trace) -> dict[str, torch.Size]:
+    """Return the event shape of every latent site, in the order of sampling."""
+    return {name: site["fn"].event_shape for name, site in sample_sites(trace) if not site["is_observed"]}
+
+
+def sample_sites(trace: Trace) -> list[tuple[str, Any]]:
+    """Return the name and the record of every sample site, in the order of sampling."""
+    return [(name, site) for name, site in trace.nodes.items() if site["type"] == "sample"]
+
+
+def _has_both(thing: object) -> bool:
+    return callable(getattr(thing, "model", None)) and callable(getattr(thing, "guide", None))
+
+
+def _check_latents(guide_trace: Trace, model_trace: Trace) -> None:
+    guide = {n for n, s in sample_sites(guide_trace) if not s["infer"].get("is_auxiliary") and not s["is_observed"]}
+    model = set(latent_sites(model_trace))
+    if not any(site["is_observed"] for _, site in sample_sites(model_trace)):
+        raise InputError("an observed site in the model", "none", "pyro.sample('x', ..., obs=x)")
+    if guide != model:
+        raise InputError(
+            "the same latent sites in model and guide",
+            f"model {sorted(model)}, guide {sorted(guide)}",
+            "giving the sites of one name the same pyro.sample name",
+        )
+
+
+def _check_site(name: str, site: Any, batch: int) -> None:
+    plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+    if [(plate.dim, plate.size) for plate in plates] != [(-1, batch)]:
+        raise InputError(
+            f"site {name!r} inside one plate of the {batch} data in dimension -1",
+            [f"plate {p.name!r} of {p.size} in dimension {p.dim}" for p in plates] or "no plate",
+            "'with pyro.plate(\"data\", len(x), dim=-1):', all else in event dimensions by to_event",
+        )
+    if site["fn"].batch_shape not in (torch.Size((batch,)), torch.Size()):
+        raise InputError(
+            f"site {name!r} with batch shape ({batch},)",
+            tuple(site["fn"].batch_shape),
+            f".to_event({len(site['fn'].batch_shape) - 1})",
+        )
+    if not _is_one(site["scale"]):
+        raise InputError(f"site {name!r} without a scale", site["scale"], "plate sizes of len(x)")
+    if site["is_observed"] and not site["fn"].support.check(site["value"]).all():
+        raise _outside_support(name, site["fn"])
+
+
+def _is_one(scale: Any) -> bool:
+    return bool(torch.as_tensor(scale == 1).all())
+
+
+def _outside_support(name: str, fn: Any) -> InputError:
+    base = getattr(fn, "base_dist", fn)
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    kind = type(base).__name__
+    if kind == "Bernoulli":
+        return InputError(
+            "binary pixels: a Bernoulli gives grey levels no probability, so its bound would bound nothing",
+            f"values other than 0 and 1 at site {name!r}",
+            "--binarize dynamic, or --likelihood learned_gaussian for grey pixels",
+        )
+    hint = "a likelihood whose support holds the data"
+    return InputError(f"data in the support of {kind} at site {name!r}", "values outside it", hint)
+
+
+def _check_registered(program: Program, *traces: Trace) -> None:
+    sites: list[Any] = [s for trace in traces for s in trace.nodes.values() if s["type"] == "param"]
+    seen = {id(site["value"].unconstrained()) for site in sites}
+    lost = [n for n, p in program.named_parameters() if p.requires_grad and id(p) not in seen]
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise InputError(
+            "every trainable parameter registered with Pyro (others would never move)",
+            f"{', '.join(lost[:3])}{more} unregistered",
+            "pyro.module('name', module) in the model or the guide",
+        )
+
+
+def _refuse_lost_module(name: str) -> None:
+    module, divider, _ = name.partition(MODULE_DIVIDER)
+    if divider:
+        raise InputError(
+            f"pyro.module({module!r}, ...) on a module that is a global, a closure variable or an attribute",
+            "one made elsewhere, whose buffers no checkpoint could hold",
+            "FunctionProgram(model, guide, example, modules=[...])",
+        )
+
+
+def _modules_of(thing: object, depth: int = 3) -> list[nn.Module]:
+    """Return the nn.Modules that a function can see: itself, its object's, globals and closures, helpers'."""
+    if isinstance(thing, nn.Module):
+        return [thing]
+    if isinstance(thing, functools.partial):
+        seen: list[object] = [thing.func, *thing.args, *thing.keywords.values()]
+    elif isinstance(thing, types.MethodType):
+        owner = thing.__self__
+        seen = [owner] if isinstance(owner, nn.Module) else [*vars(owner).values(), thing.__func__]
+    elif isinstance(thing, types.FunctionType):
+        variables = inspect.getclosurevars(thing)
+        seen = [*variables.nonlocals.values(), *variables.globals.values()]
+    elif isinstance(thing, dict | list | tuple):
+        seen = list(thing.values()) if isinstance(thing, dict) else list(thing)
+    else:
+        return []
+    return [module for item in seen for module in _modules_of(item, depth - 1)] if depth else []

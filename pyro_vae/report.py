@@ -1,0 +1,139 @@
+"""Records for people: progress while training, and tables."""
+
+from collections.abc import Sequence
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pyro_vae.crosscheck import Row
+from pyro_vae.data import DataSet
+from pyro_vae.engines import StepInfo
+from pyro_vae.numerics import Estimate
+from pyro_vae.run import Run
+from pyro_vae.training import EpochRecord, Hook, Loop
+
+
+class ProgressHook(Hook):
+    """A bar with rate, remaining time and the current objective, and a line an epoch.
+
+    ``bound`` stands beside figures that bound log p(x); while the KL is down-weighted the figure is none and is
+    called ``objective``.
+    """
+
+    def __init__(self, run: Run, data: DataSet, console: Console) -> None:
+        self._run, self._data, self._console = run, data, console
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def started(self, loop: Loop) -> None:
+        """Say what is trained on what, and show the bar."""
+        for line in _opening(self._run, self._data, loop):
+            self._console.print(line, highlight=False, markup=False)
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figure]}"),
+            console=self._console,
+            transient=True,
+        )
+        total = loop.settings.epochs * loop.batches
+        self._task = self._bar.add_task(
+            "", total=total, completed=loop.position.step, epoch=loop.position.epoch + 1, rate="", figure=""
+        )
+        self._bar.start()
+
+    def stepped(self, loop: Loop, info: StepInfo) -> None:
+        """Move the bar."""
+        position = loop.position
+        word = "bound" if info.kl_weight == 1 else "objective"
+        if self._bar is None:
+            return
+        self._bar.update(
+            self._task,
+            completed=position.step,
+            epoch=position.epoch + 1,
+            rate=f"{position.step / position.seconds:.0f} steps/s",
+            figure=f"{word} {position.objective_sum / position.seen:.2f}",
+        )
+
+    def epoch_ended(self, loop: Loop, record: EpochRecord) -> None:
+        """Print a line."""
+        word = "bound" if record.kl_weight == 1 else "objective"
+        held_out = ""
+        if record.bound is not None and record.bound_standard_error is not None:
+            held_out = f"   held-out bound {record.bound:.2f} ± {record.bound_standard_error:.2f}"
+        rate = record.step / record.seconds
+        line = f"epoch {record.epoch:>3}   {word} {record.objective:.2f}{held_out}   {rate:.0f} steps/s"
+        self._console.print(line, highlight=False)
+
+
+def _opening(run: Run, data: DataSet, loop: Loop) -> list[str]:
+    sizes = ", ".join(f"{len(getattr(data, split))} {split}" for split in ("train", "validation", "test"))
+    count = sum(parameter.numel() for parameter in loop.program.parameters())
+    shape = "x".join(map(str, data.event_shape))
+    config = run.config
+    lines = [
+        f"data      {data.name}: {sizes} images of {shape}, split {data.split}, binarize {data.train.binarize}",
+        f"program   {config.model}, {count:,} parameters, on {loop.train.device}",
+        f"training  {config.estimator} by engine {config.engine}, "
+        f"{config.optimizer} at {config.learning_rate:g}, batches of {config.batch_size}, {config.epochs} epochs",
+    ]
+    if loop.position.step:
+        lines.append(f"resuming  after step {loop.position.step}, in epoch {loop.position.epoch + 1}")
+    return lines
+
+
+def check_table(rows: Sequence[Row]) -> Table:
+    """Return the cross-check as a table: a line a comparison and precision, the worst case of each."""
+    table = Table(title="Pyro's ELBO against the hand-written one: worst case of each comparison")
+    for column in ("comparison", "quantity", "worst case", "error", "limit", ""):
+        table.add_column(column, overflow="fold")
+    for row in _worst_of_each(rows):
+        case = f"{row.likelihood}, K={row.num_particles}, {row.dtype}, {row.device}"
+        mark = "[green]ok[/]" if row.passed else "[red]no[/]"
+        table.add_row(row.comparison, row.quantity, case, f"{row.error:.2g}", f"{row.limit:g}", mark)
+    return table
+
+
+def mismatch_lines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for every comparison that failed: its case, and the tensor with the largest error."""
+    return [
+        f"mismatch: {row.comparison}: {row.quantity}{f' ({row.worst})' if row.worst else ''}, {row.likelihood}, "
+        f"K={row.num_particles}, {row.dtype}, {row.device}: {row.error:.3g} > {row.limit:g}"
+        for row in rows
+        if not row.passed
+    ]
+
+
+def _worst_of_each(rows: Sequence[Row]) -> list[Row]:
+    worst: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        key = (row.comparison, row.quantity, row.dtype, row.device)
+        if key not in worst or not row.error / row.limit <= worst[key].error / worst[key].limit:
+            worst[key] = row
+    return list(worst.values())
+
+
+def bound_line(split: str, count: int, bound: Estimate, binarize: str, num_particles: int) -> str:
+    """Return one line that says what a bound is of, and how sure it is."""
+    draws = "draw" if num_particles == 1 else "draws"
+    how = {
+        "dynamic": "binarized by a draw",
+        "threshold": "binarized at one half",
+        "none": "pixels as they are",
+    }
+    return (
+        f"{split} bound {bound} nats per image ({count} images, {how[binarize]}; "
+        f"ELBO, {num_particles} {draws} a datum; ± one standard error)"
+    )

@@ -1,0 +1,318 @@
+"""Training: the loop, and what surrounds it as hooks."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+
+from pyro_vae.data import Images, as_images
+from pyro_vae.devices import generator, isolated_rng, resolve_device, rng_state, set_rng_state
+from pyro_vae.elbo import ESTIMATORS
+from pyro_vae.engines import ENGINES, SCHEDULES, Engine, StepInfo
+from pyro_vae.errors import InputError, lookup
+from pyro_vae.evaluation.likelihood import held_out_bound
+from pyro_vae.program import Program, as_program, check_program
+from pyro_vae.specs import from_spec
+
+CHECKED = 100  # data on which a program is tried out before training
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train: everything but the program and the data. The fields are those of :func:`fit`."""
+
+    estimator: str | ELBO = "trace_elbo"
+    engine: str = "svi"
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    clip_norm: float | None = None
+    kl_warmup: float = 0.0
+    patience: int | None = None
+    eval_particles: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "eval_particles", "patience"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("learning_rate", "clip_norm"):
+            _number(name, getattr(self, name), "as a finite number above 0", lambda v: v > 0)
+        _number("kl_warmup", self.kl_warmup, "as a finite number of epochs, 0 or more", lambda v: v >= 0)
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise InputError("a seed that is a whole number of at least 0", self.seed, "--seed 0")
+
+
+@dataclass
+class Position:
+    """Where a run stands; with the parameters, optimiser and random states, all that a resumed run needs."""
+
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch that are done
+    step: int = 0
+    objective_sum: float = 0.0  # nats, over the data of this epoch so far
+    seen: int = 0  # data of this epoch so far
+    kl_weight: float = 1.0  # of the last step
+    learning_rate: float = 0.0  # of the last step
+    best: float = -math.inf  # best held-out bound, nats per datum
+    best_epoch: int = 0
+    seconds: float = 0.0  # time spent in steps
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch gave; nats per datum."""
+
+    epoch: int
+    step: int
+    objective: float  # mean over the epoch; a bound where kl_weight is 1 throughout
+    kl_weight: float
+    learning_rate: float
+    seconds: float
+    bound: float | None = None  # held out; None without validation data
+    bound_standard_error: float | None = None
+    improved: bool = False
+
+
+class Hook:
+    """Something that watches a loop; override what is of interest."""
+
+    def started(self, loop: "Loop") -> None:
+        """Training begins or continues."""
+
+    def stepped(self, loop: "Loop", info: StepInfo) -> None:
+        """One step is done, and ``loop.position`` counts it."""
+
+    def epoch_ended(self, loop: "Loop", record: EpochRecord) -> None:
+        """One epoch is done, and ``loop.position`` stands at the start of the next."""
+
+    def stopped(self, loop: "Loop") -> None:
+        """Training ends, by itself or because :meth:`Loop.stop` was called; not after an error."""
+
+
+@dataclass
+class Loop:
+    """A training run in progress, as hooks see it."""
+
+    program: Program
+    engine: Engine
+    train: Images
+    validation: Images | None
+    settings: Settings
+    position: Position = field(default_factory=Position)
+    history: list[EpochRecord] = field(default_factory=list)
+    stopping: str = ""
+
+    @property
+    def batches(self) -> int:
+        """Batches in an epoch; the last one may be smaller."""
+        return math.ceil(len(self.train) / self.settings.batch_size)
+
+    def stop(self, reason: str) -> None:
+        """Ask the loop to end before its next step."""
+        self.stopping = self.stopping or reason
+
+    def goes_on(self) -> bool:
+        """Whether there is a next epoch; out of patience is a reason to stop, also right after resuming."""
+        patience = self.settings.patience
+        if patience and self.position.epoch - self.position.best_epoch >= patience:
+            self.stop(f"no better held-out bound for {patience} epochs")
+        return self.position.epoch < self.settings.epochs and not self.stopping
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs, in types that load with ``weights_only``."""
+        return {
+            "program": self.program.state_dict(),
+            "engine": self.engine.state_dict(),
+            "rng": rng_state(self.train.device),
+            "position": asdict(self.position),
+            "history": [asdict(record) for record in self.history],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.program.load_state_dict(state["program"])
+        self.engine.load_state_dict(state["engine"])
+        set_rng_state(state["rng"], self.train.device)
+        self.position = Position(**state["position"])
+        self.history = [EpochRecord(**record) for record in state["history"]]
+
+    def kl_weight(self) -> float:
+        """The KL's weight in the coming step: linear over ``kl_warmup`` epochs, never 0, then 1."""
+        steps = self.settings.kl_warmup * self.batches
+        return min(1.0, (self.position.step + 1) / steps) if steps else 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """A trained program and how it came about."""
+
+    program: Program
+    history: list[EpochRecord]
+    stopped: str  # why training ended before the last epoch; empty if it did not
+
+
+def fit(
+    program: object,
+    train: Images | Tensor,
+    *,
+    validation: Images | Tensor | None = None,
+    device: str | torch.device = "auto",
+    hooks: Sequence[Hook] = (),
+    resume: dict[str, Any] | None = None,
+    **settings: Any,
+) -> FitResult:
+    r"""Train a program by stochastic variational inference.
+
+    Each epoch takes the data in a fresh order, in batches gathered and binarized on the device; order and
+    binarization of any batch follow from (seed, epoch, batch) alone. The caller's random states and parameter
+    store are left as they were. The program is moved to the device and trained in place.
+
+    Args:
+        program: a :class:`~pyro_vae.VAE`, any ``nn.Module`` with ``model(x)`` and ``guide(x)``, or the pair
+            of functions ``(model, guide)``.
+        train: the data; a plain tensor's first dimension is the data.
+        validation: held-out data; each epoch reports its bound with a standard error.
+        device: ``auto`` (CUDA where present), ``cpu`` or ``cuda``.
+        hooks: watchers, called in their order.
+        resume: a state of :meth:`Loop.state_dict` to continue from.
+        settings: the fields of :class:`Settings`:
+
+            * estimator: a name of :data:`~pyro_vae.elbo.ESTIMATORS` with arguments
+              (``"trace_elbo:num_particles=5"``), or any ``pyro.infer.ELBO``;
+            * engine: a name of :data:`~pyro_vae.engines.ENGINES`;
+            * epochs, batch_size: how often over the data, in batches of how many;
+            * optimizer, learning_rate: a name of :data:`~pyro_vae.engines.OPTIMIZERS` with arguments
+              (``"adam:eps=1e-4"``), and its step. The loss is a sum over the batch, as Pyro has it;
+            * schedule: a name of :data:`~pyro_vae.engines.SCHEDULES` with arguments (``"cosine:final=0.1"``);
+            * clip_norm: largest norm of the whole gradient; None for no limit;
+            * kl_warmup: epochs over which the weight of log p(z) − log q(z|x) rises linearly to 1;
+            * patience: stop after this many epochs without a better held-out bound; None never stops;
+            * eval_particles: draws a datum for the held-out bound;
+            * seed: fixes order, binarization and noise.
+
+    Returns:
+        The program, one :class:`EpochRecord` an epoch, and why training stopped early if it did.
+
+    Raises:
+        InputError: an argument that does not fit; the message says which and what to try.
+        NonFiniteError: a loss or gradient that is not finite, before it reaches the parameters.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> x = torch.bernoulli(torch.full((64, 8, 8), 0.3))
+        >>> result = fit(VAE((8, 8), latent_dim=2, hidden=(16,)), x, epochs=2, batch_size=32, device="cpu")
+        >>> [record.step for record in result.history]
+        [2, 4]
+    """
+    loop = _loop(program, train, validation, resolve_device(device), _settings(settings))
+    with isolated_rng(loop.train.device, loop.settings.seed), loop.engine:
+        if resume is not None:
+            loop.load_state_dict(resume)
+        _run(loop, hooks)
+    return FitResult(loop.program, loop.history, loop.stopping)
+
+
+def _run(loop: Loop, hooks: Sequence[Hook]) -> None:
+    for hook in hooks:
+        hook.started(loop)
+    while loop.goes_on():
+        for info in _epoch(loop):
+            for hook in hooks:
+                hook.stepped(loop, info)
+        if loop.position.batch == loop.batches:
+            record = _end_epoch(loop)
+            for hook in hooks:
+                hook.epoch_ended(loop, record)
+    for hook in hooks:
+        hook.stopped(loop)
+
+
+def _epoch(loop: Loop) -> Iterator[StepInfo]:
+    """Take the remaining steps of the current epoch, yielding after each; ends early when asked to stop."""
+    settings, position, device = loop.settings, loop.position, loop.train.device
+    schedule = from_spec(SCHEDULES, settings.schedule, "schedule")
+    shuffle = generator(device, settings.seed, position.epoch, 0)
+    order = torch.randperm(len(loop.train), generator=shuffle, device=device)
+    loop.program.train(True)
+    for batch in range(position.batch, loop.batches):
+        if loop.stopping:
+            return
+        index = order[batch * settings.batch_size : (batch + 1) * settings.batch_size]
+        x = loop.train.batch(index, generator(device, settings.seed, position.epoch, 1, batch))
+        factor = schedule(position.epoch + batch / loop.batches, settings.epochs)
+        start = time.perf_counter()
+        info = loop.engine.step(x, settings.learning_rate * factor, loop.kl_weight())
+        position.seconds += time.perf_counter() - start
+        position.batch, position.step = batch + 1, position.step + 1
+        position.objective_sum += info.objective * len(x)
+        position.seen += len(x)
+        position.kl_weight, position.learning_rate = info.kl_weight, info.learning_rate
+        yield info
+
+
+def _end_epoch(loop: Loop) -> EpochRecord:
+    position = loop.position
+    record = EpochRecord(
+        epoch=position.epoch + 1,
+        step=position.step,
+        objective=position.objective_sum / position.seen,
+        kl_weight=position.kl_weight,
+        learning_rate=position.learning_rate,
+        seconds=position.seconds,
+    )
+    if loop.validation is not None:
+        held_out = held_out_bound(loop.program, loop.validation, loop.settings.eval_particles, seed=loop.settings.seed)
+        improved = held_out.mean > position.best
+        record = replace(record, bound=held_out.mean, bound_standard_error=held_out.standard_error, improved=improved)
+        if improved:
+            position.best, position.best_epoch = held_out.mean, record.epoch
+    position.epoch, position.batch, position.objective_sum, position.seen = record.epoch, 0, 0.0, 0
+    loop.history.append(record)
+    return record
+
+
+def _loop(thing: object, train: Any, validation: Any, device: torch.device, settings: Settings) -> Loop:
+    train = as_images(train).to(device)
+    validation = None if validation is None else as_images(validation).to(device)
+    if settings.batch_size > len(train):
+        raise InputError(
+            f"a batch_size of at most {len(train)}, the number of data", settings.batch_size, f"{len(train)}"
+        )
+    if settings.patience and validation is None:
+        raise InputError("validation data for patience", "none", "fit(..., validation=data.validation)")
+    from_spec(SCHEDULES, settings.schedule, "schedule")
+    estimator = settings.estimator
+    if isinstance(estimator, str):
+        estimator = from_spec(ESTIMATORS, estimator, "estimator")
+    with isolated_rng(device, settings.seed):
+        example = train.batch(slice(0, CHECKED))
+        program = as_program(thing, example)
+        program.to(device)
+        check_program(program, example)
+    make_engine = lookup(ENGINES, settings.engine, "engine")
+    engine = make_engine(program, estimator, settings.optimizer, settings.clip_norm)
+    return Loop(program, engine, train, validation, settings)
+
+
+def _settings(values: dict[str, Any]) -> Settings:
+    for name in values:
+        lookup(Settings.__dataclass_fields__, name, "setting")
+    return Settings(**values)
+
+
+def _at_least_one(name: str, value: object) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InputError(f"{name} as a whole number of at least 1", repr(value), f"--{name} 1")
+
+
+def _number(name: str, value: Any, what: str, accepts: Any) -> None:
+    fine = isinstance(value, int | float) and math.isfinite(value) and accepts(value)
+    if value is not None and not fine:
+        raise InputError(f"{name} {what}", repr(value), f"leaving --{name} out")

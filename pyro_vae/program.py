@@ -98,8 +98,8 @@ class FunctionProgram(nn.Module):
         super().__init__()
         self._functions = (model, guide)
         with isolated_rng(example.device), pyro.get_param_store().scope() as found:
-            guide(example)
-            model(example)
+            samples = poutine.trace(guide).get_trace(example)
+            poutine.replay(model, trace=samples)(example)
         reachable = {id(m): m for f in (*self._functions, *modules) for m in _modules_of(f)}
         self.submodules = nn.ModuleList(reachable.values())
         owned = {id(p) for p in self.submodules.parameters()}

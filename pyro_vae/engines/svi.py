@@ -75,6 +75,7 @@ class SVIEngine:
         self._clip_norm = math.inf if clip_norm is None else clip_norm
         self._kl_weight = 1.0
         self._steps = 0
+        self._names: dict[Tensor, str | None] = {}  # in the store, which is there inside the block alone
         self._arguments = {"lr": 0.0}  # the true rate is set before every step
         # built once on a throw-away tensor, so that a wrong argument is an error now and not in the first step
         from_spec(OPTIMIZERS, optimizer, "optimizer", params=[torch.zeros(1, requires_grad=True)], lr=1e-3)
@@ -99,12 +100,15 @@ class SVIEngine:
         self._kl_weight = kl_weight
         self._set_learning_rate(learning_rate)
         loss = self._svi.step(x)
+        for parameter in self._optim.optim_objs.keys() - self._names.keys():
+            self._names[parameter] = pyro.get_param_store().param_name(parameter)
         return StepInfo(-loss / len(x), kl_weight, learning_rate, self._grad_norm)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimisers' states by parameter name, and the number of steps."""
         waiting = self._optim._state_waiting_to_be_consumed  # a loaded state, until the first step
-        return {"steps": self._steps, "optimizer": {**waiting, **self._optim.get_state()}}
+        taken = {self._names[p]: optimizer.state_dict() for p, optimizer in self._optim.optim_objs.items()}
+        return {"steps": self._steps, "optimizer": {**waiting, **taken}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""

@@ -1,0 +1,41 @@
+"""Importing the package changes nothing: no global setting, no file, no random number, no warning."""
+
+import subprocess
+import sys
+
+import pyro_vae
+
+SCRIPT = """
+import warnings
+warnings.simplefilter("error", append=True)
+import logging, random
+import numpy, pyro, torch
+import matplotlib, arviz
+
+def switches():
+    return {
+        "settings": pyro.settings.get(), "store": len(pyro.get_param_store()),
+        "validate": torch.distributions.Distribution._validate_args,
+        "dtype": torch.get_default_dtype(), "threads": torch.get_num_threads(),
+        "grad": torch.is_grad_enabled(), "matmul": torch.get_float32_matmul_precision(),
+        "logging": (logging.getLogger().level, len(logging.getLogger().handlers)),
+        "rng": (torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist()),
+        "backend": matplotlib.rcParams._get("backend"), "style": dict(matplotlib.rcParams.items()) is None,
+    }
+
+before = switches()
+import pyro_vae, pyro_vae.cli, pyro_vae.crosscheck, pyro_vae.elbo
+assert switches() == before, "importing pyro_vae changed a global setting"
+print("unchanged")
+"""
+
+
+def test_importing_changes_nothing(tmp_path):
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "unchanged", done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_public_names_exist():
+    for name in pyro_vae.__all__:
+        assert getattr(pyro_vae, name) is not None

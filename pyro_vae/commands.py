@@ -1,6 +1,7 @@
 """What each command does: the library's parts put together, figures printed, files written."""
 
 import signal
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import strftime
@@ -107,6 +108,8 @@ def check(options: Any, console: Console) -> int:
         lines = [{**asdict(row), "passed": row.passed} for row in rows]
         write_json(Path(options.json), {"passed": not mismatches, "torch": torch.__version__, "rows": lines})
     console.print(report.check_table(rows))
+    for line in report.z_score_lines(rows):
+        _say(console, line)
     if mismatches:
         for line in report.mismatch_lines(rows):
             _say(console, line)
@@ -176,6 +179,8 @@ def _write_arrays(path: Path, generated: predictive.Generated, console: Console,
         np.savez_compressed(partial, **arrays)
         partial.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         raise InputError("a file that can be written", f"{path}: {error.strerror}", "another path") from None
     _say(console, f"arrays    {path}")
 

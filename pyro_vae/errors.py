@@ -19,9 +19,11 @@ class InputError(ValueError):
         pyro_vae.errors.InputError: Expected a positive batch size; got -3. Try --batch_size 128.
     """
 
-    def __init__(self, expected: str, got: object, hint: str) -> None:
-        self.expected, self.got, self.hint = expected, str(got), hint
-        super().__init__(" ".join(f"Expected {expected}; got {got}. Try {hint}.".split()))
+    def __init__(self, expected: str, got: object = None, hint: str | None = None) -> None:
+        if hint is None:  # a finished message: so Pyro raises an error again, with the shapes of its trace below it
+            super().__init__(expected.partition("\n")[0])
+        else:
+            super().__init__(" ".join(f"Expected {expected}; got {got}. Try {hint}.".split()))
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:

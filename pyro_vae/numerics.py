@@ -43,8 +43,8 @@ def bounded_below(log_scale: Tensor, floor: float) -> Tensor:
         floor: the smallest scale, in the unit of the data; positive.
 
     Example:
-        >>> bounded_below(torch.tensor([-50.0, 3.0]), floor=0.01).exp()
-        tensor([ 0.0100, 20.0955])
+        >>> bounded_below(torch.tensor([-50.0, -2.0]), floor=0.01).exp()
+        tensor([0.0100, 0.1453])
     """
     log_floor = math.log(floor)
     return log_floor + F.softplus(log_scale - log_floor)

@@ -8,9 +8,12 @@ of two functions.
 
 import functools
 import inspect
+import sysconfig
+import traceback
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import pyro
@@ -97,7 +100,7 @@ class FunctionProgram(nn.Module):
     ) -> None:
         super().__init__()
         self._functions = (model, guide)
-        with isolated_rng(example.device), pyro.get_param_store().scope() as found:
+        with isolated_rng(example.device), pyro.get_param_store().scope() as found, explained():
             samples = poutine.trace(guide).get_trace(example)
             poutine.replay(model, trace=samples)(example)
         reachable = {id(m): m for f in (*self._functions, *modules) for m in _modules_of(f)}
@@ -177,22 +180,34 @@ def trace_program(program: Program, x: Tensor, num_particles: int | None = None)
     return prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
 
 
-def check_program(program: Program, x: Tensor) -> None:
-    """Run the program once on a few data and refuse what would train wrongly or not at all.
+@contextmanager
+def explained(what: str = "that runs on a batch, all but the batch in event dimensions by .to_event") -> Iterator[None]:
+    """Turn an error of the user's own code into one line that says where it happened; the cause stays chained."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        foreign = (Path(__file__).parent, Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib")))
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if not any(folder in Path(frame.filename).parents for folder in foreign)]
+        place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+        first = (str(error).splitlines() or [""])[0].rstrip(".")
+        got = f"{type(error).__name__}{place}: {first}"
+        raise InputError(f"a program {what}", got, "running model and guide on a small batch by hand") from error
+
+
+def load_parameters(program: Program, state: dict[str, Any]) -> None:
+    """Copy parameters and buffers by name.
 
     Raises:
-        InputError: no batch plate in dimension -1 over the data, a site outside it, a latent that only one of
-            model and guide has, an observed value outside its distribution's support (grey pixels under a
-            Bernoulli), scaled sites, or a trainable parameter that Pyro never sees.
+        InputError: the state is of another program.
     """
-    with isolated_rng(x.device), own_store(program), torch.no_grad():
-        with pyro.validation_enabled(False):  # our own messages name the cure
-            guide_trace, model_trace = trace_program(program, x)
-        _check_latents(guide_trace, model_trace)
-        for trace in (guide_trace, model_trace):
-            for name, site in sample_sites(trace):
-                _check_site(name, site, len(x))
-        _check_registered(program, guide_trace, model_trace)
+    try:
+        program.load_state_dict(state)
+    except RuntimeError as error:
+        got = str(error).splitlines()[-1].strip().rstrip(".")
+        raise InputError("a state of this program", got, "the program that it was saved from") from None
 
 
 def observed_site(trace: Trace, x: Tensor) -> str:
@@ -219,71 +234,6 @@ def sample_sites(trace: Trace) -> list[tuple[str, Any]]:
 
 def _has_both(thing: object) -> bool:
     return callable(getattr(thing, "model", None)) and callable(getattr(thing, "guide", None))
-
-
-def _check_latents(guide_trace: Trace, model_trace: Trace) -> None:
-    guide = {n for n, s in sample_sites(guide_trace) if not s["infer"].get("is_auxiliary") and not s["is_observed"]}
-    model = set(latent_sites(model_trace))
-    if not any(site["is_observed"] for _, site in sample_sites(model_trace)):
-        raise InputError("an observed site in the model", "none", "pyro.sample('x', ..., obs=x)")
-    if guide != model:
-        raise InputError(
-            "the same latent sites in model and guide",
-            f"model {sorted(model)}, guide {sorted(guide)}",
-            "giving the sites of one name the same pyro.sample name",
-        )
-
-
-def _check_site(name: str, site: Any, batch: int) -> None:
-    plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
-    if [(plate.dim, plate.size) for plate in plates] != [(-1, batch)]:
-        raise InputError(
-            f"site {name!r} inside one plate of the {batch} data in dimension -1",
-            [f"plate {p.name!r} of {p.size} in dimension {p.dim}" for p in plates] or "no plate",
-            "'with pyro.plate(\"data\", len(x), dim=-1):', all else in event dimensions by to_event",
-        )
-    if site["fn"].batch_shape not in (torch.Size((batch,)), torch.Size()):
-        raise InputError(
-            f"site {name!r} with batch shape ({batch},)",
-            tuple(site["fn"].batch_shape),
-            f".to_event({len(site['fn'].batch_shape) - 1})",
-        )
-    if not _is_one(site["scale"]):
-        raise InputError(f"site {name!r} without a scale", site["scale"], "plate sizes of len(x)")
-    if site["is_observed"] and not site["fn"].support.check(site["value"]).all():
-        raise _outside_support(name, site["fn"])
-
-
-def _is_one(scale: Any) -> bool:
-    return bool(torch.as_tensor(scale == 1).all())
-
-
-def _outside_support(name: str, fn: Any) -> InputError:
-    base = getattr(fn, "base_dist", fn)
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
-    kind = type(base).__name__
-    if kind == "Bernoulli":
-        return InputError(
-            "binary pixels: a Bernoulli gives grey levels no probability, so its bound would bound nothing",
-            f"values other than 0 and 1 at site {name!r}",
-            "--binarize dynamic, or --likelihood learned_gaussian for grey pixels",
-        )
-    hint = "a likelihood whose support holds the data"
-    return InputError(f"data in the support of {kind} at site {name!r}", "values outside it", hint)
-
-
-def _check_registered(program: Program, *traces: Trace) -> None:
-    sites: list[Any] = [s for trace in traces for s in trace.nodes.values() if s["type"] == "param"]
-    seen = {id(site["value"].unconstrained()) for site in sites}
-    lost = [n for n, p in program.named_parameters() if p.requires_grad and id(p) not in seen]
-    if lost:
-        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        raise InputError(
-            "every trainable parameter registered with Pyro (others would never move)",
-            f"{', '.join(lost[:3])}{more} unregistered",
-            "pyro.module('name', module) in the model or the guide",
-        )
 
 
 def _refuse_lost_module(name: str) -> None:

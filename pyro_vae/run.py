@@ -7,10 +7,12 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile, ZipFile
 
 import torch
 import yaml
@@ -21,7 +23,7 @@ from pyro_vae.data import DataSet, Images, is_path
 from pyro_vae.devices import isolated_rng
 from pyro_vae.errors import InputError
 from pyro_vae.imports import locate
-from pyro_vae.program import Program, as_program
+from pyro_vae.program import Program, as_program, load_parameters
 from pyro_vae.vae import VAE
 
 FORMAT = 1  # of checkpoints
@@ -238,6 +240,10 @@ class Run:
         if not path.is_file():
             raise InputError(f"a checkpoint at {path}", "none: the run was stopped before its first", "a new run")
         try:
+            with ZipFile(path) as archive:  # torch itself does not look at the checksums
+                damaged = archive.testzip()
+            if damaged:
+                raise BadZipFile(f"{damaged} is damaged")
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # foreign bytes raise anything: UnpicklingError, struct.error, IndexError, ...
             reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
@@ -265,7 +271,7 @@ def load_program(run: Run, data: DataSet, device: torch.device, checkpoint: str 
     with isolated_rng(device, run.config.seed):
         thing = run.config.build_program(data.train)
         program = as_program(thing, data.train.batch(slice(0, 2)))
-    program.load_state_dict(state["program"])
+    load_parameters(program, state["program"])
     program.to(device)
     program.train(False)
     return program
@@ -322,6 +328,8 @@ def write_json(path: Path, value: object) -> None:
         partial.write_text(json.dumps(value, indent=2, sort_keys=False, default=str) + "\n")
         partial.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         raise InputError("a file that can be written", f"{path}: {error.strerror}", "another path") from None
 
 
@@ -343,10 +351,11 @@ def _write_yaml(path: Path, config: RunConfig) -> None:
 def _read_config(path: Path) -> RunConfig:
     try:
         values = yaml.safe_load(path.read_text())
-        known = {field.name for field in fields(RunConfig)}
-        unknown = sorted(set(values) - known)
-    except (yaml.YAMLError, TypeError, UnicodeDecodeError):
-        raise InputError("a configuration in YAML", f"{path}, which is none", "a new run") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    if not isinstance(values, dict):
+        raise InputError("a configuration in YAML", f"{path}, which is none", "a new run")
+    unknown = [str(name) for name in values if name not in RunConfig.__dataclass_fields__]
     if unknown:
         raise InputError("options of pyro-vae train", f"{', '.join(unknown)} in {path}", "the version that made it")
     return RunConfig(**values)

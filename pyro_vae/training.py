@@ -10,13 +10,14 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
+from pyro_vae.checking import check_particles, check_program
 from pyro_vae.data import Images, as_images
 from pyro_vae.devices import generator, isolated_rng, resolve_device, rng_state, set_rng_state
 from pyro_vae.elbo import ESTIMATORS
 from pyro_vae.engines import ENGINES, SCHEDULES, Engine, StepInfo
 from pyro_vae.errors import InputError, lookup
 from pyro_vae.evaluation.likelihood import held_out_bound
-from pyro_vae.program import Program, as_program, check_program
+from pyro_vae.program import Program, as_program, load_parameters
 from pyro_vae.specs import from_spec
 
 CHECKED = 100  # data on which a program is tried out before training
@@ -40,9 +41,9 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_particles", "patience"):
+        for name in ("epochs", "batch_size", "eval_particles", *_given(self, "patience")):
             _at_least_one(name, getattr(self, name))
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", *_given(self, "clip_norm")):
             _number(name, getattr(self, name), "as a finite number above 0", lambda v: v > 0)
         _number("kl_warmup", self.kl_warmup, "as a finite number of epochs, 0 or more", lambda v: v >= 0)
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
@@ -58,7 +59,7 @@ class Position:
     step: int = 0
     objective_sum: float = 0.0  # nats, over the data of this epoch so far
     seen: int = 0  # data of this epoch so far
-    kl_weight: float = 1.0  # of the last step
+    kl_weight: float = 1.0  # least of this epoch so far
     learning_rate: float = 0.0  # of the last step
     best: float = -math.inf  # best held-out bound, nats per datum
     best_epoch: int = 0
@@ -71,8 +72,8 @@ class EpochRecord:
 
     epoch: int
     step: int
-    objective: float  # mean over the epoch; a bound where kl_weight is 1 throughout
-    kl_weight: float
+    objective: float  # mean over the epoch; a bound where kl_weight is 1
+    kl_weight: float  # the least of the epoch
     learning_rate: float
     seconds: float
     bound: float | None = None  # held out; None without validation data
@@ -137,7 +138,7 @@ class Loop:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
-        self.program.load_state_dict(state["program"])
+        load_parameters(self.program, state["program"])
         self.engine.load_state_dict(state["engine"])
         set_rng_state(state["rng"], self.train.device)
         self.position = Position(**state["position"])
@@ -253,7 +254,8 @@ def _epoch(loop: Loop) -> Iterator[StepInfo]:
         position.batch, position.step = batch + 1, position.step + 1
         position.objective_sum += info.objective * len(x)
         position.seen += len(x)
-        position.kl_weight, position.learning_rate = info.kl_weight, info.learning_rate
+        position.kl_weight = min(info.kl_weight, position.kl_weight if batch else 1.0)
+        position.learning_rate = info.learning_rate
         yield info
 
 
@@ -285,17 +287,24 @@ def _loop(thing: object, train: Any, validation: Any, device: torch.device, sett
         raise InputError(
             f"a batch_size of at most {len(train)}, the number of data", settings.batch_size, f"{len(train)}"
         )
+    if validation is not None and validation.event_shape != train.event_shape:
+        shapes = f"of shape {tuple(train.event_shape)}", tuple(validation.event_shape)
+        raise InputError(f"validation data {shapes[0]}, as the training data", shapes[1], "data of one kind")
     if settings.patience and validation is None:
         raise InputError("validation data for patience", "none", "fit(..., validation=data.validation)")
     from_spec(SCHEDULES, settings.schedule, "schedule")
     estimator = settings.estimator
     if isinstance(estimator, str):
         estimator = from_spec(ESTIMATORS, estimator, "estimator")
+    if not isinstance(estimator, ELBO):
+        raise InputError("an estimator by name, or a pyro.infer.ELBO", repr(estimator), "'trace_elbo'")
     with isolated_rng(device, settings.seed):
         example = train.batch(slice(0, CHECKED))
-        program = as_program(thing, example)
+        program = as_program(thing, example.cpu())  # the user's networks are still there
         program.to(device)
         check_program(program, example)
+        if validation is not None:
+            check_particles(program, example)
     make_engine = lookup(ENGINES, settings.engine, "engine")
     engine = make_engine(program, estimator, settings.optimizer, settings.clip_norm)
     return Loop(program, engine, train, validation, settings)
@@ -307,12 +316,17 @@ def _settings(values: dict[str, Any]) -> Settings:
     return Settings(**values)
 
 
+def _given(settings: Settings, name: str) -> list[str]:
+    """Return the name unless its value is None, which switches that setting off."""
+    return [] if getattr(settings, name) is None else [name]
+
+
 def _at_least_one(name: str, value: object) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{name} as a whole number of at least 1", repr(value), f"--{name} 1")
 
 
 def _number(name: str, value: Any, what: str, accepts: Any) -> None:
     fine = isinstance(value, int | float) and math.isfinite(value) and accepts(value)
-    if value is not None and not fine:
+    if not fine:
         raise InputError(f"{name} {what}", repr(value), f"leaving --{name} out")

@@ -85,6 +85,9 @@ PLANTED = {
     "no log 2 pi in the likelihood": in_analytic("log_gaussian", no_log_2pi),
     "no log 2 pi in the prior": in_analytic("log_standard_normal", lambda z: -0.5 * (z**2).sum(-1)),
     "a detached mean": in_program(DetachedMean),
+    "the likelihood averaged over the batch": in_analytic(
+        "elbo_closed", lambda log_px_z, loc, s: log_px_z.mean() - REAL["kl_to_standard_normal"](loc, s)
+    ),
     "the wrong axis averaged": in_analytic(
         "elbo_closed",
         lambda log_px_z, loc, s: log_px_z.mean(1).sum() / len(loc) - REAL["kl_to_standard_normal"](loc, s),
@@ -128,7 +131,7 @@ def test_check_passes_and_writes_every_row(device, tmp_path, capsys):
     assert {row["likelihood"] for row in rows} == {"bernoulli", "gaussian", "learned_gaussian"}
     assert {row["dtype"] for row in rows} == {"float32", "float64"}
     assert {row["num_particles"] for row in rows} == {1, crosscheck.PARTICLES}
-    assert {row["quantity"] for row in rows} == {"value", "gradients", "head gradients", "z-score"}
+    assert {row["quantity"] for row in rows} == {"per datum", "value", "gradients", "head gradients", "z-score"}
     assert {row["limit"] for row in rows if row["quantity"] != "z-score"} == {1e-10, 1e-4}
     assert all(row["error"] <= row["limit"] for row in rows)
     assert "agree" in capsys.readouterr().out
@@ -154,8 +157,7 @@ def test_fresh_noise_alone_catches_a_wrong_kl(monkeypatch):
     """The statistical row has power of its own: a KL 5 % too large is found by the z-score."""
     monkeypatch.setattr(analytic, "kl_to_standard_normal", lambda loc, s: 1.05 * REAL["kl_to_standard_normal"](loc, s))
     case = crosscheck.Case("bernoulli", 1, torch.float64, torch.device("cpu"))
-    with torch.random.fork_rng():
-        row = crosscheck._fresh_noise(case)
+    (row,) = crosscheck._isolated(crosscheck._fresh_noise, case)
     assert row.quantity == "z-score"
     assert not row.passed
 
@@ -174,6 +176,18 @@ def test_given_noise_replaces_the_guides_own():
     assert given[0] == pytest.approx(own[0], rel=1e-12)
     assert crosscheck._worst(given[1], own[1])[0] < 1e-10
     assert other[0] != pytest.approx(own[0], rel=1e-6)
+
+
+def test_comparison_across_devices_runs_and_sees_a_difference(monkeypatch):
+    """The comparison that CUDA gets, on the CPU twice: equal; and with other noise for the second device: not."""
+    case = crosscheck.Case("bernoulli", crosscheck.PARTICLES, torch.float64, torch.device("cpu"))
+    rows = crosscheck._isolated(crosscheck._across_devices, case)
+    assert [row.error for row in rows] == [0.0, 0.0]
+    handed = iter([1.0, 1.001])
+    given = crosscheck.GivenNoise
+    monkeypatch.setattr(crosscheck, "GivenNoise", lambda noise: given(noise * next(handed)))
+    rows = crosscheck._isolated(crosscheck._across_devices, case)
+    assert not any(row.passed for row in rows)
 
 
 def test_nan_never_passes():

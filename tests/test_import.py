@@ -10,7 +10,8 @@ import warnings
 warnings.simplefilter("error", append=True)
 import logging, random
 import numpy, pyro, torch
-import matplotlib, arviz
+import matplotlib
+import sklearn.datasets  # joblib, below it, draws from random when it is first imported
 
 def switches():
     return {
@@ -20,12 +21,13 @@ def switches():
         "grad": torch.is_grad_enabled(), "matmul": torch.get_float32_matmul_precision(),
         "logging": (logging.getLogger().level, len(logging.getLogger().handlers)),
         "rng": (torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist()),
-        "backend": matplotlib.rcParams._get("backend"), "style": dict(matplotlib.rcParams.items()) is None,
+        "matplotlib": {name: str(matplotlib.rcParams._get(name)) for name in matplotlib.rcParams},
     }
 
 before = switches()
 import pyro_vae, pyro_vae.cli, pyro_vae.crosscheck, pyro_vae.elbo
-assert switches() == before, "importing pyro_vae changed a global setting"
+changed = {name: (before[name], value) for name, value in switches().items() if value != before[name]}
+assert not changed, f"importing pyro_vae changed {changed}"
 print("unchanged")
 """
 

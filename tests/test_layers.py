@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 LAYERS = [
     ["_version", "errors", "specs", "imports", "numerics", "devices", "networks", "data"],
-    ["likelihoods", "priors", "posteriors", "vae", "program", "predictive"],
+    ["likelihoods", "priors", "posteriors", "vae", "program", "checking", "predictive"],
     ["elbo"],
     ["engines", "evaluation", "training", "run", "recording", "crosscheck"],
     ["plots", "gallery", "report", "commands", "cli", "__main__"],

@@ -14,9 +14,10 @@ from torch.distributions import constraints
 
 from pyro_vae import VAE, FunctionProgram, InputError, fit
 from pyro_vae.data import as_images
+from pyro_vae.checking import check_program
 from pyro_vae.evaluation.likelihood import held_out_bound, held_out_elbo
 from pyro_vae.predictive import decode, latent_shapes, posterior_means, reconstruct, sample_prior
-from pyro_vae.program import as_program, check_program, own_store
+from pyro_vae.program import as_program, own_store
 
 D, Z = 6, 2
 
@@ -283,6 +284,8 @@ def broken(what):
         size, dim = len(x), -1
         if what == "plate in another dimension":
             dim = -2
+        if what == "hard-coded plate":
+            size = 20
         if what == "plate of another size":
             size = 2 * len(x)
         if what == "latent outside the plate":
@@ -297,7 +300,11 @@ def broken(what):
                 pyro.sample("c", dist.Bernoulli(0.5))
             z = pyro.sample(name, dist.Normal(torch.zeros(Z), 1.0).to_event(1))
             mean = z @ torch.ones(Z, D)
-            if what == "not in event dimensions":
+            if what == "missing to_event":
+                pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+            elif what == "observed in another shape":
+                pyro.sample("x", dist.Normal(mean[..., None], 1.0).to_event(2), obs=x[..., None])
+            elif what == "not in event dimensions":
                 pyro.sample("x", dist.Normal(torch.zeros(len(x), 1, D), 1.0).to_event(1), obs=x)
             elif what == "grey under a Bernoulli":
                 pyro.sample("x", dist.Bernoulli(logits=mean).to_event(1), obs=x)
@@ -324,7 +331,39 @@ def broken(what):
     return (poutine.scale(model, scale=2.0), guide) if what == "scaled" else (model, guide)
 
 
+class LooseParameter(ModuleProgram):
+    """A pyro.param in a method: no module holds it, no checkpoint would."""
+
+    def model(self, x):
+        pyro.param("loose", torch.ones(1))
+        super().model(x)
+
+
+def test_parameter_that_no_module_holds_is_refused_and_the_cure_works():
+    with pytest.raises(
+        InputError, match=r"held by the program's module .*loose made by pyro.param.*fit\(\(program.model"
+    ):
+        check_program(LooseParameter(), data())
+    program = LooseParameter()
+    adapted = as_program((program.model, program.guide), data())
+    check_program(adapted, data())
+    assert "free.loose" in adapted.state_dict()
+
+
+def test_trying_out_leaves_no_mark():
+    model, guide = make_functions()
+    program = FunctionProgram(model, guide, data())
+    before, noise = {k: v.clone() for k, v in program.state_dict().items()}, torch.get_rng_state()
+    check_program(program, data())
+    assert program.training
+    assert torch.equal(noise, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in program.state_dict().items())
+
+
 REFUSED = {
+    "hard-coded plate": "site 'z' without a scale; got 1.05",
+    "missing to_event": r"a program that runs on a batch.*\.to_event; got ValueError at .*test_program.py:\d+: Shape mismatch",
+    "observed in another shape": r"one observed site of shape \(20, 6\)",
     "plate in another dimension": "one plate of the 20 data in dimension -1; got .*dimension -2",
     "plate of another size": "site 'z' without a scale; got 2.0. Try plate sizes of len",
     "latent outside the plate": "site 'theta' inside one plate .*got no plate",
@@ -342,9 +381,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_broken_program_is_refused(what):
-    program = as_program(broken(what), data())
     with pytest.raises(InputError, match=REFUSED[what]):
-        check_program(program, data())
+        check_program(as_program(broken(what), data()), data())
 
 
 def test_the_same_program_unbroken_is_accepted():

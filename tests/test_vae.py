@@ -7,10 +7,11 @@ from checks import assert_close
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_vae import VAE, InputError, elbo
+from pyro_vae.checking import check_program
 from pyro_vae.elbo import analytic
 from pyro_vae.elbo.base import draw_terms
 from pyro_vae.networks import ACTIVATIONS, MLP
-from pyro_vae.program import check_program, own_store, trace_program
+from pyro_vae.program import own_store, trace_program
 
 SHAPES = [(7,), (8, 8), (28, 20), (3, 5, 4), (1, 28, 28)]
 LIKELIHOODS = ["bernoulli", "gaussian:scale=0.2", "learned_gaussian:min_scale=0.1,mean_link=sigmoid"]

@@ -78,7 +78,7 @@ def grad_log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def grad_log_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    r""":math:`\partial_\mu = (x-\mu)/\sigma^2` and :math:`\partial_{\log\sigma} = (x-\mu)^2/\sigma^2 - 1`; (K, B, D)."""
+    r""":math:`\partial_\mu = (x-\mu)/\sigma^2` and :math:`\partial_{\log\sigma} = (x-\mu)^2/\sigma^2 - 1`."""
     precision = (-2 * log_scale).exp()
     residual = x - mean
     return residual * precision, residual**2 * precision - 1

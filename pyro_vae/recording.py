@@ -4,7 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -40,12 +40,14 @@ class MetricsHook(Hook):
 
     def __init__(self, run: Run, every: int = 50) -> None:
         self._run, self._every = run, every
+        self._files = ExitStack()
 
     def started(self, loop: Loop) -> None:
         """Open both files at the position of the loop."""
         _keep_until(self._run, loop.position)
-        self._file = self._run.metrics.open("a")
-        self._writer = SummaryWriter(str(self._run.path / "tensorboard"), purge_step=loop.position.step + 1)
+        self._file = self._files.enter_context(self._run.metrics.open("a"))
+        board = SummaryWriter(str(self._run.path / "tensorboard"), purge_step=loop.position.step + 1)
+        self._writer = self._files.enter_context(board)
 
     def stepped(self, loop: Loop, info: StepInfo) -> None:
         """Write a step."""
@@ -56,10 +58,9 @@ class MetricsHook(Hook):
         """Write an epoch."""
         self._write({"kind": "epoch", **asdict(record)})
 
-    def stopped(self, loop: Loop) -> None:
+    def closed(self) -> None:
         """Close both files."""
-        self._file.close()
-        self._writer.close()
+        self._files.close()
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.checking import check_particles, check_program
 from pyro_vae.data import Images, as_images
 from pyro_vae.devices import generator, isolated_rng, resolve_device, rng_state, set_rng_state
-from pyro_vae.elbo import ESTIMATORS
+from pyro_vae.elbo import ESTIMATORS, Estimator, Weighted
 from pyro_vae.engines import ENGINES, SCHEDULES, Engine, StepInfo
 from pyro_vae.errors import InputError, lookup
 from pyro_vae.evaluation.likelihood import held_out_bound
@@ -95,6 +95,9 @@ class Hook:
 
     def stopped(self, loop: "Loop") -> None:
         """Training ends, by itself or because :meth:`Loop.stop` was called; not after an error."""
+
+    def closed(self) -> None:
+        """Training is over in whatever way, an error included: let go of what was opened."""
 
 
 @dataclass
@@ -216,7 +219,11 @@ def fit(
     with isolated_rng(loop.train.device, loop.settings.seed), loop.engine:
         if resume is not None:
             loop.load_state_dict(resume)
-        _run(loop, hooks)
+        try:
+            _run(loop, hooks)
+        finally:
+            for hook in hooks:
+                hook.closed()
     return FitResult(loop.program, loop.history, loop.stopping)
 
 
@@ -298,6 +305,8 @@ def _loop(thing: object, train: Any, validation: Any, device: torch.device, sett
         estimator = from_spec(ESTIMATORS, estimator, "estimator")
     if not isinstance(estimator, ELBO):
         raise InputError("an estimator by name, or a pyro.infer.ELBO", repr(estimator), "'trace_elbo'")
+    if settings.kl_warmup and isinstance(estimator, Estimator):
+        Weighted(estimator, 0.5)  # refuses estimators that hold for the unweighted KL alone
     with isolated_rng(device, settings.seed):
         example = train.batch(slice(0, CHECKED))
         program = as_program(thing, example.cpu())  # the user's networks are still there

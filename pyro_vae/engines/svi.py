@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.devices import isolated_rng, noise_state, set_noise_state
+from pyro_vae.elbo import Estimator, Weighted
 from pyro_vae.engines.base import OPTIMIZERS, StepInfo
 from pyro_vae.errors import InputError, NonFiniteError
 from pyro_vae.program import Program, own_store, sample_sites, trace_program
@@ -102,26 +103,41 @@ class SVIEngine:
         loss = self._svi.step(x)
         for parameter in self._optim.optim_objs.keys() - self._names.keys():
             self._names[parameter] = pyro.get_param_store().param_name(parameter)
-        return StepInfo(-loss / len(x), kl_weight, learning_rate, self._grad_norm)
+        beta = self._estimator.beta if isinstance(self._estimator, Weighted) else 1.0
+        return StepInfo(-loss / len(x), kl_weight * beta, learning_rate, self._grad_norm)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimisers' states by parameter name, and the number of steps."""
         waiting = self._optim._state_waiting_to_be_consumed  # a loaded state, until the first step
         taken = {self._names[p]: optimizer.state_dict() for p, optimizer in self._optim.optim_objs.items()}
-        return {"steps": self._steps, "optimizer": {**waiting, **taken}}
+        remembered = self._estimator.state_dict() if isinstance(self._estimator, Estimator) else {}
+        return {"steps": self._steps, "optimizer": {**waiting, **taken}, "estimator": remembered}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self._steps = state["steps"]
         self._optim.set_state(state["optimizer"])
+        if isinstance(self._estimator, Estimator):
+            self._estimator.load_state_dict(state["estimator"])
 
     def _model(self, x: Tensor) -> Any:
-        with WeightLatents(self._kl_weight):
+        with self._weighted():
             return self._program.model(x)
 
     def _guide(self, x: Tensor) -> Any:
-        with WeightLatents(self._kl_weight):
+        with self._weighted():
             return self._program.guide(x)
+
+    def _weighted(self) -> AbstractContextManager[Any]:
+        """Weight the KL inside Pyro's own estimators; ours do it as arithmetic on terms."""
+        plain = self._kl_weight == 1 or isinstance(self._estimator, Estimator)
+        return nullcontext() if plain else WeightLatents(self._kl_weight)
+
+    def _in_force(self) -> Any:
+        """Return the estimator of this step."""
+        if self._kl_weight != 1 and isinstance(self._estimator, Estimator):
+            return Weighted(self._estimator, self._kl_weight)
+        return self._estimator
 
     def _set_learning_rate(self, value: float) -> None:
         self._arguments["lr"] = value
@@ -136,7 +152,7 @@ class SVIEngine:
         try:
             with warnings.catch_warnings():  # a NaN is an error below, not a warning
                 warnings.filterwarnings("ignore", message="Encountered NaN")
-                loss = float(self._estimator.loss_and_grads(model, guide, x))
+                loss = float(self._in_force().loss_and_grads(model, guide, x))
         except ValueError as error:  # Pyro's validation meets a NaN parameter of a distribution first
             where = self._not_finite(x, before)
             if where:

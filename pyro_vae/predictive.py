@@ -67,14 +67,14 @@ def latent_shapes(program: Program, x: Tensor) -> dict[str, torch.Size]:
 
 def _generated(model: Callable[[Tensor], Any], like: Tensor) -> Generated:
     """Run a model whose observations were taken away, and read off what it made in their place."""
-    trace = _as_observed(prune_subsample_sites(poutine.trace(model).get_trace(like)))
+    trace = as_observed(prune_subsample_sites(poutine.trace(model).get_trace(like)))
     site = trace.nodes[observed_site(trace, like)]
     latents = {name: trace.nodes[name]["value"] for name in latent_sites(trace)}
     mean = site["fn"].mean.expand(like.shape)
     return Generated(mean.cpu(), site["value"].cpu(), {n: value.cpu() for n, value in latents.items()})
 
 
-def _as_observed(trace: Any) -> Any:
+def as_observed(trace: Any) -> Any:
     """Mark as observed just the sites that ``uncondition`` made latent, in a copy; latents held fixed stay latents."""
     trace = trace.copy()
     for name, site in sample_sites(trace):

@@ -1,0 +1,206 @@
+"""Importance-weighted bounds and their gradients: IWAE, STL and DReG forms, MIWAE, PIWAE, CIWAE, Rényi."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pyro_vae.elbo.base import Estimator, Form, Terms, Weighting, at_least_one
+from pyro_vae.errors import InputError
+
+
+def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
+    r""":math:`\log \frac1K \sum_k w_k` along a dimension, without overflow.
+
+    Example:
+        >>> log_mean_exp(torch.tensor([1000.0, 1000.0]))
+        tensor(1000.)
+    """
+    return log_w.logsumexp(dim) - math.log(log_w.shape[dim])
+
+
+@dataclass(frozen=True)
+class IWAE(Estimator):
+    r"""The importance-weighted bound.
+
+    .. math:: \mathcal L_K = \log \frac1K \sum_k w_k, \qquad
+        \nabla = \sum_k \tilde w_k \nabla \log w_k, \quad \tilde w_k = w_k / \sum_j w_j
+
+    Unbiased for the gradient of :math:`\mathcal L_K`; the signal-to-noise ratio of its φ-gradient falls as
+    :math:`1/\sqrt K`. Sources: Burda, Grosse and Salakhutdinov, arXiv 1509.00519; Rainforth et al., arXiv 1802.04537.
+
+    Args:
+        num_particles: K.
+
+    Raises:
+        InputError: K is not positive; when used, a latent outside the data plate, a guide without
+            reparameterization, scales that differ between sites.
+
+    Example:
+        >>> IWAE(2).weighting(Terms(torch.tensor([[0.0], [0.0]]), torch.zeros(2, 1), torch.zeros(2, 1))).theta
+        tensor([[0.5000],
+                [0.5000]])
+    """
+
+    num_particles: int = 5
+
+    def __post_init__(self) -> None:
+        at_least_one("num_particles", self.num_particles)
+
+    def weighting(self, terms: Terms) -> Weighting:
+        """Every particle weighs its share of Σ w."""
+        log_w = terms.log_weight
+        return Weighting.total(log_mean_exp(log_w), log_w.softmax(0))
+
+
+@dataclass(frozen=True)
+class IWAESTL(IWAE):
+    r"""The importance-weighted bound, its gradient without the score of log q: **biased** for K > 1.
+
+    .. math:: \nabla_\varphi = \sum_k \tilde w_k \nabla_z \log w_k \, \frac{dz_k}{d\varphi}
+
+    The score dropped, :math:`\sum_k \tilde w_k \nabla_\varphi \log q(z_k|x)`, has a mean other than zero because the
+    weights depend on z; :class:`DReG` is the unbiased form. Here to be compared with. Source: Roeder, Wu and Duvenaud,
+    arXiv 1703.09194, section 4; the bias: Tucker et al., arXiv 1810.04152.
+    """
+
+    form: ClassVar[Form] = "sticking"
+
+    def weighting(self, terms: Terms) -> Weighting:
+        """As IWAE, without the score."""
+        log_w = terms.log_weight
+        weight = log_w.softmax(0)
+        return Weighting(log_mean_exp(log_w), theta=weight, path=weight, score=None)
+
+
+@dataclass(frozen=True)
+class DReG(IWAE):
+    r"""The importance-weighted bound, doubly reparameterized.
+
+    .. math:: \nabla_\varphi = \sum_k \tilde w_k^2 \, \nabla_z \log w_k \, \frac{dz_k}{d\varphi}, \qquad
+        \nabla_\theta = \sum_k \tilde w_k \nabla_\theta \log p(x, z_k)
+
+    Unbiased, and the signal-to-noise ratio of the φ-gradient does not fall with K. The score is taken of the joint
+    log q(z|x) at fixed z (all latent sites together) and every path through earlier latents is kept, so that the
+    estimator holds for hierarchies of latents too. Sources: Tucker, Lawson, Gu and Maddison, arXiv 1810.04152; for
+    hierarchies: Bauer and Mnih, Generalized Doubly Reparameterized Gradient Estimators, ICML 2021.
+    """
+
+    form: ClassVar[Form] = "parts"
+
+    def weighting(self, terms: Terms) -> Weighting:
+        """The path weighs the square of the share."""
+        log_w = terms.log_weight
+        weight = log_w.softmax(0)
+        return Weighting(log_mean_exp(log_w), theta=weight, path=weight**2, score=None)
+
+
+@dataclass(frozen=True)
+class MIWAE(Estimator):
+    r"""The mean of M importance-weighted bounds of K particles each.
+
+    .. math:: \mathcal L = \frac1M \sum_m \log \frac1K \sum_k w_{mk}
+
+    Source: Rainforth et al., arXiv 1802.04537.
+
+    Args:
+        num_particles: K, within a bound.
+        num_bounds: M.
+    """
+
+    num_particles: int = 8
+    num_bounds: int = 8
+
+    def __post_init__(self) -> None:
+        at_least_one("num_particles", self.num_particles)
+        at_least_one("num_bounds", self.num_bounds)
+
+    @property
+    def draws(self) -> int:
+        """M K."""
+        return self.num_particles * self.num_bounds
+
+    def weighting(self, terms: Terms) -> Weighting:
+        """Every particle weighs its share within its bound, over M."""
+        grouped = terms.log_weight.unflatten(0, (self.num_bounds, self.num_particles))
+        weight = grouped.softmax(1).flatten(0, 1) / self.num_bounds
+        return Weighting.total(log_mean_exp(grouped, dim=1).mean(0), weight)
+
+
+@dataclass(frozen=True)
+class PIWAE(MIWAE):
+    r"""Two objectives: θ follows the bound of all M K particles, φ the mean of M bounds of K.
+
+    .. math:: \theta: \ \log \frac1{MK} \sum_{mk} w_{mk}, \qquad
+        \varphi: \ \frac1M \sum_m \log \frac1K \sum_k w_{mk}
+
+    The value is the first. A tight bound for the model, a gradient of good signal-to-noise ratio for the guide.
+    Source: Rainforth et al., arXiv 1802.04537.
+    """
+
+    form: ClassVar[Form] = "parts"
+
+    def weighting(self, terms: Terms) -> Weighting:
+        """IWAE's weights for θ, MIWAE's for φ."""
+        weight = super().weighting(terms).theta
+        log_w = terms.log_weight
+        return Weighting(log_mean_exp(log_w), theta=log_w.softmax(0), path=weight, score=-weight)
+
+
+@dataclass(frozen=True)
+class CIWAE(IWAE):
+    r"""A convex combination of ELBO and importance-weighted bound.
+
+    .. math:: \mathcal L = \beta \frac1K \sum_k \log w_k + (1 - \beta) \log \frac1K \sum_k w_k
+
+    Source: Rainforth et al., arXiv 1802.04537.
+
+    Args:
+        num_particles: K.
+        beta: the ELBO's share, from 0 (IWAE) to 1 (ELBO).
+    """
+
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.beta <= 1:
+            raise InputError("a beta from 0 to 1", self.beta, "beta=0.5")
+
+    def weighting(self, terms: Terms) -> Weighting:
+        """Every particle weighs β/K and 1 − β of its share."""
+        log_w = terms.log_weight
+        value = self.beta * log_w.mean(0) + (1 - self.beta) * log_mean_exp(log_w)
+        return Weighting.total(value, self.beta / len(log_w) + (1 - self.beta) * log_w.softmax(0))
+
+
+@dataclass(frozen=True)
+class Renyi(IWAE):
+    r"""The variational Rényi bound of any order α.
+
+    .. math:: \mathcal L_\alpha = \frac1{1-\alpha} \log \frac1K \sum_k w_k^{1-\alpha}
+
+    α → 1 is the ELBO, α = 0 is IWAE. For α < 0 the quantity that it estimates is an upper bound on log p(x) (its
+    estimate from K particles is biased downwards all the same). Source: Li and Turner, arXiv 1602.02311.
+
+    Args:
+        num_particles: K.
+        alpha: α, any finite number.
+    """
+
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not math.isfinite(self.alpha):
+            raise InputError("a finite alpha", self.alpha, "alpha=0.5")
+
+    def weighting(self, terms: Terms) -> Weighting:
+        """Every particle weighs its share of Σ w^(1−α)."""
+        log_w = terms.log_weight
+        if self.alpha == 1:
+            return Weighting.total(log_w.mean(0), torch.full_like(log_w, 1 / len(log_w)))
+        tempered = (1 - self.alpha) * log_w
+        return Weighting.total(log_mean_exp(tempered) / (1 - self.alpha), tempered.softmax(0))

@@ -1,0 +1,157 @@
+"""Programs whose answers are known, for estimators: Gaussian, hierarchical, flow and discrete.
+
+Every datum has parameters of its own, tensors of shape (B,): one backward pass over B copies of a datum gives B independent
+draws of the gradient.
+"""
+
+import math
+from dataclasses import dataclass
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+NOISE = 0.7  # σ of p(x|z)
+
+
+@dataclass
+class Gaussian:
+    """z ~ N(0, 1), x ~ N(θ z, σ²); q(z|x) = N(a x + m, e^{2r}). All parameters (B,) or scalars, float64."""
+
+    theta: Tensor
+    a: Tensor
+    m: Tensor
+    r: Tensor
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(self.theta * z, NOISE), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(self.a * x + self.m, self.r.exp()))
+
+    @property
+    def model_parameters(self):
+        return [self.theta]
+
+    @property
+    def guide_parameters(self):
+        return [self.a, self.m, self.r]
+
+    def log_joint(self, x, z):
+        normal = torch.distributions.Normal
+        return normal(0.0, 1.0).log_prob(z) + normal(self.theta * z, NOISE).log_prob(x)
+
+    def log_q(self, x, z):
+        return torch.distributions.Normal(self.a * x + self.m, self.r.exp()).log_prob(z)
+
+    def log_evidence(self, x):
+        return torch.distributions.Normal(0.0, (self.theta**2 + NOISE**2).sqrt()).log_prob(x)
+
+
+def gaussian(batch, *, off=0.0, theta=0.9):
+    """Return the Gaussian toy; its guide is the posterior at ``off`` = 0, else its mean and scale are off by that."""
+    precision = 1 + theta**2 / NOISE**2
+    ones = torch.ones(batch, dtype=torch.float64)
+    values = theta, theta / NOISE**2 / precision, off, -0.5 * math.log(precision) + off
+    return Gaussian(*((value * ones).requires_grad_() for value in values))
+
+
+@dataclass
+class Hierarchy:
+    """z1 ~ N(0, 1), z2 ~ N(θ z1, 1), x ~ N(z2, σ²); q: z2 ~ N(a x + m, s²) and then z1 ~ N(b z2 + c, t²)."""
+
+    theta: Tensor
+    a: Tensor
+    m: Tensor
+    b: Tensor
+    c: Tensor
+    s: float = 0.6
+    t: float = 0.8
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z1 = pyro.sample("z1", dist.Normal(torch.zeros_like(x), 1.0))
+            z2 = pyro.sample("z2", dist.Normal(self.theta * z1, 1.0))
+            pyro.sample("x", dist.Normal(z2, NOISE), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z2 = pyro.sample("z2", dist.Normal(self.a * x + self.m, self.s))
+            pyro.sample("z1", dist.Normal(self.b * z2 + self.c, self.t))
+
+    @property
+    def model_parameters(self):
+        return [self.theta]
+
+    @property
+    def guide_parameters(self):
+        return [self.a, self.m, self.b, self.c]
+
+    def log_weight(self, x, noise):
+        """log w at given noise (..., 2), reparameterized by hand."""
+        normal = torch.distributions.Normal
+        q2 = normal(self.a * x + self.m, self.s)
+        z2 = q2.mean + self.s * noise[..., 0]
+        q1 = normal(self.b * z2 + self.c, self.t)
+        z1 = q1.mean + self.t * noise[..., 1]
+        log_p = normal(0.0, 1.0).log_prob(z1) + normal(self.theta * z1, 1.0).log_prob(z2) + normal(z2, NOISE).log_prob(x)
+        return log_p - q2.log_prob(z2) - q1.log_prob(z1)
+
+
+def hierarchy(batch):
+    """Return the hierarchical toy, its guide some way off the posterior."""
+    ones = torch.ones(batch, dtype=torch.float64)
+    return Hierarchy(*((value * ones).requires_grad_() for value in (0.8, 0.5, 0.1, 0.4, -0.1)))
+
+
+@dataclass
+class Discrete:
+    """z one of C classes with logits θ; x ~ N(class mean, σ²); q(z|x) categorical with logits φ."""
+
+    theta: Tensor  # (B, C)
+    phi: Tensor  # (B, C)
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Categorical(logits=self.theta))
+            pyro.sample("x", dist.Normal(z.double() - 1.0, NOISE), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Categorical(logits=self.phi))
+
+    @property
+    def model_parameters(self):
+        return [self.theta]
+
+    @property
+    def guide_parameters(self):
+        return [self.phi]
+
+    def log_table(self, x):
+        """log p(x, z) and log q(z|x) for every class, (B, C) each."""
+        means = torch.arange(self.theta.shape[-1], dtype=torch.float64) - 1.0
+        log_px_z = torch.distributions.Normal(means, NOISE).log_prob(x[:, None])
+        return self.theta.log_softmax(-1) + log_px_z, self.phi.log_softmax(-1)
+
+
+def discrete(batch, *, exact=False, x=0.4, classes=3):
+    """Return the discrete toy; with ``exact`` its guide is the posterior of x."""
+    theta = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)[:classes].expand(batch, classes)
+    phi = torch.tensor([0.1, 0.6, -0.4], dtype=torch.float64)[:classes].expand(batch, classes)
+    program = Discrete(theta.clone().requires_grad_(), phi.clone().requires_grad_())
+    if exact:
+        with torch.no_grad():
+            log_joint, _ = program.log_table(torch.full((batch,), x, dtype=torch.float64))
+        program.phi = log_joint.log_softmax(-1).requires_grad_()
+    return program
+
+
+def gauss_hermite(count):
+    """Nodes and log-weights of the standard normal expectation."""
+    nodes, weights = map(torch.from_numpy, __import__("numpy").polynomial.hermite_e.hermegauss(count))
+    return nodes, weights.log() - 0.5 * math.log(2 * math.pi)

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from pyro_vae import commands, gallery
 from pyro_vae._version import __version__
+from pyro_vae.config import RunConfig
 from pyro_vae.errors import InputError, NonFiniteError
-from pyro_vae.run import RunConfig
 
 COMMANDS: dict[str, Callable[[Any, Console], int]] = {
     "check": commands.check,

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from pyro_vae import gallery, predictive, report
+from pyro_vae.config import RunConfig
 from pyro_vae.crosscheck import crosscheck
 from pyro_vae.data import DataSet
 from pyro_vae.devices import isolated_rng, resolve_device
@@ -19,7 +20,7 @@ from pyro_vae.errors import InputError, lookup
 from pyro_vae.evaluation.likelihood import held_out_bound
 from pyro_vae.program import Program
 from pyro_vae.recording import CheckpointHook, FolderHook, InterruptHook, MetricsHook
-from pyro_vae.run import Run, RunConfig, check_new, load_program, write_json
+from pyro_vae.run import Run, check_new, load_program, write_json
 from pyro_vae.training import EpochRecord, FitResult, fit
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -30,6 +31,8 @@ def train(options: Any, given: dict[str, Any], console: Console) -> int:
     """Train, or continue to train, and report; ``given`` holds the options that the user set."""
     run, state = _new(options) if options.resume is None else _resumed(options, given)
     data = run.config.load_data()
+    if state is not None:
+        run.check_data(data)
     result = _fit(run, data, state, console, overwrite=options.overwrite)
     if result.stopped == "interrupted":
         _say(console, f"Stopped, and saved. Continue with: pyro-vae train --resume {run.path}")

@@ -6,6 +6,7 @@ is dropped. A new family is one class with one method here, one row in :data:`LI
 table of tests.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -114,8 +115,8 @@ class LearnedGaussian(Likelihood):
 
 
 def _positive(name: str, value: float) -> float:
-    if not isinstance(value, int | float) or not value > 0:
-        raise InputError(f"a {name} above 0", repr(value), f"{name}=0.1")
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"a finite {name} above 0", repr(value), f"{name}=0.1")
     return float(value)
 
 

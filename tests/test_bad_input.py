@@ -192,8 +192,8 @@ TRAIN = [
     ("--optimizer sgd:nesterov=true", "got 'sgd:nesterov=true': Nesterov momentum requires"),
     ("--schedule cosine:final=2", "a final from 0 to 1; got 2"),
     ("--schedule multistep:every=0", "every as a whole number of epochs, at least 1; got 0"),
-    ("--likelihood gaussian:scale=0", "a scale above 0; got 0"),
-    ("--likelihood gaussian:scale=nan", "a scale above 0; got nan"),
+    ("--likelihood gaussian:scale=0", "a finite scale above 0; got 0"),
+    ("--likelihood gaussian:scale=nan", "a finite scale above 0; got nan"),
     ("--likelihood gaussian:scal=1", "an argument of likelihood gaussian, one of scale, mean_link; got 'scal'"),
     ("--likelihood gaussian:mean_link=sigmod", "got 'sigmod'. Try 'sigmoid'"),
     # ---- data

@@ -96,11 +96,12 @@ def test_learned_scale_never_falls_below_its_floor_and_is_free_above():
 
 
 BAD_FAMILIES = {
-    "zero scale": (lambda: Gaussian(scale=0), "Expected a scale above 0; got 0"),
-    "negative scale": (lambda: Gaussian(scale=-1.0), "Expected a scale above 0; got -1.0"),
+    "zero scale": (lambda: Gaussian(scale=0), "Expected a finite scale above 0; got 0"),
+    "negative scale": (lambda: Gaussian(scale=-1.0), "Expected a finite scale above 0; got -1.0"),
     "nan scale": (lambda: Gaussian(scale=math.nan), "above 0; got nan"),
     "scale no number": (lambda: Gaussian(scale="wide"), "above 0; got 'wide'"),
-    "zero floor": (lambda: LearnedGaussian(min_scale=0.0), "Expected a min_scale above 0"),
+    "zero floor": (lambda: LearnedGaussian(min_scale=0.0), "Expected a finite min_scale above 0"),
+    "infinite scale": (lambda: Gaussian(scale=math.inf), "above 0; got inf"),
     "unknown link": (lambda: Gaussian(mean_link="sigmod"), "Try 'sigmoid'"),
 }
 

@@ -13,8 +13,8 @@ from torch import nn
 from torch.distributions import constraints
 
 from pyro_vae import VAE, FunctionProgram, InputError, fit
-from pyro_vae.data import as_images
 from pyro_vae.checking import check_program
+from pyro_vae.data import as_images
 from pyro_vae.evaluation.likelihood import held_out_bound, held_out_elbo
 from pyro_vae.predictive import decode, latent_shapes, posterior_means, reconstruct, sample_prior
 from pyro_vae.program import as_program, own_store
@@ -362,7 +362,7 @@ def test_trying_out_leaves_no_mark():
 
 REFUSED = {
     "hard-coded plate": "site 'z' without a scale; got 1.05",
-    "missing to_event": r"a program that runs on a batch.*\.to_event; got ValueError at .*test_program.py:\d+: Shape mismatch",
+    "missing to_event": r"that runs on a batch.*\.to_event; got ValueError at .*test_program.py:\d+: Shape mismatch",
     "observed in another shape": r"one observed site of shape \(20, 6\)",
     "plate in another dimension": "one plate of the 20 data in dimension -1; got .*dimension -2",
     "plate of another size": "site 'z' without a scale; got 2.0. Try plate sizes of len",

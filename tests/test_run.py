@@ -12,8 +12,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pyro_vae.cli import main
+from pyro_vae.config import RunConfig, fingerprint
 from pyro_vae.errors import InputError
-from pyro_vae.run import Run, RunConfig, check_new, fingerprint, write_json
+from pyro_vae.run import Run, check_new, write_json
 
 FAILING = """
 import pyro
@@ -256,3 +257,18 @@ def test_write_json_is_atomic(tmp_path):
         write_json(tmp_path / "x.json", {("no", "key"): 1})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_resuming_on_other_data_is_refused_and_on_moved_data_is_not(folder, tmp_path, capsys):
+    pixels = np.load(folder / "grey.npy")
+    np.save(tmp_path / "grey.npy", pixels)
+    argv = ["train", "--data", str(tmp_path / "grey.npy"), "--batch_size", "10", "--device", "cpu", "--epochs", "1"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 0
+    resume = ["train", "--resume", str(tmp_path / "run"), "--epochs", "2"]
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    np.save(tmp_path / "grey.npy", 255 - pixels)
+    assert main(resume) == 2
+    assert "Expected the data that the run began with; got crc32" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+    np.save(tmp_path / "grey.npy", pixels)
+    assert main(resume) == 0

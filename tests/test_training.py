@@ -16,6 +16,7 @@ from torch import nn
 from pyro_vae import VAE, Hook, InputError, NonFiniteError, fit
 from pyro_vae.data import Images
 from pyro_vae.devices import generator
+from pyro_vae.elbo import ReinforceMovingAverage
 from pyro_vae.engines import SCHEDULES
 from pyro_vae.specs import from_spec
 
@@ -471,3 +472,30 @@ def test_the_loss_of_a_step_is_minus_the_bound_a_datum():
         log_p = dist.Normal(torch.tensor(0.7, dtype=torch.float64), 1.0).log_prob(x[index, 0])
         assert_close(torch.tensor(info.objective, dtype=torch.float64), log_p.mean(), 1e-12)
         assert_close(torch.tensor(info.grad_norm, dtype=torch.float64), (0.7 - x[index]).sum().abs(), 1e-12)
+
+
+def test_running_baseline_of_an_estimator_is_resumed():
+    """The estimator remembers a mean between steps; cut in two at step 3, the run ends where the whole one does."""
+    x = (torch.rand(30, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    settings = {"epochs": 2, "batch_size": 6, "device": "cpu", "learning_rate": 0.01}
+
+    def program():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return VAE((4,), latent_dim=2, hidden=(5,))
+
+    class Cut(Hook):
+        state = None
+
+        def stepped(self, loop, info):
+            if loop.position.step == 3:
+                self.state = copy.deepcopy(loop.state_dict())
+
+    cut = Cut()
+    whole = fit(program(), x, estimator=ReinforceMovingAverage(3), hooks=[cut], **settings).program
+    assert cut.state["engine"]["estimator"]["baseline"] != 0
+    resumed = fit(program(), x, estimator=ReinforceMovingAverage(3), resume=cut.state, **settings).program
+    forgetful = {**cut.state, "engine": {**cut.state["engine"], "estimator": {"baseline": 0.0}}}
+    other = fit(program(), x, estimator=ReinforceMovingAverage(3), resume=forgetful, **settings).program
+    assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
+    assert not all(map(torch.equal, whole.parameters(), other.parameters()))

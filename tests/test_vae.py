@@ -9,7 +9,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro_vae import VAE, InputError, elbo
 from pyro_vae.checking import check_program
 from pyro_vae.elbo import analytic
-from pyro_vae.elbo.base import draw_terms
+from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.networks import ACTIVATIONS, MLP
 from pyro_vae.program import own_store, trace_program
 

@@ -1,7 +1,7 @@
 """Programs whose answers are known, for estimators: Gaussian, hierarchical, flow and discrete.
 
-Every datum has parameters of its own, tensors of shape (B,): one backward pass over B copies of a datum gives B independent
-draws of the gradient.
+Every datum has parameters of its own, tensors of shape (B,): one backward pass over B copies of a datum gives B
+independent draws of the gradient.
 """
 
 import math
@@ -92,13 +92,15 @@ class Hierarchy:
         return [self.a, self.m, self.b, self.c]
 
     def log_weight(self, x, noise):
-        """log w at given noise (..., 2), reparameterized by hand."""
+        """Log w at given noise (..., 2), reparameterized by hand."""
         normal = torch.distributions.Normal
         q2 = normal(self.a * x + self.m, self.s)
         z2 = q2.mean + self.s * noise[..., 0]
         q1 = normal(self.b * z2 + self.c, self.t)
         z1 = q1.mean + self.t * noise[..., 1]
-        log_p = normal(0.0, 1.0).log_prob(z1) + normal(self.theta * z1, 1.0).log_prob(z2) + normal(z2, NOISE).log_prob(x)
+        log_p = (
+            normal(0.0, 1.0).log_prob(z1) + normal(self.theta * z1, 1.0).log_prob(z2) + normal(z2, NOISE).log_prob(x)
+        )
         return log_p - q2.log_prob(z2) - q1.log_prob(z1)
 
 
@@ -133,7 +135,7 @@ class Discrete:
         return [self.phi]
 
     def log_table(self, x):
-        """log p(x, z) and log q(z|x) for every class, (B, C) each."""
+        """Log p(x, z) and log q(z|x) for every class, (B, C) each."""
         means = torch.arange(self.theta.shape[-1], dtype=torch.float64) - 1.0
         log_px_z = torch.distributions.Normal(means, NOISE).log_prob(x[:, None])
         return self.theta.log_softmax(-1) + log_px_z, self.phi.log_softmax(-1)

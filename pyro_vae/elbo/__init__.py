@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 
-from pyro_vae.elbo.base import Bound, Draw, Estimator, Terms, Weighting, at_least_one, draw_terms
+from pyro_vae.elbo.base import Bound, Estimator, Weighting, at_least_one
+from pyro_vae.elbo.draw import Draw, Terms, draw_terms
 from pyro_vae.elbo.importance import CIWAE, IWAE, IWAESTL, MIWAE, PIWAE, DReG, Renyi
 from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
 from pyro_vae.elbo.score import RWS, TVO, VIMCO, Reinforce, ReinforceMovingAverage, WakeSleep

@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyro_vae.elbo.base import Estimator, Form, Terms, Weighting, at_least_one
+from pyro_vae.elbo.base import Estimator, Form, Weighting, at_least_one
+from pyro_vae.elbo.draw import Terms
 from pyro_vae.errors import InputError
 
 

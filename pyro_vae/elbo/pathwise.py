@@ -8,7 +8,8 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.elbo.base import Bound, Draw, Estimator, Form, Terms, Weighting, at_least_one
+from pyro_vae.elbo.base import Bound, Estimator, Form, Weighting, at_least_one
+from pyro_vae.elbo.draw import Draw, Terms
 from pyro_vae.errors import InputError
 from pyro_vae.program import sample_sites
 

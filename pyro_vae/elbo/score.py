@@ -9,7 +9,8 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.elbo.base import Bound, Draw, Estimator, Form, Terms, Weighting, at_least_one, total_log_prob
+from pyro_vae.elbo.base import Bound, Estimator, Form, Weighting, at_least_one
+from pyro_vae.elbo.draw import Draw, Terms, total_log_prob
 from pyro_vae.elbo.importance import log_mean_exp
 from pyro_vae.errors import InputError
 from pyro_vae.predictive import as_observed
@@ -274,7 +275,7 @@ class TVO(Estimator):
 
 
 def dreamt_log_q(draw: Draw) -> Tensor:
-    """Return log q(z'|x'), (B,), for one dream (x', z') of the model for every datum; the dream is cut off.
+    """Return ``log q(z'|x')``, (B,), for one dream (x', z') of the model for every datum; the dream is cut off.
 
     Raises:
         InputError: the first argument is not the data of one observed site.

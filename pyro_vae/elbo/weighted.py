@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.elbo.base import LATENTS, Bound, Draw, Estimator, Function, Latents, Terms, Weighting
+from pyro_vae.elbo.base import LATENTS, Bound, Estimator, Weighting
+from pyro_vae.elbo.draw import Draw, Function, Latents, Terms
 from pyro_vae.elbo.importance import CIWAE, IWAE, MIWAE, Renyi
 from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
 from pyro_vae.errors import InputError

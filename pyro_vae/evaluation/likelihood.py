@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pyro_vae.data import Images
 from pyro_vae.devices import isolated_rng
-from pyro_vae.elbo.base import draw_terms
+from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.numerics import Estimate, estimate
 from pyro_vae.program import Program, own_store
 

@@ -1,0 +1,220 @@
+"""One draw of particles and its log-densities: the one place where noise is drawn, and what it refuses."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.errors import InputError
+from pyro_vae.program import PARTICLES, Program, sample_sites
+
+Function = Callable[..., Any]
+Latents = Literal["attached", "leaves", "fixed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """The log-densities of K particles for B data, in nats, unscaled; each of shape (K, B)."""
+
+    log_px_z: Tensor
+    log_pz: Tensor
+    log_qz: Tensor
+
+    @property
+    def log_joint(self) -> Tensor:
+        """Log p(x, z) = log p(x|z) + log p(z), (K, B)."""
+        return self.log_px_z + self.log_pz
+
+    @property
+    def log_weight(self) -> Tensor:
+        """Log w = log p(x|z) + log p(z) − log q(z|x), (K, B)."""
+        return self.log_px_z + self.log_pz - self.log_qz
+
+    def detach(self) -> "Terms":
+        """Return the same numbers, cut off from what made them."""
+        return Terms(self.log_px_z.detach(), self.log_pz.detach(), self.log_qz.detach())
+
+
+class Draw:
+    """K particles drawn from a guide for B data, and their densities.
+
+    Args:
+        model: p(x, z), x observed.
+        guide: q(z|x).
+        args: what both are called with.
+        kwargs: likewise.
+        num_particles: K; an outermost plate in dimension −2 holds the particles.
+        latents: how the densities see the latents: ``attached`` to the guide that drew them; ``leaves``, tensors of
+            their own whose gradient can be asked for; or ``fixed``, cut off already while they are drawn.
+        beta: weight of log p(z) and log q(z|x) in the terms (:class:`~pyro_vae.elbo.weighted.Weighted`).
+
+    Raises:
+        InputError: a site outside the one batch plate (dimension −1), a latent that only one of model and guide
+            has, an enumerated site, scales that differ between sites, or, where latents are not fixed, a site
+            without reparameterization.
+    """
+
+    def __init__(
+        self,
+        model: Function,
+        guide: Function,
+        args: Any,
+        kwargs: Any,
+        num_particles: int,
+        latents: Latents = "attached",
+        beta: float = 1.0,
+    ) -> None:
+        self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
+        self.num_particles, self.beta = num_particles, beta
+        with DetachSamples() if latents == "fixed" else nullcontext():
+            self.guide_trace = self._trace(guide)
+        self.drawn: dict[str, Tensor] = {name: site["value"] for name, site in sample_sites(self.guide_trace)}
+        if latents != "fixed":
+            _check_reparameterized(self.guide_trace)
+        self.latents = (
+            {n: z.detach().requires_grad_() for n, z in self.drawn.items()} if latents == "leaves" else self.drawn
+        )
+        self.model_trace = self._trace(poutine.replay(model, trace=_substituted(self.guide_trace, self.latents)))
+        _check_latents(self.guide_trace, self.model_trace)
+        self.batch = _batch(self.model_trace)
+        self.scale = _shared_scale([*sample_sites(self.guide_trace), *sample_sites(self.model_trace)])
+
+    @property
+    def terms(self) -> Terms:
+        """The densities at the latents, those of the latents times beta."""
+        sites = sample_sites(self.model_trace)
+        observed = [site for _, site in sites if site["is_observed"]]
+        latent = [site for _, site in sites if not site["is_observed"]]
+        return Terms(self._total(observed), self.beta * self._total(latent), self.log_q(self.latents))
+
+    def log_q(self, latents: Mapping[str, Tensor]) -> Tensor:
+        """Return beta log q(z|x), (K, B), at latents that may be others than those drawn.
+
+        A single site is scored by the distribution that drew it; of several, the later ones depend on the
+        earlier, so the guide is run again on the latents given.
+
+        Raises:
+            InputError: a normalizing flow without an inverse, at latents that it did not draw itself.
+        """
+        sites = sample_sites(self.guide_trace)
+        others = any(latents[name] is not z for name, z in self.drawn.items())
+        if others and len(sites) > 1:
+            given = _substituted(self.guide_trace, latents)
+            sites = sample_sites(self._trace(poutine.replay(self.guide, trace=given)))
+        try:
+            return self.beta * self._total([{**site, "value": latents[name]} for name, site in sites])
+        except (NotImplementedError, KeyError) as error:  # as torch and as Pyro say that there is no inverse
+            raise InputError(
+                "a guide whose density can be had at any z (this estimator treats the score of log q by itself)",
+                "a flow without an inverse",
+                "sampled_kl or iwae, which score a flow only where it has drawn",
+            ) from error
+
+    def _trace(self, function: Function) -> poutine.Trace:
+        plate = pyro.plate(PARTICLES, self.num_particles, dim=-2)
+        trace = prune_subsample_sites(poutine.trace(plate(function)).get_trace(*self.args, **self.kwargs))
+        _check_sites(trace)
+        return trace
+
+    def _total(self, sites: list[Any]) -> Tensor:
+        return total_log_prob(sites).expand(self.num_particles, self.batch)
+
+
+@torch.no_grad()
+def draw_terms(program: Program, x: Tensor, num_particles: int = 1) -> Terms:
+    """Draw K particles from the guide and score them, (K, B): what evaluation is made of.
+
+    Several latent sites add up. Masks count, scales do not. The program's store must be active
+    (:func:`pyro_vae.program.own_store`).
+    """
+    return Draw(program.model, program.guide, (x,), {}, num_particles, "fixed").terms
+
+
+def total_log_prob(sites: list[Any]) -> Tensor:
+    """Sum the log-densities of sites; masks count, scales do not."""
+    log_probs = [site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]) for site in sites]
+    masked = [scale_and_mask(p, scale=1.0, mask=site["mask"]) for p, site in zip(log_probs, sites, strict=True)]
+    total: Tensor = sum(masked[1:], masked[0])
+    return total
+
+
+class DetachSamples(Messenger):
+    """Cut every sample off from what drew it, as it is drawn: what comes after it in the guide sees a constant."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and isinstance(msg["value"], Tensor):
+            msg["value"] = msg["value"].detach()
+
+
+def _substituted(trace: poutine.Trace, latents: Mapping[str, Tensor]) -> poutine.Trace:
+    """Return a copy of a trace that holds other values."""
+    copy = trace.copy()
+    for name, value in latents.items():
+        copy.nodes[name] = {**copy.nodes[name], "value": value}
+    return copy
+
+
+def _check_sites(trace: poutine.Trace) -> None:
+    for name, site in sample_sites(trace):
+        dims = [frame.dim for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES]
+        if dims != [-1]:
+            raise InputError(
+                f"site {name!r} inside one batch plate, in dimension -1: the bound is kept datum by datum",
+                f"plates in dimensions {dims}" if dims else "no plate",
+                "pyro.infer.Trace_ELBO, which takes latents that the data share",
+            )
+        if site["infer"].get("enumerate"):
+            raise InputError(
+                f"site {name!r} sampled", "infer={'enumerate': ...}", "pyro.infer.TraceEnum_ELBO, or no enumeration"
+            )
+
+
+def _check_latents(guide_trace: poutine.Trace, model_trace: poutine.Trace) -> None:
+    guide = {name for name, site in sample_sites(guide_trace) if not site["infer"].get("is_auxiliary")}
+    model = {name for name, site in sample_sites(model_trace) if not site["is_observed"]}
+    if guide != model:
+        got = f"model {sorted(model)}, guide {sorted(guide)}"
+        raise InputError("the same latent sites in model and guide", got, "one pyro.sample name for both")
+    if len(model) == len(sample_sites(model_trace)):
+        raise InputError("an observed site in the model", "none", "pyro.sample('x', ..., obs=x)")
+
+
+def _check_reparameterized(trace: poutine.Trace) -> None:
+    for name, site in sample_sites(trace):
+        if not site["fn"].has_rsample:
+            raise InputError(
+                f"a reparameterized distribution at site {name!r} (this estimator differentiates through z)",
+                type(site["fn"]).__name__,
+                "reinforce, vimco, wake_sleep, rws or tvo",
+            )
+
+
+def _batch(trace: poutine.Trace) -> int:
+    sizes = {
+        f.size for _, site in sample_sites(trace) for f in site["cond_indep_stack"] if f.vectorized and f.dim == -1
+    }
+    if len(sizes) != 1:
+        raise InputError("one batch plate", f"plates of sizes {sorted(sizes)}", "plates of len(x)")
+    return int(sizes.pop())
+
+
+def _shared_scale(sites: list[tuple[str, Any]]) -> Tensor | float:
+    """Return the scale of all sites; where they differ, importance weights would be tempered without a word."""
+    first_name, first = sites[0]
+    for name, site in sites[1:]:
+        if not torch.equal(torch.as_tensor(site["scale"] - first["scale"]).abs().sum(), torch.tensor(0.0)):
+            raise InputError(
+                "one scale for all sites",
+                f"{first['scale']} at site {first_name!r} and {site['scale']} at site {name!r}",
+                "one plate, or one poutine.scale, around model and guide alike; Beta(beta) to weight the KL",
+            )
+    scale: Tensor | float = first["scale"]
+    return scale

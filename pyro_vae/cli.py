@@ -11,13 +11,14 @@ from typing import Any, NoReturn
 import jsonargparse
 from rich.console import Console
 
-from pyro_vae import commands, gallery
+from pyro_vae import commands, comparing, gallery
 from pyro_vae._version import __version__
-from pyro_vae.config import RunConfig
+from pyro_vae.config import NOT_COMPARED, ComparisonConfig, RunConfig
 from pyro_vae.errors import InputError, NonFiniteError
 
 COMMANDS: dict[str, Callable[[Any, Console], int]] = {
     "check": commands.check,
+    "compare": comparing.compare,
     "sample": commands.sample,
     "reconstruct": commands.reconstruct,
     "plot": commands.plot,
@@ -83,6 +84,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=__version__)
     subcommands = parser.add_subcommands(required=True, dest="subcommand")
     subcommands.add_subcommand("train", _train_parser(), help="train a program on images")
+    subcommands.add_subcommand("compare", _compare_parser(), help="estimators side by side on one program")
     subcommands.add_subcommand("check", _check_parser(), help="cross-check Pyro's ELBO against the hand-written one")
     for name, what in (("sample", "generate from the prior"), ("reconstruct", "reconstruct test images")):
         subcommands.add_subcommand(name, _generate_parser(name), help=f"{what}: a picture, and arrays with --arrays")
@@ -97,6 +99,14 @@ def _train_parser() -> Parser:
     parser.add_argument("--out", type=str | None, help="the run folder; runs/DATA-TIME by default")
     parser.add_argument("--overwrite", action="store_true", help="replace the run folder if it exists")
     parser.add_argument("--resume", type=str | None, metavar="RUN", help="continue this run; takes --epochs for more")
+    return parser
+
+
+def _compare_parser() -> Parser:
+    parser = Parser(description="Compare estimators: bias, variance, signal-to-noise ratio, cost, and what they buy.")
+    parser.add_argument("--config", action="config", help="a YAML file of these options")
+    parser.add_class_arguments(RunConfig, skip=NOT_COMPARED)
+    parser.add_class_arguments(ComparisonConfig)
     return parser
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,51 @@ class RunConfig:
                 raise InputError(f"no options for the functions in {self.model}", options, "a class that takes them")
             return target
         return _construct(target, options, images, self.model)
+
+
+# options of a run that a comparison has no use for: its estimators train by the same plain settings
+NOT_COMPARED = {"estimator", "epochs", "schedule", "clip_norm", "kl_warmup", "patience", "eval_particles"}
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """What a comparison needs beside the program and the data; its fields are options of ``pyro-vae compare``.
+
+    Args:
+        estimators: names with arguments, such as stl,iwae:num_particles=5,dreg:num_particles=5.
+        run: compare on the program of this finished run, in the place of the options of a program and data.
+        at: steps of training by trace_elbo after which to compare gradients; 0 is the untrained program.
+        draws: gradients drawn from each estimator.
+        reference_draws: gradients drawn for each reference.
+        batch: data whose gradients are looked at.
+        steps: then train with each estimator for so many steps, and for equal time; 0 for no training.
+        judge_particles: of the importance-weighted bound that judges the trained programs.
+        judge_data: held-out data that it is taken on.
+        json: write every figure to this file.
+        figure: draw the figures to this file.
+    """
+
+    estimators: str
+    run: str | None = None
+    at: list[int] = field(default_factory=lambda: [0])
+    draws: int = 500
+    reference_draws: int = 2000
+    batch: int = 20
+    steps: int = 0
+    judge_particles: int = 500
+    judge_data: int = 500
+    json: str | None = None
+    figure: str | None = None
+
+    def __post_init__(self) -> None:
+        least = {"draws": 20, "reference_draws": 20, "batch": 1, "steps": 0, "judge_particles": 1, "judge_data": 2}
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise InputError(f"{name} of at least {lowest}", getattr(self, name), f"--{name} {lowest}")
+        if not self.at or sorted(set(self.at)) != self.at or self.at[0] < 0:
+            raise InputError("steps in rising order, of at least 0", self.at, "--at '[0, 1000]'")
+        if self.run is not None and self.at != [0]:
+            raise InputError("--at for a program that is trained here", "--run beside it", "one of the two")
 
 
 def _construct(target: Any, options: dict[str, Any], images: Images, name: str) -> object:

@@ -4,7 +4,7 @@ Figures are drawn on matplotlib's object interface: no backend, style or other g
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyro_vae.comparison import EstimatorReport
 from pyro_vae.errors import InputError
+from pyro_vae.race import Lap
 from pyro_vae.training import EpochRecord
 
 PIXEL, MIN_WIDTH = 3, 480  # screen pixels a data pixel, and at least for a whole picture
@@ -69,6 +71,65 @@ def curves(path: Path, history: Sequence[EpochRecord]) -> Path:
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
     return _save(figure, path)
+
+
+def comparison(path: Path, points: Mapping[int, Sequence[EstimatorReport]], laps: Sequence[Lap]) -> Path:
+    """Draw signal-to-noise ratios against particles, φ's variance against training, and what training gave."""
+    panels = 3 + bool(laps)
+    figure = Figure(figsize=(4.6 * panels, 4.2), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(1, panels))
+    last = max(points)
+    for axis, group, symbol in zip(axes, ("phi", "theta"), ("φ (guide)", "θ (model)"), strict=False):
+        _against_particles(axis, points[last], group)
+        axis.set(title=f"signal-to-noise ratio of {symbol}, step {last}", xlabel="particles", ylabel="SNR")
+    _against_training(axes[2], points)
+    if laps:
+        _finish_line(axes[3], laps)
+    return _save(figure, path)
+
+
+def _against_particles(axis: Axes, reports: Sequence[EstimatorReport], group: str) -> None:
+    kinds = dict.fromkeys(report.estimator.partition(":")[0] for report in reports)
+    for kind in kinds:
+        own = sorted((r for r in reports if r.estimator.partition(":")[0] == kind), key=lambda r: r.particles)
+        found = [(r.particles, g.snr) for r in own for g in r.gradients if g.group == group]
+        if found:
+            x, y = [p for p, _ in found], [f.value for _, f in found]
+            axis.errorbar(x, y, [f.standard_error for _, f in found], marker="o", capsize=3, label=kind)
+    axis.set(xscale="log", yscale="log")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _against_training(axis: Axes, points: Mapping[int, Sequence[EstimatorReport]]) -> None:
+    names = [report.estimator for report in next(iter(points.values()))]
+    for name in names:
+        found = [
+            (step, g.variance)
+            for step, reports in points.items()
+            for r in reports
+            for g in r.gradients
+            if r.estimator == name and g.group == "phi"
+        ]
+        axis.plot([s for s, _ in found], [v for _, v in found], marker="o", label=name)
+    axis.set(yscale="log", title="variance of φ's gradient", xlabel="steps of training", ylabel="total variance")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=7)
+
+
+def _finish_line(axis: Axes, laps: Sequence[Lap]) -> None:
+    names = list(dict.fromkeys(lap.estimator for lap in laps))
+    for offset, after in ((-0.12, "equal steps"), (0.12, "equal time")):
+        found = [lap for lap in laps if lap.after == after]
+        y = [names.index(lap.estimator) + offset for lap in found]
+        mean = [lap.log_evidence.mean for lap in found]
+        error = [lap.log_evidence.standard_error for lap in found]
+        axis.errorbar(mean, y, xerr=error, fmt="o", capsize=3, label=after)
+    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.set(title="held-out log p(x) after training", xlabel=f"L_{laps[0].num_particles}, nats per datum")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=8)
 
 
 def latent_scatter(path: Path, means: Tensor, labels: Tensor | None) -> Path:

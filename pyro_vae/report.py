@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pyro_vae.comparison import EstimatorReport, Figure
 from pyro_vae.crosscheck import Z_SCORE, Row
 from pyro_vae.data import DataSet
 from pyro_vae.engines import StepInfo
 from pyro_vae.numerics import Estimate
+from pyro_vae.race import Lap
 from pyro_vae.run import Run
 from pyro_vae.training import EpochRecord, Hook, Loop
 
@@ -133,6 +135,60 @@ def mismatch_lines(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if not row.passed
     ]
+
+
+def comparison_tables(reports: Sequence[EstimatorReport], where: str) -> list[Table]:
+    """Return what each estimator gives and costs, and what its gradients are like in θ and φ.
+
+    The digits in brackets are one standard error of the last digits before them.
+    """
+    costs = Table(title=f"estimators at {where}", box=box.SIMPLE)
+    for column in ("estimator", "bound, nats", "ESS/K", "ms a step", "MB"):
+        costs.add_column(column)
+    for found in reports:
+        figures = (f"{1e3 * found.seconds:.1f}", f"{found.memory:.1f}")
+        costs.add_row(found.estimator, bracketed(found.bound), bracketed(found.ess), *figures)
+    return [costs, *(_gradient_table(reports, where, group) for group in ("theta", "phi"))]
+
+
+def _gradient_table(reports: Sequence[EstimatorReport], where: str, group: str) -> Table:
+    name = {"theta": "θ (model)", "phi": "φ (guide)"}[group]
+    table = Table(title=f"gradient of {name} at {where}", box=box.SIMPLE)
+    for column in ("estimator", "SNR", "variance", "bias²", "DSNR", "cosine"):
+        table.add_column(column)
+    for report in reports:
+        for found in report.gradients:
+            if found.group == group:
+                one, *others = (bracketed(f) for f in (found.snr, found.bias_squared, found.dsnr, found.cosine))
+                table.add_row(report.estimator, one, f"{found.variance:.3g}", *others)
+    return table
+
+
+def bracketed(figure: Figure) -> str:
+    """Write a figure with its standard error in brackets, to two digits of the error.
+
+    Example:
+        >>> bracketed(Figure(0.6271, 0.0113)), bracketed(Figure(-25.123, 0.02)), bracketed(Figure(1.0, 0.0))
+        ('0.627(11)', '-25.123(20)', '1')
+    """
+    error = figure.standard_error
+    if not (math.isfinite(error) and error > 0 and math.isfinite(figure.value)):
+        return f"{figure.value:.4g}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    if digits > 6:
+        return f"{figure.value:.1e}({error:.0e})"
+    shown = round(error * 10**digits)
+    return f"{figure.value:.{digits}f}({shown})"
+
+
+def race_table(laps: Sequence[Lap]) -> Table:
+    """Return a line for each estimator and lap."""
+    table = Table(title=f"held-out log p(x), L_{laps[0].num_particles}, nats per datum", box=box.SIMPLE)
+    for column in ("estimator", "after", "steps", "seconds", "log p(x)"):
+        table.add_column(column)
+    for lap in laps:
+        table.add_row(lap.estimator, lap.after, str(lap.steps), f"{lap.seconds:.1f}", str(lap.log_evidence))
+    return table
 
 
 def bound_line(split: str, count: int, bound: Estimate, binarize: str, num_particles: int) -> str:

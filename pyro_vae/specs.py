@@ -45,6 +45,22 @@ def from_spec(table: Mapping[str, Callable[..., T]], text: str, what: str, **giv
         raise InputError(f"arguments that {what} {name} takes", f"{text!r}: {error}", f"{name} alone") from None
 
 
+def split_specs(text: str) -> list[str]:
+    """Split ``name,name:key=value,key=value,name`` where a new name begins.
+
+    Example:
+        >>> split_specs("stl,ciwae:num_particles=5,beta=0.1,dreg")
+        ['stl', 'ciwae:num_particles=5,beta=0.1', 'dreg']
+    """
+    parts: list[str] = []
+    for part in (part.strip() for part in text.split(",")):
+        if parts and "=" in part and ":" not in part.partition("=")[0]:
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
+    return parts
+
+
 def _arguments(rest: str, text: str) -> dict[str, Any]:
     arguments = {}
     for part in filter(None, rest.split(",")):

@@ -11,8 +11,8 @@ LAYERS = [
     ["_version", "errors", "specs", "imports", "numerics", "devices", "networks", "data"],
     ["likelihoods", "priors", "posteriors", "vae", "program", "checking", "predictive"],
     ["elbo"],
-    ["engines", "evaluation", "training", "config", "run", "recording", "crosscheck"],
-    ["plots", "gallery", "report", "commands", "cli", "__main__"],
+    ["engines", "evaluation", "training", "comparison", "race", "config", "run", "recording", "crosscheck"],
+    ["plots", "gallery", "report", "commands", "comparing", "cli", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -127,7 +127,7 @@ class Estimator(ELBO):
         return -draw.scale * found.value.detach().sum(), -draw.scale * found.surrogate
 
     def _get_trace(self, *args: Any) -> Any:  # Pyro's base class asks for it; nothing here calls it
-        raise TypeError("estimators draw by pyro_vae.elbo.base.Draw")
+        raise TypeError("estimators draw by pyro_vae.elbo.draw.Draw")
 
 
 def _total_gradient(draw: Draw, weighting: Rule) -> Bound:

@@ -58,8 +58,8 @@ class Draw:
 
     Raises:
         InputError: a site outside the one batch plate (dimension −1), a latent that only one of model and guide
-            has, an enumerated site, scales that differ between sites, or, where latents are not fixed, a site
-            without reparameterization.
+            has, an enumerated site, scales that differ between sites or data, or, where latents are not fixed, a
+            site without reparameterization.
     """
 
     def __init__(
@@ -75,14 +75,16 @@ class Draw:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.num_particles, self.beta = num_particles, beta
         with DetachSamples() if latents == "fixed" else nullcontext():
-            self.guide_trace = self._trace(guide)
+            self._guide_run = self._trace(guide)  # holds the plate's subsample, which every later run must share
+        self.guide_trace = prune_subsample_sites(self._guide_run)
         self.drawn: dict[str, Tensor] = {name: site["value"] for name, site in sample_sites(self.guide_trace)}
         if latents != "fixed":
             _check_reparameterized(self.guide_trace)
         self.latents = (
             {n: z.detach().requires_grad_() for n, z in self.drawn.items()} if latents == "leaves" else self.drawn
         )
-        self.model_trace = self._trace(poutine.replay(model, trace=_substituted(self.guide_trace, self.latents)))
+        given = _substituted(self._guide_run, self.latents)
+        self.model_trace = prune_subsample_sites(self._trace(poutine.replay(model, trace=given)))
         _check_latents(self.guide_trace, self.model_trace)
         self.batch = _batch(self.model_trace)
         self.scale = _shared_scale([*sample_sites(self.guide_trace), *sample_sites(self.model_trace)])
@@ -99,7 +101,8 @@ class Draw:
         """Return beta log q(z|x), (K, B), at latents that may be others than those drawn.
 
         A single site is scored by the distribution that drew it; of several, the later ones depend on the
-        earlier, so the guide is run again on the latents given.
+        earlier, so the guide is run again on the latents given: it must then be a function of them alone (dropout
+        in it would draw another mask).
 
         Raises:
             InputError: a normalizing flow without an inverse, at latents that it did not draw itself.
@@ -107,8 +110,8 @@ class Draw:
         sites = sample_sites(self.guide_trace)
         others = any(latents[name] is not z for name, z in self.drawn.items())
         if others and len(sites) > 1:
-            given = _substituted(self.guide_trace, latents)
-            sites = sample_sites(self._trace(poutine.replay(self.guide, trace=given)))
+            given = _substituted(self._guide_run, latents)
+            sites = sample_sites(prune_subsample_sites(self._trace(poutine.replay(self.guide, trace=given))))
         try:
             return self.beta * self._total([{**site, "value": latents[name]} for name, site in sites])
         except (NotImplementedError, KeyError) as error:  # as torch and as Pyro say that there is no inverse
@@ -120,8 +123,8 @@ class Draw:
 
     def _trace(self, function: Function) -> poutine.Trace:
         plate = pyro.plate(PARTICLES, self.num_particles, dim=-2)
-        trace = prune_subsample_sites(poutine.trace(plate(function)).get_trace(*self.args, **self.kwargs))
-        _check_sites(trace)
+        trace = poutine.trace(plate(function)).get_trace(*self.args, **self.kwargs)
+        _check_sites(prune_subsample_sites(trace))
         return trace
 
     def _total(self, sites: list[Any]) -> Tensor:
@@ -146,11 +149,20 @@ def total_log_prob(sites: list[Any]) -> Tensor:
     return total
 
 
+def differ(left: Any, right: Any) -> bool:
+    """Whether two scales or two masks differ anywhere; plain numbers are compared without reading a tensor."""
+    unequal = left != right
+    return bool(unequal.any() if isinstance(unequal, Tensor) else unequal)
+
+
 class DetachSamples(Messenger):
-    """Cut every sample off from what drew it, as it is drawn: what comes after it in the guide sees a constant."""
+    """Cut every sample off from what drew it, as it is drawn: what comes after it in the guide sees a constant.
+
+    A sample without a gradient stays the same object: a flow without an inverse scores only what it has drawn itself.
+    """
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and isinstance(msg["value"], Tensor):
+        if not msg["is_observed"] and isinstance(msg["value"], Tensor) and msg["value"].requires_grad:
             msg["value"] = msg["value"].detach()
 
 
@@ -209,12 +221,15 @@ def _batch(trace: poutine.Trace) -> int:
 def _shared_scale(sites: list[tuple[str, Any]]) -> Tensor | float:
     """Return the scale of all sites; where they differ, importance weights would be tempered without a word."""
     first_name, first = sites[0]
+    if isinstance(first["scale"], Tensor) and first["scale"].dim():
+        got = f"a tensor of shape {tuple(first['scale'].shape)} at site {first_name!r}"
+        raise InputError("one number as scale", got, "pyro.infer.Trace_ELBO, which takes a scale for every datum")
     for name, site in sites[1:]:
-        if not torch.equal(torch.as_tensor(site["scale"] - first["scale"]).abs().sum(), torch.tensor(0.0)):
+        if differ(site["scale"], first["scale"]):
             raise InputError(
                 "one scale for all sites",
                 f"{first['scale']} at site {first_name!r} and {site['scale']} at site {name!r}",
-                "one plate, or one poutine.scale, around model and guide alike; Beta(beta) to weight the KL",
+                "one plate, or one poutine.scale, around model and guide alike; estimator beta to weight the KL",
             )
     scale: Tensor | float = first["scale"]
     return scale

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.elbo.base import Bound, Estimator, Form, Weighting, at_least_one
-from pyro_vae.elbo.draw import Draw, Terms
+from pyro_vae.elbo.draw import Draw, Terms, differ
 from pyro_vae.errors import InputError
 from pyro_vae.program import sample_sites
 
@@ -116,7 +116,7 @@ def closed_kl(draw: Draw, name: str, site: Any) -> Tensor:
     """Return KL(q‖p) of one latent site in closed form, (K, B).
 
     Raises:
-        InputError: there is no closed form for the pair.
+        InputError: there is no closed form for the pair, or their masks differ.
     """
     prior: Any = draw.model_trace.nodes.get(name)
     try:
@@ -124,6 +124,8 @@ def closed_kl(draw: Draw, name: str, site: Any) -> Tensor:
     except (NotImplementedError, TypeError) as error:
         pair = f"{_kind(site['fn'])} and {_kind(prior['fn']) if prior else 'nothing'}"
         raise InputError(f"a KL in closed form at site {name!r}", f"none for {pair}", "sampled_kl") from error
+    if differ(*(True if mask is None else mask for mask in (site["mask"], prior["mask"]))):
+        raise InputError(f"one mask for model and guide at site {name!r}", "two that differ", "sampled_kl")
     unscaled: Tensor = scale_and_mask(kl, scale=1.0, mask=site["mask"])
     return unscaled.expand(draw.num_particles, draw.batch)
 

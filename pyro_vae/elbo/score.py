@@ -222,8 +222,8 @@ class TVO(Estimator):
 
     Each expectation is estimated from the same K particles with weights :math:`w_k^\beta` normalised, and its
     gradient by the covariance :math:`\nabla E_\pi[f] = E_\pi[\nabla f] + \mathrm{Cov}_\pi(\nabla \log \tilde\pi,
-    f)`: no reparameterization. Biased for finite K. A single partition is the ELBO. Source: Masrani, Le and Wood, arXiv
-    1907.00031.
+    f)`: no reparameterization. Biased for finite K. A single partition is the ELBO, with a φ-gradient that is too small
+    by the factor (K − 1)/K. Source: Masrani, Le and Wood, arXiv 1907.00031.
 
     Args:
         num_particles: K.

@@ -22,7 +22,8 @@ class Weighted(Estimator):
     .. math:: \log w_\beta = \log p(x|z) + \beta \, (\log p(z) - \log q(z|x))
 
     takes the place of log w in value and gradient (in the closed form, β KL that of KL). For β < 1 the value is no
-    bound. Sources: β-VAE: Higgins et al., ICLR 2017; warm-up: Bowman et al., arXiv 1511.06349.
+    bound; for β > 1 it is one for estimators of the ELBO, but not for importance-weighted ones. Sources: β-VAE: Higgins
+    et al., ICLR 2017; warm-up: Bowman et al., arXiv 1511.06349.
 
     Args:
         estimator: one for which this holds: analytic_kl, sampled_kl, stl, iwae, miwae, ciwae, renyi.

@@ -1,0 +1,110 @@
+"""Does the encoder's gradient drown as particles are added, and which estimators keep it above the noise?
+
+Three published claims, on MNIST with IWAE's network (784-200-200-50, tanh, batches of 20, dynamic binarization):
+
+1. IWAE: the signal-to-noise ratio of the encoder's gradient falls as 1/√K, DReG's does not (Rainforth et al., arXiv
+   1802.04537; Tucker et al., arXiv 1810.04152);
+2. the decoder's rises with K (Rainforth et al.: as √K);
+3. the variance of STL's encoder gradient falls below the plain ELBO's as training goes on (Roeder et al., arXiv
+   1703.09194).
+
+Command::
+
+    python experiments/signal_to_noise.py --data-root data
+
+It takes some twenty minutes on two cores. What should be seen: a slope of log SNR against log K near −1/2 for IWAE's φ,
+not below 0 for DReG's φ, above 0 for both θs; a variance ratio of STL to ELBO that is below 1 and falls with training.
+
+Out: ``signal_to_noise.json`` (every figure of the comparison, and the three claims with their standard errors) and
+``signal_to_noise.png`` in ``--results``.
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.cli import main as pyro_vae
+from pyro_vae.run import write_json
+
+PARTICLES = (1, 4, 16, 64)
+ESTIMATORS = ["trace_elbo", "stl", *(f"{name}:num_particles={k}" for name in ("iwae", "dreg") for k in PARTICLES)]
+
+
+def main() -> int:
+    """Compare, then read the three claims off the figures; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", default="data", help="where MNIST is, or is downloaded to")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--at", default="[0, 1000, 10000]", help="steps of training")
+    parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--results", default="docs/results")
+    options = parser.parse_args()
+    file = Path(options.results) / "signal_to_noise.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    named = {
+        "data": "mnist",
+        "data_root": options.data_root,
+        "device": options.device,
+        "hidden": "[200, 200]",
+        "latent_dim": 50,
+        "activation": "tanh",
+        "batch_size": 20,
+        "estimators": ",".join(ESTIMATORS),
+        "at": options.at,
+        "draws": options.draws,
+        "reference_draws": 2 * options.draws,
+        "json": file,
+        "figure": file.with_suffix(".png"),
+    }
+    status = pyro_vae(["compare", *(word for name, value in named.items() for word in (f"--{name}", str(value)))])
+    if status == 0:
+        record = json.loads(file.read_text())
+        record["command"] = "python experiments/signal_to_noise.py"
+        record["claims"] = claims(record["points"])
+        write_json(file, record)
+        print(json.dumps(record["claims"], indent=2))
+    return status
+
+
+def claims(points: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return, for each point of training, slopes of log SNR against log K, and STL's share of the ELBO's variance."""
+    return {
+        step: {
+            **{
+                f"slope of {name}, {group}": slope(reports, name, group)
+                for name in ("iwae", "dreg")
+                for group in ("theta", "phi")
+            },
+            "variance of stl over trace_elbo, phi": variance(reports, "stl") / variance(reports, "trace_elbo"),
+        }
+        for step, reports in points.items()
+    }
+
+
+def slope(reports: list[dict[str, Any]], name: str, group: str) -> dict[str, float]:
+    """Return the least-squares slope of log SNR against log K, weighted by the figures' errors, and its error."""
+    rows = [
+        (math.log(report["particles"]), found["snr"]["value"], found["snr"]["standard_error"])
+        for report in reports
+        for found in report["gradients"]
+        if report["estimator"].startswith(f"{name}:") and found["group"] == group
+    ]
+    weights = [(value / error) ** 2 for _, value, error in rows]  # error of log SNR is error / SNR
+    total = sum(weights)
+    centre = sum(w * x for w, (x, _, _) in zip(weights, rows, strict=True)) / total
+    spread = sum(w * (x - centre) ** 2 for w, (x, _, _) in zip(weights, rows, strict=True))
+    found = sum(w * (x - centre) * math.log(value) for w, (x, value, _) in zip(weights, rows, strict=True)) / spread
+    return {"value": found, "standard_error": 1 / math.sqrt(spread)}
+
+
+def variance(reports: list[dict[str, Any]], name: str) -> float:
+    """Return the total variance of φ's gradient."""
+    (report,) = (report for report in reports if report["estimator"] == name)
+    return next(found["variance"] for found in report["gradients"] if found["group"] == "phi")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

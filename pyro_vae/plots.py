@@ -4,7 +4,7 @@ Figures are drawn on matplotlib's object interface: no backend, style or other g
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_vae.comparison import EstimatorReport
+from pyro_vae import comparison as stats
+from pyro_vae.comparison import EstimatorReport, GradientReport
 from pyro_vae.errors import InputError
 from pyro_vae.race import Lap
 from pyro_vae.training import EpochRecord
@@ -81,19 +82,25 @@ def comparison(path: Path, points: Mapping[int, Sequence[EstimatorReport]], laps
     axes = list(figure.subplots(1, panels))
     last = max(points)
     for axis, group, symbol in zip(axes, ("phi", "theta"), ("φ (guide)", "θ (model)"), strict=False):
-        _against_particles(axis, points[last], group)
+        _against_particles(axis, points[last], group, lambda found: found.snr)
         axis.set(title=f"signal-to-noise ratio of {symbol}, step {last}", xlabel="particles", ylabel="SNR")
-    _against_training(axes[2], points)
+    if len(points) > 1:
+        _against_training(axes[2], points)
+    else:
+        _against_particles(axes[2], points[last], "phi", lambda found: stats.Figure(found.variance, 0.0))
+        axes[2].set(title=f"variance of φ's gradient, step {last}", xlabel="particles", ylabel="total variance")
     if laps:
         _finish_line(axes[3], laps)
     return _save(figure, path)
 
 
-def _against_particles(axis: Axes, reports: Sequence[EstimatorReport], group: str) -> None:
+def _against_particles(
+    axis: Axes, reports: Sequence[EstimatorReport], group: str, figure: Callable[[GradientReport], stats.Figure]
+) -> None:
     kinds = dict.fromkeys(report.estimator.partition(":")[0] for report in reports)
     for kind in kinds:
         own = sorted((r for r in reports if r.estimator.partition(":")[0] == kind), key=lambda r: r.particles)
-        found = [(r.particles, g.snr) for r in own for g in r.gradients if g.group == group]
+        found = [(r.particles, figure(g)) for r in own for g in r.gradients if g.group == group]
         if found:
             x, y = [p for p, _ in found], [f.value for _, f in found]
             axis.errorbar(x, y, [f.standard_error for _, f in found], marker="o", capsize=3, label=kind)

@@ -144,7 +144,7 @@ def comparison_tables(reports: Sequence[EstimatorReport], where: str) -> list[Ta
     """
     costs = Table(title=f"estimators at {where}", box=box.SIMPLE)
     for column in ("estimator", "bound, nats", "ESS/K", "ms a step", "MB"):
-        costs.add_column(column)
+        costs.add_column(column, overflow="fold")
     for found in reports:
         figures = (f"{1e3 * found.seconds:.1f}", f"{found.memory:.1f}")
         costs.add_row(found.estimator, bracketed(found.bound), bracketed(found.ess), *figures)
@@ -155,7 +155,7 @@ def _gradient_table(reports: Sequence[EstimatorReport], where: str, group: str) 
     name = {"theta": "θ (model)", "phi": "φ (guide)"}[group]
     table = Table(title=f"gradient of {name} at {where}", box=box.SIMPLE)
     for column in ("estimator", "SNR", "variance", "bias²", "DSNR", "cosine"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for report in reports:
         for found in report.gradients:
             if found.group == group:

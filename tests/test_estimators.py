@@ -14,7 +14,7 @@ from toys import NOISE, discrete, gauss_hermite, gaussian, hierarchy
 
 from pyro_vae import VAE, InputError, elbo
 from pyro_vae.elbo import ESTIMATORS
-from pyro_vae.elbo.base import Estimator
+from pyro_vae.elbo.base import ASSEMBLE, Estimator
 from pyro_vae.elbo.draw import Draw, Terms
 from pyro_vae.program import own_store
 
@@ -39,7 +39,7 @@ OURS = {
     "tvo": elbo.TVO(2, partitions=3),
     "beta": elbo.beta_vae(beta=1.0, num_particles=2),
 }
-PATHWISE = [n for n in OURS if OURS[n].form != "fixed"]
+CLOSED = ["analytic_kl", "beta"]  # no weighting: their KL is in closed form
 FIXED = [n for n in OURS if OURS[n].form == "fixed"]
 
 
@@ -346,6 +346,63 @@ def test_gradient_equals_the_formula_by_hand(name):
         assert_close(value, torch.from_numpy(reference))
 
 
+def value_by_hand(name, log_w):
+    """The value of each estimator, (B,), in numpy."""
+    bound = np.log(np.exp(log_w).mean(0))
+    mean = log_w.mean(0)
+    if name == "tvo":
+        betas = OURS["tvo"].betas().numpy()
+        return sum(
+            (high - low) * (softmax(low * log_w) * log_w).sum(0) for low, high in itertools.pairwise(betas.tolist())
+        )
+    if name == "miwae":
+        return 0.5 * (np.log(np.exp(log_w[:2]).mean(0)) + np.log(np.exp(log_w[2:]).mean(0)))
+    importance = {"iwae", "iwae_stl", "dreg", "piwae", "vimco", "rws"}
+    special = {"ciwae": 0.3 * mean + 0.7 * bound, "renyi": np.log(np.exp(0.6 * log_w).mean(0)) / 0.6}
+    return special.get(name, bound if name in importance else mean)
+
+
+def some_terms(particles=2, batch=7, shift=0.0):
+    """Terms of no program, far from constant."""
+    noise = torch.randn(3, particles, batch, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return Terms(noise[0] + shift, noise[1], noise[2])
+
+
+@pytest.mark.parametrize("name", [n for n in OURS if n not in ("analytic_kl", "beta")])
+def test_value_equals_the_formula_by_hand(name):
+    terms = some_terms(OURS[name].draws)
+    found = OURS[name].weighting(terms).value
+    assert_close(found, torch.from_numpy(value_by_hand(name, terms.log_weight.numpy())))
+
+
+@pytest.mark.parametrize("name", [n for n in OURS if n not in ("analytic_kl", "beta")])
+@pytest.mark.parametrize("shift", [-1e5, 1e5])
+def test_log_weights_of_the_size_of_an_image_neither_overflow_nor_underflow(name, shift):
+    """A constant in log p(x|z) moves the value by itself, and no weight but that of a fixed baseline."""
+    plain, moved = (OURS[name].weighting(some_terms(OURS[name].draws, shift=c)) for c in (0.0, shift))
+    assert_close(moved.value - shift, plain.value, tolerance=1e-8)
+    for part in ("theta", "path", "score"):
+        if getattr(plain, part) is not None and not (name == "reinforce_moving_average" and part == "score"):
+            assert_close(getattr(moved, part), getattr(plain, part), tolerance=1e-8)
+
+
+@pytest.mark.parametrize("make", [gaussian, hierarchy], ids=["one latent", "two latents"])
+@pytest.mark.parametrize("name", [n for n in OURS if OURS[n].form in ("total", "sticking") and n not in CLOSED])
+def test_the_shorter_forms_are_what_their_weights_say(name, make):
+    """Every weighting, put together part by part, gives the gradient that its own form gives: no weight is idle."""
+    program, x = make(20), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64)
+    estimator, parameters = OURS[name], [*program.model_parameters, *program.guide_parameters]
+    found = []
+    for latents in (None, "leaves"):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            draw = estimator.draw(program.model, program.guide, (x,), {}, latents)
+        assemble = ASSEMBLE["parts"] if latents else ASSEMBLE[estimator.form]
+        found.append(torch.autograd.grad(assemble(draw, estimator.weighting).surrogate, parameters))
+    for short, whole in zip(*found, strict=True):
+        assert_close(short, whole)
+
+
 def test_analytic_kl_equals_the_formula_by_hand():
     batch = 40
     program, x = gaussian(batch, off=0.4), torch.linspace(-1.5, 1.5, batch, dtype=torch.float64)
@@ -641,6 +698,10 @@ BAD = {
     "free bits": (lambda: elbo.AnalyticKL(free_bits=-1.0), "free_bits of at least 0"),
     "weighted dreg": (lambda: elbo.Weighted(elbo.DReG(5), beta=0.5), "whose KL can be weighted"),
     "weighted twice": (lambda: elbo.beta_vae(estimator="vimco", num_particles=2), "whose KL can be weighted"),
+    "weight in a weight": (
+        lambda: elbo.Weighted(elbo.beta_vae(), beta=0.5),
+        "one weight of the KL; got another inside",
+    ),
     "negative beta": (lambda: elbo.beta_vae(beta=-1.0), "a beta above 0"),
     "free bits elsewhere": (
         lambda: elbo.beta_vae(estimator="stl", free_bits=1.0),

@@ -84,7 +84,7 @@ class ReinforceMovingAverage(Estimator):
     form: ClassVar[Form] = "fixed"
     num_particles: int = 1
     decay: float = 0.9
-    average: MovingAverage = field(default_factory=MovingAverage, repr=False, compare=False)
+    average: MovingAverage = field(default_factory=MovingAverage, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         at_least_one("num_particles", self.num_particles)

@@ -41,9 +41,12 @@ class Weighted(Estimator):
     beta: float
 
     def __post_init__(self) -> None:
+        if isinstance(self.estimator, Weighted):
+            raise InputError("one weight of the KL", f"another inside: {self.estimator}", "a single one; no kl_warmup")
         if type(self.estimator) not in WEIGHTABLE:
             names = ", ".join(kind.__name__ for kind in WEIGHTABLE)
-            raise InputError(f"an estimator whose KL can be weighted, one of {names}", self.estimator, "no weight")
+            hint = "no weight, and no kl_warmup"
+            raise InputError(f"an estimator whose KL can be weighted, one of {names}", self.estimator, hint)
         if not self.beta > 0:
             raise InputError("a beta above 0", self.beta, "beta=1")
 

@@ -132,6 +132,12 @@ def test_limits_of_renyi_ciwae_and_tvo():
     assert_close(values(elbo.CIWAE(4, beta=0.0), program, x), iwae)
     assert_close(values(elbo.CIWAE(4, beta=1.0), program, x), mean)
     assert_close(values(elbo.TVO(4, partitions=1), program, x), mean)
+    terms = some_terms(4)
+    even, share = (estimator.weighting(terms).theta for estimator in (elbo.SampledKL(4), elbo.IWAE(4)))
+    for estimator in (elbo.Renyi(4, alpha=1.0), elbo.CIWAE(4, beta=1.0), elbo.TVO(4, partitions=1), elbo.STL(4)):
+        assert_close(estimator.weighting(terms).theta, even)
+    for estimator in (elbo.Renyi(4, alpha=0.0), elbo.CIWAE(4, beta=0.0), elbo.MIWAE(4, 1), elbo.PIWAE(2, 2)):
+        assert_close(estimator.weighting(terms).theta, share)
 
 
 # --- the exact gradient -----------------------------------------------------------------------------------
@@ -436,6 +442,126 @@ def test_beta_weights_the_kl_and_free_bits_stop_its_gradient():
     assert_close(values(sampled, program, x), expected.detach())
 
 
+def chain(batch):
+    """Two latents in one order in model and guide, so that the closed form holds: (model, guide, parameters)."""
+    a, b, c = (torch.full((batch,), v, dtype=torch.float64, requires_grad=True) for v in (0.5, 0.4, -0.1))
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z1 = pyro.sample("z1", dist.Normal(torch.zeros_like(x), 1.0))
+            z2 = pyro.sample("z2", dist.Normal(0.8 * z1, 1.0))
+            pyro.sample("x", dist.Normal(z2, NOISE), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z1 = pyro.sample("z1", dist.Normal(a * x, 0.6))
+            pyro.sample("z2", dist.Normal(b * z1 + c, 0.8))
+
+    return model, guide, [a, b, c]
+
+
+def test_closed_kls_of_two_latents():
+    """The second depends on the first as drawn; free bits are each site's own."""
+    x = torch.linspace(-1.5, 1.5, 30, dtype=torch.float64)
+    model, guide, parameters = chain(30)
+    found = []
+    for estimator in (elbo.AnalyticKL(3), TraceMeanField_ELBO(3, max_plate_nesting=1, vectorize_particles=True)):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            loss = estimator.differentiable_loss(model, guide, x)
+        loss = loss if isinstance(loss, torch.Tensor) else loss[0]
+        found.append((loss.detach(), torch.autograd.grad(loss, parameters)))
+    assert_close(found[0][0], found[1][0])
+    for mine, theirs in zip(found[0][1], found[1][1], strict=True):
+        assert_close(mine, theirs)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draw = elbo.AnalyticKL(3).draw(model, guide, (x,), {})
+    normal = torch.distributions.Normal
+    a, b, c = parameters
+    z1 = draw.drawn["z1"]
+    kl1 = torch.distributions.kl_divergence(normal(a * x, 0.6), normal(0.0, 1.0)).expand(3, 30)
+    kl2 = torch.distributions.kl_divergence(normal(b * z1 + c, 0.8), normal(0.8 * z1, 1.0))
+    limit = kl1.median().item()
+    expected = (draw.terms.log_px_z - kl1.clamp(min=limit) - kl2.clamp(min=limit)).mean(0)
+    assert_close(elbo.AnalyticKL(3, free_bits=limit).value(draw).detach(), expected.detach())
+
+
+def test_the_running_baseline_moves_as_its_formula_says():
+    """From 0, after the step that used it, by 1 − d of the mean over data and particles; and the next step uses it."""
+    estimator = elbo.ReinforceMovingAverage(2, decay=0.75)
+    program, x = gaussian(20, off=0.4), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64)
+    baseline = 0.0
+    for seed in range(3):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            draw = estimator.draw(program.model, program.guide, (x,), {})
+        terms = draw.terms.detach()
+        assert_close(estimator.weighting(terms).score, (terms.log_weight - baseline) / 2)
+        found = torch.autograd.grad(estimator.of_draw(draw).surrogate, program.m)[0]
+        q = torch.distributions.Normal((program.a * x + program.m).detach(), program.r.exp().detach())
+        slope = (draw.drawn["z"] - q.mean) / q.variance
+        assert_close(found, ((terms.log_weight - baseline) / 2 * slope).sum(0))
+        baseline = 0.75 * baseline + 0.25 * terms.log_weight.mean().item()
+        assert estimator.state_dict() == {"baseline": pytest.approx(baseline, rel=1e-12)}
+    other = elbo.ReinforceMovingAverage(2)
+    other.load_state_dict(estimator.state_dict())
+    assert other.average.mean == estimator.average.mean
+
+
+def test_partitions_of_the_tvo_are_log_uniform():
+    assert elbo.TVO(partitions=1).betas().tolist() == [0.0, 1.0]
+    assert elbo.TVO(partitions=2, first_beta=0.3).betas().tolist() == pytest.approx([0.0, 0.3, 1.0])
+    assert elbo.TVO(partitions=3, first_beta=0.04).betas().tolist() == pytest.approx([0.0, 0.04, 0.2, 1.0])
+
+
+def test_bounds_of_another_number_than_particles():
+    """MIWAE and PIWAE at K = 3, M = 2: the first three particles are one bound, the last three the other."""
+    terms = some_terms(6)
+    log_w = terms.log_weight.numpy()
+    shares = np.concatenate([softmax(log_w[:3]), softmax(log_w[3:])]) / 2
+    both = 0.5 * (np.log(np.exp(log_w[:3]).mean(0)) + np.log(np.exp(log_w[3:]).mean(0)))
+    miwae, piwae = elbo.MIWAE(3, 2).weighting(terms), elbo.PIWAE(3, 2).weighting(terms)
+    assert_close(miwae.value, torch.from_numpy(both))
+    assert_close(piwae.value, torch.from_numpy(np.log(np.exp(log_w).mean(0))))
+    assert_close(piwae.theta, torch.from_numpy(softmax(log_w)))
+    for found in (miwae.theta, miwae.path, -miwae.score, piwae.path, -piwae.score):
+        assert_close(found, torch.from_numpy(shares))
+
+
+@pytest.mark.parametrize("name", ["wake_sleep", "rws"])
+def test_a_dream_takes_the_arguments_of_the_program(name):
+    program, x = gaussian(4, off=0.4), repeated(4)
+    seen = []
+
+    def model(x, shift, *, scale):
+        seen.append((shift, scale))
+        program.model(x)
+
+    def guide(x, shift, *, scale):
+        seen.append((shift, scale))
+        program.guide(x)
+
+    estimator = elbo.RWS(2, sleep_phi=1.0) if name == "rws" else OURS[name]
+    estimator.loss_and_grads(model, guide, x, 3.0, scale=2.0)
+    assert seen == [(3.0, 2.0)] * 4
+
+
+def test_reweighted_wake_sleep_weighs_its_two_phases():
+    """φ: a times the wake phase's gradient and b times the sleep phase's, each to the last digit."""
+    program, x = gaussian(20, off=0.4), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64)
+    wake = gradients(elbo.RWS(3), program, x)
+    sleep = gradients(elbo.RWS(3, wake_phi=0.0, sleep_phi=1.0), program, x)
+    mixed = gradients(elbo.RWS(3, wake_phi=0.3, sleep_phi=0.7), program, x)
+    assert_close(mixed[0][0], wake[0][0])
+    assert_close(sleep[0][0], wake[0][0])
+    for both, a, b in zip(mixed[1], wake[1], sleep[1], strict=True):
+        assert_close(both, 0.3 * a + 0.7 * b)
+    wake_sleep = gradients(elbo.WakeSleep(3), program, x)
+    for a, b in zip(sleep[1], wake_sleep[1], strict=True):
+        assert_close(a, b)
+
+
 @pytest.mark.parametrize("inner", ["sampled_kl", "stl", "iwae", "miwae", "ciwae", "renyi"])
 def test_weight_one_changes_nothing_and_another_is_the_gradient_of_its_value(inner):
     program, x = gaussian(20, off=0.4), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64)
@@ -653,6 +779,72 @@ def student_model(x):
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
+def latents_alone(x, *names):
+    with pyro.plate("data", len(x), dim=-1):
+        for name in names:
+            pyro.sample(name, dist.Normal(torch.zeros_like(x), 1.0))
+
+
+def latent_and_data(x, name):
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample(name, dist.Normal(torch.zeros_like(x), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def two_plates(x):
+    with pyro.plate("more", 2, dim=-3), pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+
+
+def one_latent(x):
+    with pyro.plate("one", 1, dim=-1):
+        pyro.sample("z", dist.Normal(torch.zeros_like(x[:1]), 1.0))
+
+
+def two_sizes(x):
+    with pyro.plate("one", 1, dim=-1):
+        z = pyro.sample("z", dist.Normal(torch.zeros_like(x[:1]), 1.0))
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def auxiliary_guide(program):
+    """The Gaussian guide in two sites: an auxiliary one, and z as a function of it, as automatic guides have it."""
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            u = pyro.sample("u", dist.Normal(program.a * x + program.m, program.r.exp()), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(u))
+
+    return guide
+
+
+@pytest.mark.parametrize("name", [n for n in OURS if n not in (*CLOSED, "wake_sleep")])
+def test_an_auxiliary_latent_of_the_guide_counts_in_q_alone(name):
+    program, x = gaussian(20, off=0.4), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64)
+    split = gaussian(20, off=0.4)
+    parts = type("Split", (), {"model": staticmethod(split.model), "guide": staticmethod(auxiliary_guide(split))})()
+    parts.model_parameters, parts.guide_parameters = split.model_parameters, split.guide_parameters
+    assert_close(values(OURS[name], parts, x), values(OURS[name], program, x))
+    estimators = [elbo.ReinforceMovingAverage(2) if name == "reinforce_moving_average" else OURS[name] for _ in "ab"]
+    for mine, theirs in zip(gradients(estimators[0], parts, x), gradients(estimators[1], program, x), strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            assert_close(a, b)
+
+
+def test_a_dimension_that_no_plate_declares_is_refused():
+    """It would multiply every bound."""
+    program = gaussian(3)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z.expand(4, 2, 3), 1.0), obs=x)
+
+    with pytest.raises(RuntimeError, match=r"expand\(torch.DoubleTensor\{\[4, 2, 3\]\}, size=\[2, 3\]\)"):
+        elbo.IWAE(2).loss(model, program.guide, repeated(3))
+
+
 REFUSED = {
     "outside": ("iwae", lambda: (outside_the_plate, shared_guide), "site 'shared' inside one batch plate"),
     "outside, elbo": ("sampled_kl", lambda: (outside_the_plate, shared_guide), "Trace_ELBO, which takes latents that"),
@@ -669,6 +861,25 @@ REFUSED = {
     ),
     "enumerated": ("reinforce", lambda: (discrete(3).model, enumerated), "site 'z' sampled; got infer"),
     "no closed KL": ("analytic_kl", lambda: (student_model, gaussian(3).guide), "a KL in closed form at site 'z'"),
+    "more in the guide": (
+        "iwae",
+        lambda: (gaussian(3).model, hierarchy(3).guide),
+        r"got model \['z'\], guide \['z1', 'z2'\]",
+    ),
+    "one more in the guide": (
+        "iwae",
+        lambda: (lambda x: latent_and_data(x, "z1"), lambda x: latents_alone(x, "z1", "z2")),
+        r"got model \['z1'\], guide \['z1', 'z2'\]",
+    ),
+    "one more in the model": (
+        "iwae",
+        lambda: (hierarchy(3).model, lambda x: latents_alone(x, "z1")),
+        r"got model \['z1', 'z2'\], guide \['z1'\]",
+    ),
+    "nothing observed": ("iwae", lambda: (gaussian(3).guide, gaussian(3).guide), "an observed site in the model"),
+    "a second plate": ("iwae", lambda: (two_plates, two_plates), r"got plates in dimensions \[-3, -1\]"),
+    "plates of two sizes": ("iwae", lambda: (two_sizes, one_latent), r"one batch plate; got plates of sizes \[1, 3\]"),
+    "auxiliary": ("analytic_kl", lambda: (gaussian(3).model, auxiliary_guide(gaussian(3))), "none for Normal and noth"),
     "latents differ": (
         "iwae",
         lambda: (hierarchy(3).model, gaussian(3).guide),
@@ -703,11 +914,24 @@ BAD = {
         "one weight of the KL; got another inside",
     ),
     "negative beta": (lambda: elbo.beta_vae(beta=-1.0), "a beta above 0"),
+    "no beta": (lambda: elbo.beta_vae(beta=0.0), "a beta above 0; got 0.0"),
+    "negative weight": (lambda: elbo.RWS(5, wake_phi=-1.0, sleep_phi=2.0), "weights of at least 0"),
+    "one particle, tvo": (lambda: elbo.TVO(1), "num_particles of at least 2; got 1"),
     "free bits elsewhere": (
         lambda: elbo.beta_vae(estimator="stl", free_bits=1.0),
         "arguments that estimator stl takes.*free_bits",
     ),
 }
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"], ids=repr)
+@pytest.mark.parametrize("name", elbo.ESTIMATORS)
+def test_bad_count_is_refused(name, count):
+    with pytest.raises(InputError, match=f"num_particles that is a whole number of at least 1; got {count!r}"):
+        elbo.ESTIMATORS[name](num_particles=count)
+    if name in ("miwae", "piwae"):
+        with pytest.raises(InputError, match=f"num_bounds that is a whole number of at least 1; got {count!r}"):
+            elbo.ESTIMATORS[name](num_bounds=count)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -720,6 +944,7 @@ def test_bad_argument_is_refused(name):
 def test_estimators_are_frozen_values():
     assert elbo.DReG(5) == elbo.DReG(5)
     assert elbo.DReG(5) != elbo.DReG(6)
+    assert elbo.ReinforceMovingAverage(5) == elbo.ReinforceMovingAverage(5)  # what one remembers is not its value
     assert len({elbo.IWAE(5), elbo.IWAE(5), elbo.IWAESTL(5)}) == 2
     with pytest.raises(AttributeError):
         elbo.DReG(5).num_particles = 6

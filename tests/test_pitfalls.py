@@ -35,6 +35,7 @@ from pyro_vae.config import RunConfig
 from pyro_vae.data import as_images
 from pyro_vae.elbo import analytic
 from pyro_vae.elbo.draw import draw_terms
+from pyro_vae.elbo.weighted import WEIGHTABLE
 from pyro_vae.engines import SVIEngine
 from pyro_vae.evaluation.likelihood import held_out_elbo
 from pyro_vae.program import own_store
@@ -122,14 +123,17 @@ def test_no_number_is_read_from_the_device(name):
     assert host_reads(MAKE[name]()) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", MAKE)
-def test_everything_is_made_on_the_device_of_the_data(name, device):
+def test_everything_is_made_on_the_device_and_in_the_precision_of_the_data(name, dtype, device):
     """Pyro's ``vae_comparison`` makes CPU tensors in a CUDA run."""
-    vae, x = small_vae().to(device), binary().to(device)
+    vae, x = small_vae().to(device, dtype), binary().to(device, dtype)
     with own_store(vae):
         bound = MAKE[name]().bound(vae, x)
         bound.surrogate.backward()
-    assert (bound.value.shape, bound.value.device, bound.value.dtype) == ((5,), x.device, torch.float64)
+    for tensor in (bound.value, bound.surrogate):
+        assert (tensor.device, tensor.dtype) == (x.device, dtype)
+    assert bound.value.shape == (5,)
     assert all(p.grad.device == x.device for p in vae.parameters() if p.grad is not None)
 
 
@@ -347,6 +351,8 @@ def test_masks_that_differ_are_refused_where_the_kl_is_closed():
     for pair in ((model, program.guide), (program.model, guide)):
         with pytest.raises(InputError, match="one mask for model and guide at site 'z'"):
             elbo.AnalyticKL().loss(*pair, x)
+    everything = pyro.poutine.mask(program.model, torch.tensor([True] * 4))
+    assert seeded(elbo.AnalyticKL().loss, everything, program.guide, x) > 0  # no mask and a mask of nothing are one
     for estimator in (elbo.AnalyticKL(3), elbo.SampledKL(3), elbo.IWAE(3), elbo.STL(3)):
         found = estimator.value(seeded(estimator.draw, model, guide, (x,), {})).detach()
         assert_close(found, values(estimator, program, x) * mask)
@@ -677,6 +683,14 @@ def test_as_many_particles_are_drawn_as_were_asked_for(name):
         dreamt = name in ("wake_sleep", "rws") and way != estimator.loss
         assert len(counted.values) == 1 + dreamt  # a guide of one latent runs once
     assert estimator.draws == count
+    if type(estimator) in WEIGHTABLE:
+        assert elbo.Weighted(estimator, beta=0.5).draws == count
+
+
+def test_a_phase_of_no_weight_is_not_run():
+    program, counted = gaussian(4, off=0.4), Counted()
+    elbo.RWS(3).loss_and_grads(program.model, counted(program.guide), repeated(4))
+    assert len(counted.values) == 1
 
 
 def test_as_many_particles_are_evaluated_as_were_asked_for():
@@ -687,6 +701,39 @@ def test_as_many_particles_are_evaluated_as_were_asked_for():
     assert [value.shape for value in counted.values] == [(11, 7, 2)]
     with own_store(vae):
         assert draw_terms(vae, binary(7), num_particles=9).log_weight.shape == (9, 7)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_value_needs_no_gradient(name):
+    """Evaluating builds no graph, so that a guide without reparameterization can be judged by any bound."""
+    program, x, seen = discrete(4), repeated(4), []
+
+    def model(x):
+        seen.append(torch.is_grad_enabled())
+        program.model(x)
+
+    assert math.isfinite(MAKE[name]().loss(model, program.guide, x))
+    assert seen == [False]
+    continuous = gaussian(4, off=0.4)
+    estimator = MAKE[name]()
+    assert not estimator.value(estimator.draw(continuous.model, continuous.guide, (x,), {})).requires_grad
+
+
+def test_weighted_and_evaluated_terms_need_none_either():
+    program, x = discrete(4), repeated(4)
+    assert math.isfinite(elbo.Weighted(elbo.IWAE(3), beta=0.5).loss(program.model, program.guide, x))
+    terms = draw_terms(program, x, num_particles=3)
+    assert not any(t.requires_grad for t in (terms.log_px_z, terms.log_pz, terms.log_qz))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_program_without_parameters_has_a_loss(name):
+    program = gaussian(4, off=0.4)
+    for field in ("theta", "a", "m", "r"):
+        setattr(program, field, getattr(program, field).detach())
+    estimator = MAKE[name]()
+    found = seeded(estimator.loss_and_grads, program.model, program.guide, repeated(4))
+    assert found == pytest.approx(seeded(estimator.loss, program.model, program.guide, repeated(4)), rel=1e-12)
 
 
 def test_particles_are_not_a_baseline_for_themselves():

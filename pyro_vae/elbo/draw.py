@@ -162,7 +162,7 @@ class DetachSamples(Messenger):
     """
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and isinstance(msg["value"], Tensor) and msg["value"].requires_grad:
+        if isinstance(msg["value"], Tensor) and msg["value"].requires_grad:
             msg["value"] = msg["value"].detach()
 
 

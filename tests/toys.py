@@ -52,10 +52,10 @@ class Gaussian:
         return torch.distributions.Normal(0.0, (self.theta**2 + NOISE**2).sqrt()).log_prob(x)
 
 
-def gaussian(batch, *, off=0.0, theta=0.9):
+def gaussian(batch, *, off=0.0, theta=0.9, device="cpu"):
     """Return the Gaussian toy; its guide is the posterior at ``off`` = 0, else its mean and scale are off by that."""
     precision = 1 + theta**2 / NOISE**2
-    ones = torch.ones(batch, dtype=torch.float64)
+    ones = torch.ones(batch, dtype=torch.float64, device=device)
     values = theta, theta / NOISE**2 / precision, off, -0.5 * math.log(precision) + off
     return Gaussian(*((value * ones).requires_grad_() for value in values))
 

@@ -90,7 +90,7 @@ def claims(points: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
                 for name in ("iwae", "dreg")
                 for group in ("theta", "phi")
             },
-            "variance of stl over trace_elbo, phi": variance(reports, "stl") / variance(reports, "trace_elbo"),
+            "variance of stl over trace_elbo, phi": share(reports),
         }
         for step, reports in points.items()
     }
@@ -112,8 +112,16 @@ def slope(reports: list[dict[str, Any]], name: str, group: str) -> dict[str, flo
     return {"value": found, "standard_error": 1 / math.sqrt(spread)}
 
 
-def variance(reports: list[dict[str, Any]], name: str) -> float:
-    """Return the total variance of φ's gradient."""
+def share(reports: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the total variance of STL's φ-gradient over the ELBO's, and its error."""
+    stl, plain = (variance(reports, name) for name in ("stl", "trace_elbo"))
+    found = stl["value"] / plain["value"]
+    relative = math.hypot(*(figure["standard_error"] / figure["value"] for figure in (stl, plain)))
+    return {"value": found, "standard_error": found * relative}
+
+
+def variance(reports: list[dict[str, Any]], name: str) -> dict[str, float]:
+    """Return the total variance of φ's gradient, a figure with its standard error."""
     (report,) = (report for report in reports if report["estimator"] == name)
     return next(found["variance"] for found in report["gradients"] if found["group"] == "phi")
 

@@ -14,8 +14,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.program import (
     Program,
     Trace,
+    check_latents,
     explained,
-    latent_sites,
     observed_site,
     own_store,
     sample_sites,
@@ -42,11 +42,14 @@ def check_program(program: Program, x: Tensor) -> None:
         for batch in (x, x[:-1]) if len(x) > 2 else (x,):
             with explained():
                 guide_trace, model_trace = trace_program(program, batch)
-            _check_latents(guide_trace, model_trace)
+            check_latents(guide_trace, model_trace)
             for trace in (guide_trace, model_trace):
                 for name, site in sample_sites(trace):
                     _check_site(name, site, len(batch))
             observed_site(model_trace, batch)
+            with explained():
+                guide_trace.compute_log_prob()
+                model_trace.compute_log_prob()
         _check_parameters(program, guide_trace, model_trace)
 
 
@@ -71,19 +74,6 @@ def _trying(program: Program, x: Tensor) -> Iterator[None]:
             yield
     finally:
         program.train(was_training)
-
-
-def _check_latents(guide_trace: Trace, model_trace: Trace) -> None:
-    guide = {n for n, s in sample_sites(guide_trace) if not s["infer"].get("is_auxiliary") and not s["is_observed"]}
-    model = set(latent_sites(model_trace))
-    if not any(site["is_observed"] for _, site in sample_sites(model_trace)):
-        raise InputError("an observed site in the model", "none", "pyro.sample('x', ..., obs=x)")
-    if guide != model:
-        raise InputError(
-            "the same latent sites in model and guide",
-            f"model {sorted(model)}, guide {sorted(guide)}",
-            "giving the sites of one name the same pyro.sample name",
-        )
 
 
 def _check_site(name: str, site: Any, batch: int) -> None:

@@ -129,8 +129,10 @@ def _run_parser(name: str) -> Parser:
 
 def _generate_parser(name: str) -> Parser:
     parser = _run_parser(name)
-    count = gallery.SAMPLES if name == "sample" else gallery.PAIRS
-    parser.add_argument("--count", type=int, default=count, help="how many images")
+    if name == "sample":
+        parser.add_argument("--count", type=int, default=gallery.SAMPLES, help="how many images")
+    else:
+        parser.add_argument("--count", type=int | None, help=f"how many images; {gallery.PAIRS}, or all if fewer")
     parser.add_argument("--arrays", type=str | None, metavar="FILE.npz", help="means, draws and latents as arrays")
     return parser
 

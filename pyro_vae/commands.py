@@ -20,7 +20,7 @@ from pyro_vae.errors import InputError, lookup
 from pyro_vae.evaluation.likelihood import held_out_bound
 from pyro_vae.program import Program
 from pyro_vae.recording import CheckpointHook, FolderHook, InterruptHook, MetricsHook
-from pyro_vae.run import Run, check_new, load_program, write_json
+from pyro_vae.run import Run, check_new, check_output, load_program, write_json
 from pyro_vae.training import EpochRecord, FitResult, fit
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -91,16 +91,19 @@ def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> Non
         "stopped": result.stopped,
     }
     write_json(run.path / "result.json", figures)
-    files = gallery.draw_all(run.pictures, result.program, data, result.history, device, seed)
     if result.stopped:
         _say(console, f"Stopped after epoch {len(result.history)}: {result.stopped}.")
     _say(console, report.bound_line("test", len(test), bound, test.binarize, particles))
     _say(console, f"run       {run.path}")
-    _say_pictures(console, files)
+    try:
+        _say_pictures(console, gallery.draw_all(run.pictures, result.program, data, result.history, device, seed))
+    except InputError as error:  # the run is whole without them
+        _say(console, f"no pictures: {error}")
 
 
 def check(options: Any, console: Console) -> int:
     """Cross-check on this machine; 1 on any mismatch."""
+    check_output(options.json)
     device = resolve_device(options.device)
     both = options.device == "auto" and device.type == "cuda"
     devices = [torch.device("cpu"), device] if both else [device]
@@ -138,7 +141,8 @@ def sample(options: Any, console: Console) -> int:
 def reconstruct(options: Any, console: Console) -> int:
     """Reconstruct the first test images: a picture, and arrays if asked for."""
     run, data, program, device = _opened(options)
-    test, count, seed = data.test.to(device), options.count, options.seed
+    test, seed = data.test.to(device), options.seed
+    count = min(gallery.PAIRS, len(test)) if options.count is None else options.count
     if count > len(test):
         raise InputError(f"a count of at most {len(test)}, the test images", count, f"--count {len(test)}")
     if options.arrays is not None:
@@ -161,8 +165,8 @@ def plot(options: Any, console: Console) -> int:
 
 def _opened(options: Any) -> tuple[Run, DataSet, Program, torch.device]:
     """Open a run for a command that only looks at it."""
-    count = getattr(options, "count", 1)
-    if count < 1:
+    count = getattr(options, "count", None)
+    if count is not None and count < 1:
         raise InputError("a count of at least 1", count, "--count 64")
     if options.seed < 0:
         raise InputError("a seed that is a whole number of at least 0", options.seed, "--seed 0")

@@ -18,17 +18,26 @@ from pyro_vae.config import NOT_COMPARED, ComparisonConfig, RunConfig
 from pyro_vae.data import DataSet
 from pyro_vae.devices import isolated_rng, resolve_device
 from pyro_vae.elbo import ESTIMATORS
+from pyro_vae.errors import InputError
 from pyro_vae.program import Program, as_program
 from pyro_vae.race import Lap, race, train_steps
-from pyro_vae.run import Run, load_program, write_json
+from pyro_vae.run import Run, check_output, load_program, write_json
 from pyro_vae.specs import from_spec, split_specs
 
 
 def compare(options: Any, console: Console) -> int:
     """Compare gradients at each point, then race, print tables, write JSON and figure."""
     wanted = ComparisonConfig(**{name: options[name] for name in ComparisonConfig.__dataclass_fields__})
-    estimators = {text: from_spec(ESTIMATORS, text, "estimator") for text in split_specs(wanted.estimators)}
+    names = split_specs(wanted.estimators)
+    if len(set(names)) < len(names):
+        raise InputError("each estimator once", wanted.estimators, ",".join(dict.fromkeys(names)))
+    estimators = {text: from_spec(ESTIMATORS, text, "estimator") for text in names}
+    for path in (wanted.json, wanted.figure):
+        check_output(path)
     config, data, program, device = _subject(options, wanted)
+    for option, wish, there in (("batch", wanted.batch, data.validation), ("judge_data", wanted.judge_data, data.test)):
+        if wish > len(there) and (option == "batch" or wanted.steps):
+            raise InputError(f"{option} of at most {len(there)}, the data there are", wish, f"--{option} {len(there)}")
     x = data.validation.to(device).draw(config.seed)[: wanted.batch]
     train = data.train.to(device)
     points: dict[int, list[EstimatorReport]] = {}
@@ -90,8 +99,7 @@ def _race(
 ) -> list[Lap]:
     if not wanted.steps:
         return []
-    count = min(wanted.judge_data, len(data.test))
-    test = data.test.to(device).subset(torch.arange(count))
+    test = data.test.to(device).subset(torch.arange(wanted.judge_data))
     with _progress(console, len(estimators) * wanted.steps, "training") as tick:
         laps = race(
             program,

@@ -15,6 +15,7 @@ The reference r is the plain (total) gradient of the bound that the estimator cl
 Standard errors: jackknife over ten blocks for the first three, over draws for the others.
 """
 
+import copy
 import math
 import statistics
 import time
@@ -68,7 +69,7 @@ class GradientReport:
     reference: str
     draws: int
     norm: float  # of the mean, freed from noise; per datum
-    variance: float
+    variance: Figure
     snr: Figure
     bias_squared: Figure  # over the squared norm of the reference
     dsnr: Figure
@@ -108,6 +109,7 @@ def compare_gradients(
         seed: of all noise.
         report: called with the name of what is being drawn, once a draw.
     """
+    estimators = copy.deepcopy(dict(estimators))  # some remember a baseline: those of the caller stay as they are
     with isolated_rng(x.device, seed), own_store(program):
         subject = _Subject(program, x)
         wanted = {name: {g: subject.reference_of(e, g) for g in GROUPS} for name, e in estimators.items()}
@@ -282,7 +284,7 @@ def _gradient_report(
         referred,
         own.count,
         math.sqrt(max(signal(own, None), 0.0)),
-        own.variance(),
+        Figure(*jackknife(own.variance, own.blocks)),
         Figure(*jackknife(snr, own.blocks)),
         Figure(*jackknife(bias, own.blocks)),
         _figure(ratios),

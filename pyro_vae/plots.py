@@ -87,7 +87,7 @@ def comparison(path: Path, points: Mapping[int, Sequence[EstimatorReport]], laps
     if len(points) > 1:
         _against_training(axes[2], points)
     else:
-        _against_particles(axes[2], points[last], "phi", lambda found: stats.Figure(found.variance, 0.0))
+        _against_particles(axes[2], points[last], "phi", lambda found: found.variance)
         axes[2].set(title=f"variance of φ's gradient, step {last}", xlabel="particles", ylabel="total variance")
     if laps:
         _finish_line(axes[3], laps)
@@ -113,7 +113,7 @@ def _against_training(axis: Axes, points: Mapping[int, Sequence[EstimatorReport]
     names = [report.estimator for report in next(iter(points.values()))]
     for name in names:
         found = [
-            (step, g.variance)
+            (step, g.variance.value)
             for step, reports in points.items()
             for r in reports
             for g in r.gradients

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
@@ -21,6 +22,14 @@ class Generated:
     latents: dict[str, Tensor]
 
 
+class Unobserve(UnconditionMessenger):
+    """Draw what the model observes, as ``poutine.uncondition`` does, and leave ``pyro.deterministic`` alone."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["infer"].get("_deterministic"):
+            super()._pyro_sample(msg)
+
+
 @torch.no_grad()
 def sample_prior(program: Program, like: Tensor) -> Generated:
     """Generate from z ~ p(z), x ~ p(x|z).
@@ -30,7 +39,7 @@ def sample_prior(program: Program, like: Tensor) -> Generated:
         like: any tensor of shape (n, *event_shape) on the program's device; its values are not used.
     """
     with own_store(program):
-        return _generated(poutine.uncondition(program.model), like)
+        return _generated(Unobserve()(program.model), like)
 
 
 @torch.no_grad()
@@ -38,14 +47,14 @@ def reconstruct(program: Program, x: Tensor) -> Generated:
     """Generate from z ~ q(z|x), x' ~ p(x|z), for data x of shape (n, *event_shape)."""
     with own_store(program):
         guide_trace = poutine.trace(program.guide).get_trace(x)
-        return _generated(poutine.replay(poutine.uncondition(program.model), trace=guide_trace), x)
+        return _generated(poutine.replay(Unobserve()(program.model), trace=guide_trace), x)
 
 
 @torch.no_grad()
 def decode(program: Program, latents: Mapping[str, Tensor], like: Tensor) -> Generated:
     """Generate from p(x|z) at the given latents, each (n, *latent event shape)."""
     with own_store(program):
-        return _generated(poutine.condition(poutine.uncondition(program.model), data=dict(latents)), like)
+        return _generated(poutine.condition(Unobserve()(program.model), data=dict(latents)), like)
 
 
 @torch.no_grad()

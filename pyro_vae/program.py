@@ -227,9 +227,32 @@ def latent_sites(trace: Trace) -> dict[str, torch.Size]:
     return {name: site["fn"].event_shape for name, site in sample_sites(trace) if not site["is_observed"]}
 
 
+def check_latents(guide_trace: Trace, model_trace: Trace) -> None:
+    """Refuse a guide that does not draw just the model's latents, in their shapes, or a model that observes nothing.
+
+    Raises:
+        InputError: as said.
+    """
+    guide = {n: s for n, s in sample_sites(guide_trace) if not s["infer"].get("is_auxiliary") and not s["is_observed"]}
+    model = {n: s for n, s in sample_sites(model_trace) if not s["is_observed"]}
+    if len(model) == len(sample_sites(model_trace)):
+        raise InputError("an observed site in the model", "none", "pyro.sample('x', ..., obs=x)")
+    if guide.keys() != model.keys():
+        got = f"model {sorted(model)}, guide {sorted(guide)}"
+        raise InputError("the same latent sites in model and guide", got, "one pyro.sample name for both")
+    for name, site in guide.items():
+        shapes = tuple(model[name]["fn"].event_shape), tuple(site["fn"].event_shape)
+        if shapes[0] != shapes[1]:  # broadcasting would count log p(z) more than once
+            got = f"{shapes[1]} in the guide, {shapes[0]} in the model"
+            raise InputError(
+                f"one event shape of latent {name!r} in model and guide", got, "the same .to_event in both"
+            )
+
+
 def sample_sites(trace: Trace) -> list[tuple[str, Any]]:
-    """Return the name and the record of every sample site, in the order of sampling."""
-    return [(name, site) for name, site in trace.nodes.items() if site["type"] == "sample"]
+    """Return the name and the record of every sample site, in the order of sampling; not of ``pyro.deterministic``."""
+    sites: list[tuple[str, Any]] = list(trace.nodes.items())
+    return [(n, s) for n, s in sites if s["type"] == "sample" and not s["infer"].get("_deterministic")]
 
 
 def _has_both(thing: object) -> bool:

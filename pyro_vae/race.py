@@ -89,6 +89,7 @@ def race(
         settings: further settings of :func:`pyro_vae.fit`: learning_rate, batch_size, optimizer, seed, …
     """
     beginning = copy.deepcopy(program.state_dict())
+    estimators = copy.deepcopy(dict(estimators))
     states: dict[str, dict[str, Any]] = {}
     laps: list[Lap] = []
 

@@ -159,8 +159,8 @@ def _gradient_table(reports: Sequence[EstimatorReport], where: str, group: str) 
     for report in reports:
         for found in report.gradients:
             if found.group == group:
-                one, *others = (bracketed(f) for f in (found.snr, found.bias_squared, found.dsnr, found.cosine))
-                table.add_row(report.estimator, one, f"{found.variance:.3g}", *others)
+                figures = (found.snr, found.variance, found.bias_squared, found.dsnr, found.cosine)
+                table.add_row(report.estimator, *map(bracketed, figures))
     return table
 
 

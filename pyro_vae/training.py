@@ -1,5 +1,6 @@
 """Training: the loop, and what surrounds it as hooks."""
 
+import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,10 @@ from pyro_vae.data import Images, as_images
 from pyro_vae.devices import generator, isolated_rng, resolve_device, rng_state, set_rng_state
 from pyro_vae.elbo import ESTIMATORS, Estimator, Weighted
 from pyro_vae.engines import ENGINES, SCHEDULES, Engine, StepInfo
-from pyro_vae.errors import InputError, lookup
+from pyro_vae.errors import InputError, NonFiniteError, lookup
 from pyro_vae.evaluation.likelihood import held_out_bound
-from pyro_vae.program import Program, as_program, load_parameters
+from pyro_vae.numerics import Estimate
+from pyro_vae.program import Program, as_program, load_parameters, own_store
 from pyro_vae.specs import from_spec
 
 CHECKED = 100  # data on which a program is tried out before training
@@ -277,7 +279,7 @@ def _end_epoch(loop: Loop) -> EpochRecord:
         seconds=position.seconds,
     )
     if loop.validation is not None:
-        held_out = held_out_bound(loop.program, loop.validation, loop.settings.eval_particles, seed=loop.settings.seed)
+        held_out = _held_out(loop, loop.validation)
         improved = held_out.mean > position.best
         record = replace(record, bound=held_out.mean, bound_standard_error=held_out.standard_error, improved=improved)
         if improved:
@@ -285,6 +287,27 @@ def _end_epoch(loop: Loop) -> EpochRecord:
     position.epoch, position.batch, position.objective_sum, position.seen = record.epoch, 0, 0.0, 0
     loop.history.append(record)
     return record
+
+
+def _held_out(loop: Loop, validation: Images) -> Estimate:
+    """Return the held-out bound; parameters that the epoch's last step ruined are an error that names them."""
+    ruined = [f"parameter {name}" for name, p in loop.program.named_parameters() if not p.isfinite().all()]
+    try:
+        if not ruined:
+            return held_out_bound(loop.program, validation, loop.settings.eval_particles, seed=loop.settings.seed)
+    except ValueError as error:  # Pyro's validation meets a distribution's parameter that is not finite
+        ruined = [f"held-out bound, {str(error).splitlines()[0]}"]
+    raise NonFiniteError(loop.position.step, math.nan, ", ".join(ruined))
+
+
+def _try_estimator(estimator: ELBO, program: Program, x: Tensor) -> None:
+    """Let one of our estimators refuse the program before anything is written; a copy, for it may remember."""
+    if isinstance(estimator, Estimator):
+        estimator = copy.deepcopy(estimator)
+        program.train(False)
+        with isolated_rng(x.device), own_store(program):
+            estimator.of_draw(estimator.draw(program.model, program.guide, (x,), {}))
+        program.train(True)
 
 
 def _loop(thing: object, train: Any, validation: Any, device: torch.device, settings: Settings) -> Loop:
@@ -314,6 +337,7 @@ def _loop(thing: object, train: Any, validation: Any, device: torch.device, sett
         check_program(program, example)
         if validation is not None:
             check_particles(program, example)
+        _try_estimator(estimator, program, example[:10])
     make_engine = lookup(ENGINES, settings.engine, "engine")
     engine = make_engine(program, estimator, settings.optimizer, settings.clip_norm)
     return Loop(program, engine, train, validation, settings)

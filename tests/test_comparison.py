@@ -111,7 +111,7 @@ def exact_elbo_gradient(off):
 def test_norm_variance_and_snr_are_those_of_the_exact_gradient(group):
     found = reported({"plain": elbo.SampledKL()})["plain"][group]
     norm, variance = (value.item() for value in exact_elbo_gradient(0.35)[group])
-    assert found.variance == pytest.approx(variance, rel=0.25)  # 1000 draws of a heavy-tailed square
+    assert abs(found.variance.value - variance) <= 5 * found.variance.standard_error
     assert abs(found.snr.value - norm / math.sqrt(variance)) <= 5 * found.snr.standard_error
     assert found.norm == pytest.approx(norm, rel=0.3)
 
@@ -158,7 +158,7 @@ def test_reference_is_the_plain_estimator_of_the_same_bound():
 
 def test_stl_at_the_posterior_has_no_variance_and_every_bound_is_log_evidence():
     found = reported({"stl": elbo.STL(), "iwae": elbo.IWAE(5)}, off=0.0, draws=50, reference_draws=50)
-    assert found["stl"]["phi"].variance < 1e-25
+    assert found["stl"]["phi"].variance.value < 1e-25
     evidence = EVIDENCE.log_prob(X[0, 0]).item()
     for name in found:
         assert found[name]["all"].bound.value == pytest.approx(evidence, rel=1e-12)
@@ -266,7 +266,7 @@ def test_command_prints_tables_and_writes_json_and_figure(images, tmp_path, caps
         assert [r["estimator"] for r in reports] == names
         for r in reports:
             assert [g["group"] for g in r["gradients"]] == ["theta", "phi"]
-            assert all(g["draws"] == 20 and g["variance"] > 0 for g in r["gradients"])
+            assert all(g["draws"] == 20 and g["variance"]["value"] > 0 for g in r["gradients"])
             assert r["memory"] > 0
             assert r["seconds"] > 0
     assert [r["particles"] for r in record["points"]["0"]] == [1, 1, 3, 2]

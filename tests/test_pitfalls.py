@@ -750,3 +750,12 @@ def test_particles_are_not_a_baseline_for_themselves():
     exact = torch.autograd.grad(bound, program.phi)[0][0]
     assert_mean(gradient(elbo.TVO(2, partitions=1)), exact / 2)
     assert_mean(gradient(elbo.Reinforce(2)), exact)
+
+
+def test_the_weighting_of_a_weighted_estimator_is_that_of_the_one_inside():
+    """The terms are weighted already when they are drawn; weighting them again would weight the KL twice."""
+    noise = torch.randn(3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    terms = elbo.Terms(*noise)
+    inner, whole = (e.weighting(terms) for e in (elbo.IWAE(4), elbo.Weighted(elbo.IWAE(4), beta=0.5)))
+    assert torch.equal(inner.value, whole.value)
+    assert torch.equal(inner.theta, whole.theta)

@@ -367,7 +367,7 @@ REFUSED = {
     "plate in another dimension": "one plate of the 20 data in dimension -1; got .*dimension -2",
     "plate of another size": "site 'z' without a scale; got 2.0. Try plate sizes of len",
     "latent outside the plate": "site 'theta' inside one plate .*got no plate",
-    "no plate": "inside one plate of the 20 data",
+    "no plate": "one event shape of latent 'z' in model and guide; got .2,. in the guide, .20, 2. in the model",
     "another latent": r"same latent sites in model and guide; got model \['zz'\], guide \['z'\]",
     "enumerable batch": r"same latent sites in model and guide; got model \['c', 'z'\], guide \['d', 'z'\]",
     "not in event dimensions": r"site 'x' with batch shape \(20,\).*to_event",

@@ -14,7 +14,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.program import PARTICLES, Program, sample_sites
+from pyro_vae.program import PARTICLES, Program, check_latents, sample_sites
 
 Function = Callable[..., Any]
 Latents = Literal["attached", "leaves", "fixed"]
@@ -85,7 +85,7 @@ class Draw:
         )
         given = _substituted(self._guide_run, self.latents)
         self.model_trace = prune_subsample_sites(self._trace(poutine.replay(model, trace=given)))
-        _check_latents(self.guide_trace, self.model_trace)
+        check_latents(self.guide_trace, self.model_trace)
         self.batch = _batch(self.model_trace)
         self.scale = _shared_scale([*sample_sites(self.guide_trace), *sample_sites(self.model_trace)])
 
@@ -187,16 +187,6 @@ def _check_sites(trace: poutine.Trace) -> None:
             raise InputError(
                 f"site {name!r} sampled", "infer={'enumerate': ...}", "pyro.infer.TraceEnum_ELBO, or no enumeration"
             )
-
-
-def _check_latents(guide_trace: poutine.Trace, model_trace: poutine.Trace) -> None:
-    guide = {name for name, site in sample_sites(guide_trace) if not site["infer"].get("is_auxiliary")}
-    model = {name for name, site in sample_sites(model_trace) if not site["is_observed"]}
-    if guide != model:
-        got = f"model {sorted(model)}, guide {sorted(guide)}"
-        raise InputError("the same latent sites in model and guide", got, "one pyro.sample name for both")
-    if len(model) == len(sample_sites(model_trace)):
-        raise InputError("an observed site in the model", "none", "pyro.sample('x', ..., obs=x)")
 
 
 def _check_reparameterized(trace: poutine.Trace) -> None:

@@ -195,7 +195,7 @@ class Renyi(IWAE):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not math.isfinite(self.alpha):
+        if not isinstance(self.alpha, int | float) or not math.isfinite(self.alpha):
             raise InputError("a finite alpha", self.alpha, "alpha=0.5")
 
     def weighting(self, terms: Terms) -> Weighting:
@@ -203,5 +203,10 @@ class Renyi(IWAE):
         log_w = terms.log_weight
         if self.alpha == 1:
             return Weighting.total(log_w.mean(0), torch.full_like(log_w, 1 / len(log_w)))
-        tempered = (1 - self.alpha) * log_w
-        return Weighting.total(log_mean_exp(tempered) / (1 - self.alpha), tempered.softmax(0))
+        order = 1 - self.alpha
+        mean, tempered = log_w.mean(0), order * log_w
+        spread = tempered - order * mean
+        # near α = 1 the logarithm of a mean of numbers near 1 would lose every digit when divided by 1 − α
+        close = mean + spread.clamp(-1, 1).expm1().mean(0).log1p() / order
+        value = torch.where(spread.abs().amax(0) < 1, close, log_mean_exp(tempered) / order)
+        return Weighting.total(value, tempered.softmax(0))

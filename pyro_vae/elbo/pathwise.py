@@ -1,5 +1,6 @@
 """Estimators of the ELBO that differentiate through the samples."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -93,7 +94,7 @@ class AnalyticKL(Estimator):
 
     def __post_init__(self) -> None:
         at_least_one("num_particles", self.num_particles)
-        if not self.free_bits >= 0:
+        if not 0 <= self.free_bits < math.inf:
             raise InputError("free_bits of at least 0 nats", self.free_bits, "free_bits=0")
 
     def weighting(self, terms: Terms) -> Weighting:
@@ -107,9 +108,21 @@ class AnalyticKL(Estimator):
 
     def value(self, draw: Draw) -> Tensor:
         """Return the bound, (B,), differentiable."""
+        _check_order(draw)
         parts = [closed_kl(draw, name, site) for name, site in sample_sites(draw.guide_trace)]
         kl = torch.stack(parts).clamp(min=self.free_bits).sum(0)  # a KL is never below 0
         return (draw.terms.log_px_z - draw.beta * kl).mean(0)
+
+
+def _check_order(draw: Draw) -> None:
+    """Refuse a guide that draws several latents in another order than the model: the closed KL would be another's."""
+    guide = [name for name, _ in sample_sites(draw.guide_trace)]
+    model = [name for name, site in sample_sites(draw.model_trace) if not site["is_observed"]]
+    if [name for name in guide if name in model] != model:
+        got = f"{', '.join(guide)} in place of {', '.join(model)}"
+        raise InputError(
+            "a guide that draws its latents in the model's order, for a KL in closed form", got, "sampled_kl"
+        )
 
 
 def closed_kl(draw: Draw, name: str, site: Any) -> Tensor:

@@ -13,7 +13,7 @@ from pyro_vae.elbo.base import Bound, Estimator, Form, Weighting, at_least_one
 from pyro_vae.elbo.draw import Draw, Terms, total_log_prob
 from pyro_vae.elbo.importance import log_mean_exp
 from pyro_vae.errors import InputError
-from pyro_vae.predictive import as_observed
+from pyro_vae.predictive import Unobserve, as_observed
 from pyro_vae.program import observed_site, sample_sites
 
 
@@ -195,9 +195,9 @@ class RWS(Estimator):
 
     def __post_init__(self) -> None:
         at_least_one("num_particles", self.num_particles)
-        if min(self.wake_phi, self.sleep_phi) < 0 or self.wake_phi + self.sleep_phi == 0:
+        if not (min(self.wake_phi, self.sleep_phi) >= 0 and 0 < self.wake_phi + self.sleep_phi < math.inf):
             got = f"wake_phi={self.wake_phi}, sleep_phi={self.sleep_phi}"
-            raise InputError("weights of at least 0, not both 0", got, "wake_phi=1,sleep_phi=0")
+            raise InputError("finite weights of at least 0, not both 0", got, "wake_phi=1,sleep_phi=0")
 
     def weighting(self, terms: Terms) -> Weighting:
         """The wake phases."""
@@ -280,9 +280,14 @@ def dreamt_log_q(draw: Draw) -> Tensor:
     Raises:
         InputError: the first argument is not the data of one observed site.
     """
+    if not draw.args or len([1 for _, site in sample_sites(draw.model_trace) if site["is_observed"]]) > 1:
+        got = (
+            "no positional argument" if not draw.args else "several observed sites, of which one alone would be dreamt"
+        )
+        raise InputError("data as first argument, and one observed site of them, to dream of", got, "rws:sleep_phi=0")
     x, *others = draw.args
     with torch.no_grad():
-        dream = poutine.trace(poutine.uncondition(draw.model)).get_trace(x, *others, **draw.kwargs)
+        dream = poutine.trace(Unobserve()(draw.model)).get_trace(x, *others, **draw.kwargs)
     dreamt = as_observed(prune_subsample_sites(dream))
     seen = dreamt.nodes[observed_site(dreamt, x)]["value"]
     asleep = poutine.trace(poutine.replay(draw.guide, trace=dream)).get_trace(seen, *others, **draw.kwargs)

@@ -1,5 +1,6 @@
 """The KL's weight, as arithmetic on terms: KL warm-up and β-VAE for any estimator for which it holds."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +48,8 @@ class Weighted(Estimator):
             names = ", ".join(kind.__name__ for kind in WEIGHTABLE)
             hint = "no weight, and no kl_warmup"
             raise InputError(f"an estimator whose KL can be weighted, one of {names}", self.estimator, hint)
-        if not self.beta > 0:
-            raise InputError("a beta above 0", self.beta, "beta=1")
+        if not 0 < self.beta < math.inf:
+            raise InputError("a finite beta above 0", self.beta, "beta=1")
 
     @property
     def num_particles(self) -> int:  # type: ignore[override]

@@ -8,10 +8,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 LAYERS = [
-    ["_version", "errors", "specs", "imports", "numerics", "devices", "networks", "data"],
-    ["likelihoods", "priors", "posteriors", "vae", "program", "checking", "predictive"],
+    ["_version", "errors", "specs", "imports", "numerics", "devices", "networks", "data", "information"],
+    ["likelihoods", "priors", "posteriors", "vae", "program", "checking", "predictive", "oracles"],
     ["elbo"],
-    ["engines", "evaluation", "training", "comparison", "race", "config", "run", "recording", "crosscheck"],
+    [
+        *("engines", "evaluation", "training", "config", "run", "recording"),
+        *("crosscheck", "comparison", "race", "benchmark"),
+    ],
     ["plots", "gallery", "report", "commands", "comparing", "cli", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Images
-from pyro_vae.devices import isolated_rng
 from pyro_vae.elbo.draw import draw_terms
+from pyro_vae.evaluation.context import evaluating
 from pyro_vae.numerics import Estimate, estimate
-from pyro_vae.program import Program, own_store
+from pyro_vae.program import Program
 
 CHUNK = 1000  # data (times particles, where these are many) scored at once; bounds memory
 PARTICLES_AT_ONCE = 100
@@ -75,10 +75,5 @@ def held_out_bound(program: Program, data: Images, num_particles: int = 1, seed:
 def _over_data(program: Program, data: Images, seed: int, chunk: int, bound: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply a bound to the data chunk by chunk: one binarization, own noise, evaluation mode, own store."""
     x = data.draw(seed)
-    was_training = getattr(program, "training", True)
-    program.train(False)
-    try:
-        with isolated_rng(x.device, seed), own_store(program):
-            return torch.cat([bound(part) for part in x.split(chunk)])
-    finally:
-        program.train(was_training)
+    with evaluating(program, x.device, seed):
+        return torch.cat([bound(part) for part in x.split(chunk)])

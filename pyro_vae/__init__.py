@@ -8,6 +8,7 @@ from pyro_vae._version import __version__
 from pyro_vae.data import DataSet, Images, load
 from pyro_vae.errors import InputError, NonFiniteError
 from pyro_vae.program import FunctionProgram
+from pyro_vae.replicates import Replicates
 from pyro_vae.training import FitResult, Hook, fit
 from pyro_vae.vae import VAE
 
@@ -20,6 +21,7 @@ __all__ = [
     "Images",
     "InputError",
     "NonFiniteError",
+    "Replicates",
     "__version__",
     "elbo",
     "fit",

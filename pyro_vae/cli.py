@@ -121,6 +121,7 @@ def _run_parser(name: str) -> Parser:
     parser = Parser(description=f"{name} for a finished run")
     parser.add_argument("run", type=str, metavar="RUN", help="the run folder")
     parser.add_argument("--checkpoint", type=str, default="last", help="last or best")
+    parser.add_argument("--replicate", type=int, default=0, help="which one, of a run with --replicates; from 0")
     parser.add_argument("--device", type=str, default="auto")
     parser.add_argument("--data_root", type=str | None, help="if the data have moved")
     parser.add_argument("--seed", type=int, default=0, help="of binarization and of what is drawn")

@@ -17,9 +17,10 @@ from pyro_vae.crosscheck import crosscheck
 from pyro_vae.data import DataSet
 from pyro_vae.devices import isolated_rng, resolve_device
 from pyro_vae.errors import InputError, lookup
-from pyro_vae.evaluation.likelihood import held_out_bound
+from pyro_vae.evaluation.likelihood import held_out_bounds
 from pyro_vae.program import Program
 from pyro_vae.recording import CheckpointHook, FolderHook, InterruptHook, MetricsHook
+from pyro_vae.replicates import members
 from pyro_vae.run import Run, check_new, check_output, load_program, write_json
 from pyro_vae.training import EpochRecord, FitResult, fit
 
@@ -81,9 +82,10 @@ def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> Non
     particles, seed = run.config.eval_particles, run.config.seed
     device = resolve_device(run.config.device)
     test = data.test.to(device)
-    bound = held_out_bound(result.program, test, particles, seed)
+    bound, each = held_out_bounds(result.program, test, particles, seed)
     figures = {
         "test_bound": asdict(bound),
+        "replicates": list(each),
         "unit": "nats per datum",
         "binarize": test.binarize,
         "num_particles": particles,
@@ -94,9 +96,12 @@ def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> Non
     if result.stopped:
         _say(console, f"Stopped after epoch {len(result.history)}: {result.stopped}.")
     _say(console, report.bound_line("test", len(test), bound, test.binarize, particles))
+    if each:
+        _say(console, report.spread_line(each))
     _say(console, f"run       {run.path}")
+    first = members(result.program)[0]
     try:
-        _say_pictures(console, gallery.draw_all(run.pictures, result.program, data, result.history, device, seed))
+        _say_pictures(console, gallery.draw_all(run.pictures, first, data, result.history, device, seed))
     except InputError as error:  # the run is whole without them
         _say(console, f"no pictures: {error}")
 
@@ -175,7 +180,7 @@ def _opened(options: Any) -> tuple[Run, DataSet, Program, torch.device]:
     if options.data_root is not None:
         run = run.extended({"data_root": options.data_root})
     data = run.config.load_data()
-    return run, data, load_program(run, data, device, options.checkpoint), device
+    return run, data, load_program(run, data, device, options.checkpoint, options.replicate), device
 
 
 def _write_arrays(path: Path, generated: predictive.Generated, console: Console, **more: Any) -> None:

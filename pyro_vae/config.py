@@ -5,12 +5,16 @@ import inspect
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 from pyro_vae import data as data_sets
 from pyro_vae.data import DataSet, Images, is_path
 from pyro_vae.errors import InputError
 from pyro_vae.imports import locate
+from pyro_vae.program import as_program
+from pyro_vae.replicates import Replicates
 from pyro_vae.vae import VAE
 
 EXTENDABLE = ("epochs", "device", "data_root")  # what a resumed run may change
@@ -46,6 +50,7 @@ class RunConfig:
         kl_warmup: epochs over which the KL's weight rises linearly to 1.
         patience: stop after this many epochs without a better held-out bound; never by default.
         eval_particles: draws a datum for held-out bounds.
+        replicates: copies of the program, trained at once from initial parameters and on noise of their own.
         seed: fixes split, initial parameters, order, binarization and noise.
         device: auto (cuda where present), cpu or cuda.
     """
@@ -70,8 +75,13 @@ class RunConfig:
     kl_warmup: float = 0.0
     patience: int | None = None
     eval_particles: int = 1
+    replicates: int = 1
     seed: int = 0
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.replicates, int) or self.replicates < 1:
+            raise InputError("replicates of at least 1", self.replicates, "--replicates 1")
 
     def absolute(self) -> "RunConfig":
         """Return the same options with every path absolute, so that a run can be continued from anywhere."""
@@ -99,6 +109,8 @@ class RunConfig:
         """
         options = {name: getattr(self, name) for name in VAE_OPTIONS if getattr(self, name) is not None}
         options |= self.model_args or {}
+        if self.replicates > 1:
+            return self._replicates(images)
         target = VAE if self.model == "vae" else locate(self.model)
         if target is VAE:
             options.setdefault("likelihood", "bernoulli" if images.is_binary else "learned_gaussian")
@@ -107,6 +119,12 @@ class RunConfig:
                 raise InputError(f"no options for the functions in {self.model}", options, "a class that takes them")
             return target
         return _construct(target, options, images, self.model)
+
+    def _replicates(self, images: Images) -> Replicates:
+        """Build the program so many times, one after the other, from the random state as it goes on."""
+        one = replace(self, replicates=1)
+        programs = [as_program(one.build_program(images), images.batch(slice(0, 2))) for _ in range(self.replicates)]
+        return Replicates(cast(list[nn.Module], programs))
 
 
 # options of a run that a comparison has no use for: its estimators train by the same plain settings

@@ -68,6 +68,9 @@ def curves(path: Path, history: Sequence[EpochRecord]) -> Path:
         at, bound, error = (np.array(column) for column in zip(*held_out, strict=True))
         (line,) = axis.plot(at, bound, marker=".", label="held out, ± 2 standard errors")
         axis.fill_between(at, bound - 2 * error, bound + 2 * error, color=line.get_color(), alpha=0.2)
+        each = [r.bounds for r in history if r.bounds]
+        if each:
+            axis.plot(at, np.array(each), color=line.get_color(), linewidth=0.7, alpha=0.5)
     axis.set(xlabel="epoch", ylabel="bound on log p(x), nats per datum")
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
@@ -132,7 +135,9 @@ def _finish_line(axis: Axes, laps: Sequence[Lap]) -> None:
         y = [names.index(lap.estimator) + offset for lap in found]
         mean = [lap.log_evidence.mean for lap in found]
         error = [lap.log_evidence.standard_error for lap in found]
-        axis.errorbar(mean, y, xerr=error, fmt="o", capsize=3, label=after)
+        (dot, *_) = axis.errorbar(mean, y, xerr=error, fmt="o", capsize=3, label=after)
+        for lap, height in zip(found, y, strict=True):
+            axis.plot(lap.replicates, [height] * len(lap.replicates), "|", color=dot.get_color())
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.set(title="held-out log p(x) after training", xlabel=f"L_{laps[0].num_particles}, nats per datum")
     axis.grid(alpha=0.3)

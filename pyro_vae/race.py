@@ -5,11 +5,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from pyro_vae.data import Images
 from pyro_vae.engines import AUTO, StepInfo
+from pyro_vae.engines.choice import PAYS_FROM
 from pyro_vae.evaluation.likelihood import importance_bounds
 from pyro_vae.numerics import Estimate, estimate
 from pyro_vae.program import Program
+from pyro_vae.replicates import Replicates, members
 from pyro_vae.training import Hook, Loop, fit
 
 FOREVER = 10**6  # epochs; the hook below ends the training
@@ -19,12 +23,17 @@ def train_steps(program: Program, train: Images, steps: int, **settings: Any) ->
     """Train a program in place for so many steps by ``trace_elbo``; none for 0."""
     if steps:
         until = _Until(steps, float("inf"), lambda: None)
-        fit(program, train, epochs=FOREVER, device=train.device, hooks=[until], **_uncompiled(settings))
+        fit(
+            program, train, epochs=FOREVER, device=train.device, hooks=[until], **_with_engine(program, steps, settings)
+        )
 
 
-def _uncompiled(settings: dict[str, Any]) -> dict[str, Any]:
-    """Take engine svi unless told: a compilation for each estimator would be timed with its steps."""
-    return {**settings, "engine": "svi"} if settings.get("engine", AUTO) == AUTO else settings
+def _with_engine(program: Program, steps: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Take engine svi unless told; replicates need the compiled one, and are compiled where it pays."""
+    if settings.get("engine", AUTO) != AUTO:
+        return settings
+    several = "compiled" if steps >= PAYS_FROM else "compiled:inductor=false"
+    return {**settings, "engine": several if isinstance(program, Replicates) else "svi"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Lap:
     seconds: float  # in steps, evaluation apart
     log_evidence: Estimate  # importance-weighted bound on log p(x), held out, nats per datum
     num_particles: int  # of that bound
+    replicates: tuple[float, ...] = ()  # the mean of each, where there are several; log_evidence is of their mean
 
 
 class _Until(Hook):
@@ -84,7 +94,7 @@ def race(
     The program is left as it was found. Time is that of the training steps alone, in this run on this machine.
 
     Args:
-        program: the program, on its device.
+        program: the program, or :class:`~pyro_vae.Replicates` of it, on its device.
         train: training images.
         test: held-out images, on the same device.
         estimators: name -> ``pyro.infer.ELBO``.
@@ -108,11 +118,14 @@ def race(
             device=test.device,
             hooks=[until],
             resume=states.get(name),
-            **_uncompiled(settings),
+            **_with_engine(program, steps, settings),
         )
         states[name] = until.state
-        judged = estimate(importance_bounds(program, test, num_particles, settings.get("seed", 0)))
-        laps.append(Lap(name, after, until.steps, until.seconds, judged, num_particles))
+        seed = settings.get("seed", 0)
+        bounds = [importance_bounds(member, test, num_particles, seed) for member in members(program)]
+        each = tuple(float(found.mean()) for found in bounds) if len(bounds) > 1 else ()
+        judged = estimate(torch.stack(bounds).mean(0))
+        laps.append(Lap(name, after, until.steps, until.seconds, judged, num_particles, each))
 
     for name in estimators:
         lap(name, _Until(steps, float("inf"), lambda name=name: report(name)), "equal steps")  # type: ignore[misc]

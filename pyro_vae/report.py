@@ -1,6 +1,7 @@
 """Records for people: progress while training, and tables."""
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Self
 
@@ -80,6 +81,8 @@ class ProgressHook(Hook):
         held_out = ""
         if record.bound is not None and record.bound_standard_error is not None:
             held_out = f"   held-out bound {record.bound:.2f} ± {record.bound_standard_error:.2f}"
+            if record.bounds:
+                held_out += f" ({min(record.bounds):.2f} to {max(record.bounds):.2f})"
         rate = record.step / record.seconds
         line = f"epoch {record.epoch:>3}   {word} {record.objective:.2f}{held_out}   {rate:.0f} steps/s"
         self._console.print(line, highlight=False)
@@ -190,11 +193,26 @@ def bracketed(figure: Figure) -> str:
 def race_table(laps: Sequence[Lap]) -> Table:
     """Return a line for each estimator and lap."""
     table = Table(title=f"held-out log p(x), L_{laps[0].num_particles}, nats per datum", box=box.SIMPLE)
-    for column in ("estimator", "after", "steps", "seconds", "log p(x)"):
+    spread = ("spread",) if laps[0].replicates else ()
+    for column in ("estimator", "after", "steps", "seconds", "log p(x)", *spread):
         table.add_column(column)
     for lap in laps:
-        table.add_row(lap.estimator, lap.after, str(lap.steps), f"{lap.seconds:.1f}", str(lap.log_evidence))
+        deviation = [f"sd {statistics.stdev(lap.replicates):.2f}"] if lap.replicates else []
+        figures = (str(lap.steps), f"{lap.seconds:.1f}", str(lap.log_evidence))
+        table.add_row(lap.estimator, lap.after, *figures, *deviation)
     return table
+
+
+def spread_line(bounds: Sequence[float]) -> str:
+    """Return one line on the spread of replicates.
+
+    Example:
+        >>> spread_line([-100.0, -101.0, -99.0])
+        'replicates: 3, their bounds from -101.00 to -99.00, standard deviation 1.00'
+    """
+    deviation = statistics.stdev(bounds)
+    ends = f"from {min(bounds):.2f} to {max(bounds):.2f}"
+    return f"replicates: {len(bounds)}, their bounds {ends}, standard deviation {deviation:.2f}"
 
 
 def bound_line(split: str, count: int, bound: Estimate, binarize: str, num_particles: int) -> str:

@@ -22,6 +22,7 @@ from pyro_vae.data import DataSet
 from pyro_vae.devices import isolated_rng
 from pyro_vae.errors import InputError
 from pyro_vae.program import Program, as_program, load_parameters
+from pyro_vae.replicates import members
 
 FORMAT = 1  # of checkpoints
 PACKAGES = ("pyro-ppl", "torch", "torchvision", "numpy", "arviz", "scikit-learn")
@@ -158,19 +159,23 @@ class Run:
         return state
 
     def _same_configuration(self, theirs: str, path: Path) -> None:
-        there, here = json.loads(theirs), json.loads(fingerprint(self.config))
+        there, here = asdict(RunConfig()) | json.loads(theirs), json.loads(fingerprint(self.config))
         for name in here:
             if there.get(name) != here[name]:
                 got = f"{name} {there.get(name)!r} instead of {here[name]!r} in {path}"
                 raise InputError("a checkpoint of this run's configuration", got, "a new run")
 
 
-def load_program(run: Run, data: DataSet, device: torch.device, checkpoint: str = "last") -> Program:
+def load_program(
+    run: Run, data: DataSet, device: torch.device, checkpoint: str = "last", replicate: int = 0
+) -> Program:
     """Return the program of a run with the parameters of one of its checkpoints, in evaluation mode.
 
     Raises:
-        InputError: there is no such checkpoint, or it cannot be used.
+        InputError: there is no such checkpoint or replicate, or it cannot be used.
     """
+    if not 0 <= replicate < run.config.replicates:
+        raise InputError(f"a replicate from 0 to {run.config.replicates - 1}", replicate, "--replicate 0")
     state = run.load_checkpoint(checkpoint)
     with isolated_rng(device, run.config.seed):
         thing = run.config.build_program(data.train)
@@ -178,7 +183,7 @@ def load_program(run: Run, data: DataSet, device: torch.device, checkpoint: str 
     load_parameters(program, state["program"])
     program.to(device)
     program.train(False)
-    return program
+    return members(program)[replicate]
 
 
 def check_new(path: Path, *, overwrite: bool) -> None:

@@ -17,9 +17,10 @@ from pyro_vae.devices import generator, isolated_rng, resolve_device, rng_state,
 from pyro_vae.elbo import ESTIMATORS, Estimator, Weighted
 from pyro_vae.engines import AUTO, ENGINES, SCHEDULES, Batches, Engine, StepInfo, choose_engine
 from pyro_vae.errors import InputError, NonFiniteError, lookup
-from pyro_vae.evaluation.likelihood import held_out_bound
+from pyro_vae.evaluation.likelihood import held_out_bounds
 from pyro_vae.numerics import Estimate
 from pyro_vae.program import Program, as_program, load_parameters, own_store
+from pyro_vae.replicates import Replicates, members
 from pyro_vae.specs import from_spec
 
 CHECKED = 100  # data on which a program is tried out before training
@@ -81,6 +82,7 @@ class EpochRecord:
     bound: float | None = None  # held out; None without validation data
     bound_standard_error: float | None = None
     improved: bool = False
+    bounds: tuple[float, ...] = ()  # of each replicate, where there are several; bound is then their mean
 
 
 class Hook:
@@ -188,8 +190,8 @@ def fit(
     store are left as they were. The program is moved to the device and trained in place.
 
     Args:
-        program: a :class:`~pyro_vae.VAE`, any ``nn.Module`` with ``model(x)`` and ``guide(x)``, or the pair
-            of functions ``(model, guide)``.
+        program: a :class:`~pyro_vae.VAE`, any ``nn.Module`` with ``model(x)`` and ``guide(x)``, the pair
+            of functions ``(model, guide)``, or :class:`~pyro_vae.Replicates` of a program.
         train: the data; a plain tensor's first dimension is the data.
         validation: held-out data; each epoch reports its bound with a standard error.
         device: ``auto`` (CUDA where present), ``cpu`` or ``cuda``.
@@ -319,22 +321,24 @@ def _end_epoch(loop: Loop) -> EpochRecord:
         seconds=position.seconds,
     )
     if loop.validation is not None:
-        held_out = _held_out(loop, loop.validation)
-        improved = held_out.mean > position.best
-        record = replace(record, bound=held_out.mean, bound_standard_error=held_out.standard_error, improved=improved)
+        mean, each = _held_out(loop, loop.validation)
+        improved = mean.mean > position.best
+        error = mean.standard_error
+        record = replace(record, improved=improved, bound=mean.mean, bound_standard_error=error, bounds=each)
         if improved:
-            position.best, position.best_epoch = held_out.mean, record.epoch
+            position.best, position.best_epoch = mean.mean, record.epoch
     position.epoch, position.batch, position.objective_sum, position.seen = record.epoch, 0, 0.0, 0
     loop.history.append(record)
     return record
 
 
-def _held_out(loop: Loop, validation: Images) -> Estimate:
-    """Return the held-out bound; parameters that the epoch's last step ruined are an error that names them."""
+def _held_out(loop: Loop, validation: Images) -> tuple[Estimate, tuple[float, ...]]:
+    """Return the held-out bound, and that of each replicate; parameters that a step ruined are an error."""
     ruined = [f"parameter {name}" for name, p in loop.program.named_parameters() if not p.isfinite().all()]
+    particles, seed = loop.settings.eval_particles, loop.settings.seed
     try:
         if not ruined:
-            return held_out_bound(loop.program, validation, loop.settings.eval_particles, seed=loop.settings.seed)
+            return held_out_bounds(loop.program, validation, particles, seed)
     except ValueError as error:  # Pyro's validation meets a distribution's parameter that is not finite
         ruined = [f"held-out bound, {str(error).splitlines()[0]}"]
     raise NonFiniteError(loop.position.step, math.nan, ", ".join(ruined))
@@ -381,10 +385,11 @@ def _loop(
         example = train.batch(slice(0, CHECKED))
         program = as_program(thing, example.cpu())  # the user's networks are still there
         program.to(device)
-        check_program(program, example)
+        for member in members(program):
+            check_program(member, example)
         if validation is not None:
-            check_particles(program, example)
-        _try_estimator(estimator, program, example[:10])
+            check_particles(members(program)[0], example)
+        _try_estimator(estimator, members(program)[0], example[:10])
     name, why = _engine(settings, math.ceil(len(train) / settings.batch_size), program, estimator, example, resumed)
     engine = from_spec(
         ENGINES,
@@ -404,11 +409,13 @@ def _engine(
     """Return the engine by its specification, and why that one; a resumed run keeps the one it began with."""
     asked = settings.engine
     if resumed is not None:
-        began = resumed["engine_name"]
+        began = resumed.get("engine_name", "svi")  # what all runs had before there was a choice
         if asked not in (AUTO, began):
             raise InputError(f"engine {began}, with which the run began", asked, f"--engine {began}")
         return began, "the run began with it"
     if asked != AUTO:
+        if isinstance(program, Replicates) and not asked.startswith("compiled"):
+            raise InputError("engine compiled for replicates, which train in one graph", asked, "--engine compiled")
         return asked, "asked for"
     trial = copy.deepcopy(estimator)
     return choose_engine(program, trial, settings.optimizer, x, settings.epochs * batches)

@@ -34,7 +34,8 @@ class StepInfo:
     objective: float  # nats per datum; a bound where kl_weight is 1, else not one
     kl_weight: float
     learning_rate: float
-    grad_norm: float  # Euclidean, over all parameters, before clipping
+    grad_norm: float  # Euclidean, over all parameters, before clipping; of replicates, the largest
+    replicates: tuple[float, ...] = ()  # the objective of each, where there are several
 
 
 class Engine(Protocol):

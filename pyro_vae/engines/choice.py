@@ -6,9 +6,11 @@ from torch import Tensor
 from pyro_vae.engines.compiled import CompiledEngine
 from pyro_vae.errors import InputError
 from pyro_vae.program import Program
+from pyro_vae.replicates import Replicates
 
 AUTO = "auto"
 PAYS_FROM = 10_000  # steps; docs/performance.md says what was measured
+RULE = f"compiling pays from {PAYS_FROM:,} on"
 
 
 def choose_engine(program: Program, estimator: object, optimizer: str, x: Tensor, steps: int) -> tuple[str, str]:
@@ -31,11 +33,14 @@ def choose_engine(program: Program, estimator: object, optimizer: str, x: Tensor
         >>> choose_engine(VAE((4,), latent_dim=2), SampledKL(), "adam", torch.ones(10, 4), steps=500)
         ('svi', '500 steps: compiling pays from 10,000 on')
     """
+    if isinstance(program, Replicates):  # they are trained in one graph, compiled or not
+        pays = steps >= PAYS_FROM
+        return "compiled" if pays else "compiled:inductor=false", f"replicates; {steps:,} steps: {RULE}"
     if steps < PAYS_FROM:
-        return "svi", f"{steps:,} steps: compiling pays from {PAYS_FROM:,} on"
+        return "svi", f"{steps:,} steps: {RULE}"
     try:
         with CompiledEngine(program, estimator, optimizer, inductor=False) as engine:
             engine.graph(x, torch.ones((), dtype=torch.float64, device=x.device))
     except InputError as error:
         return "svi", f"it cannot be compiled: {error}"
-    return "compiled", f"{steps:,} steps: compiling pays from {PAYS_FROM:,} on"
+    return "compiled", f"{steps:,} steps: {RULE}"

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -17,11 +18,13 @@ from pyro_vae.devices import noise_state
 from pyro_vae.elbo import Weighted
 from pyro_vae.engines.base import OPTIMIZERS, StepInfo, one_by_one
 from pyro_vae.engines.batches import Batches
+from pyro_vae.engines.batching import ReplicatedFunction, batched
 from pyro_vae.engines.failures import offending
 from pyro_vae.engines.recorded import Recording
 from pyro_vae.engines.tracing import STOCK, StepFunction, check_trace, equal_estimator, traced
 from pyro_vae.errors import InputError, NonFiniteError, lookup
 from pyro_vae.program import Program, own_store
+from pyro_vae.replicates import Replicates, members
 from pyro_vae.specs import from_spec
 
 Graph = Callable[..., Any]
@@ -35,7 +38,7 @@ class CompiledEngine:
     used. On CUDA :meth:`run` records whole steps in CUDA graphs (:class:`~pyro_vae.engines.recorded.Recording`).
 
     Args:
-        program: the program, on its device; if it were moved later, the engine would not follow.
+        program: the program or :class:`~pyro_vae.Replicates`, on its device; moved later, it would not be followed.
         estimator: one of :data:`~pyro_vae.elbo.ESTIMATORS`, or Pyro's ``Trace_ELBO`` or ``TraceMeanField_ELBO``.
         optimizer: a name of :data:`~pyro_vae.engines.base.OPTIMIZERS` with arguments.
         clip_norm: largest Euclidean norm of the gradient of the loss (summed over the batch); None: no limit.
@@ -64,10 +67,13 @@ class CompiledEngine:
     ) -> None:
         self._program, self._estimator, self._inductor = program, equal_estimator(estimator), inductor
         limit = math.inf if clip_norm is None else clip_norm
-        self._function = StepFunction(program, self._estimator, limit)
+        self._function: StepFunction | ReplicatedFunction
+        if isinstance(program, Replicates):
+            self._function = ReplicatedFunction(program, self._estimator, limit)
+        else:
+            self._function = StepFunction(program, self._estimator, limit)
         self._beta = float(self._estimator.beta) if isinstance(self._estimator, Weighted) else 1.0
-        trained = [p for p in program.parameters() if p.requires_grad]
-        self._optimizer = build_optimizer(optimizer, trained)
+        self._optimizer = build_optimizer(optimizer, self._function.groups)
         self._graphs: dict[tuple[Any, ...], Graph] = {}
         self._shape: list[int] | None = None  # of the batch that is compiled
         self._steps = 0
@@ -101,16 +107,15 @@ class CompiledEngine:
         graph = self.graph(x, weight)
         noise = noise_state(x.device)
         result = self._function.result(graph(x, weight, *self._function.inputs()))
-        loss, norm = torch.stack([result.loss.double(), result.norm.double()]).tolist()
+        losses, norms = torch.stack([result.loss.double(), result.norm.double()]).reshape(2, -1).tolist()
         self._function.hand_over(result)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NonFiniteError(self._steps, loss, offending(self._program, x, noise) or "no site on the same noise")
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._check_finite(losses, norms, x, noise)
+        for group, factor in zip(self._optimizer.param_groups, self._function.rates, strict=True):
+            group["lr"] = learning_rate * factor
         self._optimizer.step()
         self._function.let_go()
         self._function.remember(result)
-        return self._info(loss, norm, len(x), learning_rate, kl_weight)
+        return self._info(losses, norms, len(x), learning_rate, kl_weight)
 
     def run(self, batches: Batches) -> Iterator[list[StepInfo]]:
         """Take the steps of an epoch: one by one on the CPU, many to a replay on CUDA."""
@@ -143,11 +148,10 @@ class CompiledEngine:
         if self._shape is None:
             self._shape = list(x.shape)
         if key not in self._graphs:
-            graph = traced(self._function, x, weight)
-            check_trace(graph, self._function, x, weight)
+            graph = trace_checked(self._function, x, weight)
             if self._inductor and list(x.shape) == self._shape:
                 self._graphs[key] = compiled(graph, [x, weight, *self._function.inputs()])
-                check_trace(self._graphs[key], self._function, x, weight)
+                check_trace(self._graphs[key], self._function, x, weight, reference=graph)
             else:
                 self._graphs[key] = graph
         return self._graphs[key]
@@ -164,21 +168,44 @@ class CompiledEngine:
         size, count = batches.size, len(batches.order)
         for first, rows in self._recording.epoch(batches):
             infos = []
-            for number, (loss, norm) in enumerate(rows, first):
+            for number, (losses, norms) in enumerate(rows, first):
                 self._steps += 1
-                if not (math.isfinite(loss) and math.isfinite(norm)):
-                    raise NonFiniteError(self._steps, loss, offending_now(self._program, batches.batch(number)))
+                self._check_finite(losses, norms, partial(batches.batch, number))
                 data = min(size, count - number * size)
-                infos.append(self._info(loss, norm, data, batches.learning_rates[number], batches.kl_weights[number]))
+                rates, weights = batches.learning_rates, batches.kl_weights
+                infos.append(self._info(losses, norms, data, rates[number], weights[number]))
             yield infos
 
-    def _info(self, loss: float, norm: float, data: int, learning_rate: float, kl_weight: float) -> StepInfo:
-        return StepInfo(-loss / data, kl_weight * self._beta, learning_rate, norm)
+    def _check_finite(
+        self, losses: list[float], norms: list[float], x: Tensor | Callable[[], Tensor], noise: Tensor | None = None
+    ) -> None:
+        """Refuse a step that is not finite; without its noise, name what is not finite on other noise."""
+        bad = [i for i, pair in enumerate(zip(losses, norms, strict=True)) if not all(map(math.isfinite, pair))]
+        if not bad:
+            return
+        program = members(self._program)[bad[0]]
+        batch = x if isinstance(x, Tensor) else x()
+        replicate = f" of replicate {bad[0]}" if isinstance(self._program, Replicates) else ""
+        with own_store(program):
+            where = offending(program, batch, noise_state(batch.device) if noise is None else noise)
+        raise NonFiniteError(self._steps, losses[bad[0]], f"{where or 'no site on the same noise'}{replicate}")
+
+    def _info(
+        self, losses: list[float], norms: list[float], data: int, learning_rate: float, kl_weight: float
+    ) -> StepInfo:
+        objectives = tuple(-loss / data for loss in losses)
+        mean = sum(objectives) / len(objectives)
+        replicates = objectives if isinstance(self._program, Replicates) else ()
+        return StepInfo(mean, kl_weight * self._beta, learning_rate, max(norms), replicates)
 
 
-def offending_now(program: Program, x: Tensor) -> str:
-    """Name what is not finite on fresh noise: that of a step inside a CUDA graph cannot be drawn again."""
-    return offending(program, x, noise_state(x.device)) or "nothing on fresh noise: a rare draw"
+def trace_checked(function: StepFunction | ReplicatedFunction, x: Tensor, weight: Tensor) -> GraphModule:
+    """Trace a step and compare the trace with the eager program; of replicates, the first, and all with it."""
+    if isinstance(function, ReplicatedFunction):
+        return batched(function, x, weight)
+    graph = traced(function, x, weight)
+    check_trace(graph, function, x, weight)
+    return graph
 
 
 def compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Graph:
@@ -203,11 +230,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def build_optimizer(spec: str, parameters: Sequence[Tensor]) -> Optimizer:
-    """Return one optimiser over all parameters, fused where torch can; its rate is set before every step."""
+def build_optimizer(spec: str, groups: list[dict[str, Any]]) -> Optimizer:
+    """Return one optimiser over all groups of parameters, fused where torch can; rates are set before every step."""
     name, _, arguments = spec.partition(":")
     takes = inspect.signature(lookup(OPTIMIZERS, name.strip(), "optimizer")).parameters
-    on_cuda = parameters[0].device.type == "cuda"
+    on_cuda = groups[0]["params"][0].device.type == "cuda"
     wanted: dict[str, Any] = {"fused": True, **({"capturable": True} if on_cuda else {})}
     more = {key: value for key, value in wanted.items() if key in takes and key not in arguments}
-    return from_spec(OPTIMIZERS, spec, "optimizer", params=parameters, lr=1e-3, **more)
+    return from_spec(OPTIMIZERS, spec, "optimizer", params=groups, lr=1e-3, **more)

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from pyro_vae.data import Images
 from pyro_vae.engines.batches import Batches
-from pyro_vae.engines.tracing import StepFunction
+from pyro_vae.engines.batching import ReplicatedFunction
+from pyro_vae.engines.tracing import StepFunction, StepResult
 
 WARM_UP = 3  # steps before the first recording: they make the optimiser's state and load every kernel
 STEPS = 10  # to a CUDA graph
@@ -39,7 +40,7 @@ class Recording:
 
     def __init__(
         self,
-        function: StepFunction,
+        function: StepFunction | ReplicatedFunction,
         graph_for: Callable[[Tensor, Tensor], Callable[..., Any]],
         optimizer: Optimizer,
         images: Images,
@@ -53,17 +54,17 @@ class Recording:
         self._rates = torch.zeros(count, device=device)
         self._weights = torch.zeros(count, dtype=torch.float64, device=device)
         self._batch = torch.zeros(1, dtype=torch.int64, device=device)  # the number of the coming batch
-        self._metrics = torch.zeros(count, 2, dtype=torch.float64, device=device)  # loss and gradient's norm
+        replicates = len(getattr(function, "programs", [0]))
+        self._metrics = torch.zeros(count, 2, replicates, dtype=torch.float64, device=device)  # loss, gradient's norm
         self._alive = torch.ones((), dtype=torch.bool, device=device)
-        self._rate = torch.zeros((), device=device)
-        self._memory = list(function.memory.values())
+        self._memory = [memory.clone() for memory in function.memory.values()]
         for group in optimizer.param_groups:
-            group["lr"] = self._rate
+            group["lr"] = torch.zeros((), device=device)
         self._warm = 0
         self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
 
-    def epoch(self, batches: Batches) -> Iterator[tuple[int, list[list[float]]]]:
-        """Take the steps of an epoch; yields (number of the first batch, [[loss, gradient's norm], ...])."""
+    def epoch(self, batches: Batches) -> Iterator[tuple[int, list[tuple[list[float], list[float]]]]]:
+        """Take the steps of an epoch; yields the number of a first batch, and rows of losses and gradients' norms."""
         self._begin(batches)
         whole, end = len(batches.order) // self._size, len(batches)
         at = batches.start
@@ -72,7 +73,7 @@ class Recording:
             self.advance(min(stop, whole) - at, self._size)
             if stop > whole:
                 self.advance(1, len(batches.order) - whole * self._size)
-            yield at, self._metrics[at:stop].tolist()
+            yield at, [tuple(row) for row in self._metrics[at:stop].tolist()]
             at = stop
 
     @torch.no_grad()
@@ -111,17 +112,18 @@ class Recording:
         self._batch.fill_(batches.start)
         for tensor, value in zip(self._memory, self._function.memory.values(), strict=True):
             tensor.copy_(value)
-        self._function.estimator.load_state_dict(dict(zip(self._function.memory, self._memory, strict=True)))
+        self._function.remember(StepResult(self._batch, self._batch, [], self._memory))
 
     def _step(self, size: int) -> None:
         """One step, on the device alone."""
         function, optimizer = self._function, self._optimizer
         x = self._images.batch(self._order[self._batch * self._size + self._within[:size]])
         weight = self._weights[self._batch].reshape(())
-        self._rate.copy_(self._rates[self._batch].reshape(()))
+        for group, factor in zip(optimizer.param_groups, function.rates, strict=True):
+            group["lr"].copy_(self._rates[self._batch].reshape(()) * factor)
         tensors = [*function.tensors(), *self._memory]
         result = function.result(self._graph_for(x, weight)(x, weight, *tensors))
-        self._alive.logical_and_(result.loss.isfinite() & result.norm.isfinite())
+        self._alive.logical_and_((result.loss.isfinite() & result.norm.isfinite()).all())
         function.hand_over(result)
         parameters = [function.parameters[name] for name in function.trained]
         before = [p.clone() for p in parameters]
@@ -130,6 +132,6 @@ class Recording:
             parameter.copy_(torch.where(self._alive, parameter, value))
         for tensor, value in zip(self._memory, result.memory, strict=True):
             tensor.copy_(torch.where(self._alive, value, tensor))
-        row = torch.stack([result.loss.double(), result.norm.double()])
+        row = torch.stack([result.loss.double(), result.norm.double()]).reshape(2, -1)
         self._metrics.index_copy_(0, self._batch, row[None])
         self._batch.add_(1)

@@ -26,6 +26,8 @@ REPLACED: dict[type, Callable[[int], Estimator]] = {Trace_ELBO: SampledKL, Trace
 STOCK = "--engine svi"  # what takes every program that Pyro takes
 TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}  # of a tensor's largest entry; a wrong trace is off by far more
 
+NEGLIGIBLE = 1e-2  # of the largest gradient
+
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
@@ -97,6 +99,16 @@ class StepFunction:
         """Put the gradients where an optimiser looks for them."""
         for name, gradient in zip(self.trained, result.gradients, strict=True):
             self.parameters[name].grad = gradient
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """What an optimiser is given."""
+        return [{"params": list(self.parameters.values())}]
+
+    @property
+    def rates(self) -> list[float]:
+        """The factor of the learning rate of every group."""
+        return [1.0]
 
     def let_go(self) -> None:
         """Drop the gradients."""
@@ -208,19 +220,30 @@ def traced(function: StepFunction, x: Tensor, kl_weight: Tensor) -> GraphModule:
 
 @torch.no_grad()
 def check_trace(
-    graph: Callable[..., Any], function: StepFunction, x: Tensor, kl_weight: Tensor, tolerance: float | None = None
+    graph: Callable[..., Any],
+    function: Any,
+    x: Tensor,
+    kl_weight: Tensor,
+    reference: Callable[..., Any] | None = None,
 ) -> float:
     """Compare a graph with the eager program on noise and data that it was not traced on; return the largest error.
+
+    Args:
+        graph: what is checked.
+        function: the step, a :class:`StepFunction` or the like of it.
+        x: a batch.
+        kl_weight: a scalar.
+        reference: what to compare with; the eager function itself by default.
 
     The error of a tensor is relative to its largest entry.
 
     Raises:
         InputError: they differ: the trace has frozen a number (drawn by numpy, counted in Python).
     """
-    limit = TOLERANCES.get(x.dtype, 1e-3) if tolerance is None else tolerance
+    limit = TOLERANCES.get(x.dtype, 1e-3)
     other = x.roll(1, 0)
     results = []
-    for evaluate in (graph, function):
+    for evaluate in (graph, reference or function):
         inputs = [t.clone() for t in function.inputs()]
         with isolated_rng(x.device), pyro.validation_enabled(False):
             seed_noise(20_000, x.device)
@@ -228,7 +251,7 @@ def check_trace(
     names = ["the loss", "the gradient's norm", *(f"the gradient of {name}" for name in function.trained)]
     names += ["the estimator's memory"] * len(function.memory)
     names += [f"{name} after the step" for name in (*function.parameters, *function.constants, *function.memory)]
-    errors = [_error(a, b) for a, b in zip(*results, strict=True)]
+    errors = tensor_errors(*results)
     worst = max(range(len(errors)), key=lambda i: errors[i])
     if not errors[worst] <= limit:
         raise InputError(
@@ -239,15 +262,26 @@ def check_trace(
     return errors[worst]
 
 
-def _error(value: Tensor, reference: Tensor) -> float:
+def tensor_errors(values: Sequence[Tensor], references: Sequence[Tensor]) -> list[float]:
+    """Return each tensor's largest difference, relative to its reference's largest entry.
+
+    A reference below :data:`NEGLIGIBLE` of the largest of all counts as that large: some gradients are nothing but the
+    rounding of what cancels (a bias before a batch normalisation). A number that is finite in one alone: infinite.
+    """
+    finite = [r.double().abs().nan_to_num(nan=0.0, posinf=0.0) for r in references]
+    sizes = [float(r.max()) if r.numel() else 0.0 for r in finite]
+    least = NEGLIGIBLE * max(sizes[1:], default=0.0)  # the first is the loss, a sum over data
+    return [_error(v, r, max(size, least)) for v, r, size in zip(values, references, sizes, strict=True)]
+
+
+def _error(value: Tensor, reference: Tensor, size: float) -> float:
     if value.shape != reference.shape:
         return math.inf
     value, reference = value.double(), reference.double()
     same = (value == reference) | (value.isnan() & reference.isnan())
     difference = torch.where(same, 0.0, (value - reference).abs()).nan_to_num(nan=math.inf)
-    if not difference.numel() or not bool(difference.any()):
-        return 0.0
-    return float(difference.max() / reference.abs().nan_to_num(posinf=0.0).max())
+    largest = float(difference.max()) if difference.numel() else 0.0
+    return largest / size if largest else 0.0
 
 
 class _LastSite(Messenger):

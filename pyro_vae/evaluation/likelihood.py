@@ -11,6 +11,7 @@ from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.evaluation.context import evaluating
 from pyro_vae.numerics import Estimate, estimate
 from pyro_vae.program import Program
+from pyro_vae.replicates import Replicates, members
 
 CHUNK = 1000  # data (times particles, where these are many) scored at once; bounds memory
 PARTICLES_AT_ONCE = 100
@@ -70,6 +71,19 @@ def held_out_bound(program: Program, data: Images, num_particles: int = 1, seed:
     The standard error is over data and holds the noise of the particles too: a datum's draws are its own.
     """
     return estimate(held_out_elbo(program, data, num_particles, seed))
+
+
+def held_out_bounds(
+    program: Program, data: Images, num_particles: int = 1, seed: int = 0
+) -> tuple[Estimate, tuple[float, ...]]:
+    """Return the held-out bound of a program, or the mean over replicates and that of each of them.
+
+    The standard error is over the data, whose bounds are averaged over replicates first: it says how sure the mean of
+    these replicates is, and not how much another seed would change it. That is the spread of the bounds.
+    """
+    found = [held_out_elbo(member, data, num_particles, seed) for member in members(program)]
+    each = tuple(float(bounds.double().mean()) for bounds in found)
+    return estimate(torch.stack(found).mean(0)), each if isinstance(program, Replicates) else ()
 
 
 def _over_data(program: Program, data: Images, seed: int, chunk: int, bound: Callable[[Tensor], Tensor]) -> Tensor:

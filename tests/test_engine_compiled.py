@@ -23,11 +23,17 @@ from torch.distributions import constraints
 
 from pyro_vae import VAE, InputError, NonFiniteError, fit
 from pyro_vae.data import Images
+from pyro_vae.devices import seed_noise
 from pyro_vae.elbo import ESTIMATORS, SampledKL
+from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.engines import ENGINES, OPTIMIZERS, Batches, CompiledEngine, SVIEngine, choice, compiled
 from pyro_vae.engines.base import one_by_one
 from pyro_vae.engines.recorded import Recording
+from pyro_vae.engines.scoring import CompiledTerms
 from pyro_vae.engines.tracing import StepFunction, check_trace, equal_estimator, traced
+from pyro_vae.evaluation import likelihood
+from pyro_vae.evaluation.context import evaluating
+from pyro_vae.evaluation.likelihood import importance_bounds
 from pyro_vae.program import as_program
 from pyro_vae.training import Hook
 
@@ -626,3 +632,42 @@ class TestOnCuda:
             )
             bounds.append(result.history[-1])
         assert abs(bounds[0].bound - bounds[1].bound) <= 5 * bounds[0].bound_standard_error
+
+
+# ---- evaluation
+
+
+@pytest.mark.parametrize("name", ANYBODYS)
+def test_compiled_terms_are_the_same(name):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x = torch.randn(B, 6)
+        program = as_program(ANYBODYS[name](), x)
+    with evaluating(program, x.device, seed=0):
+        draw = CompiledTerms(program, inductor=False)
+        for batch, count in ((x, 3), (x[:2], 3), (x, 5)):
+            seed_noise(4, x.device)
+            ours = draw(batch, count)
+            seed_noise(4, x.device)
+            theirs = draw_terms(program, batch, count)
+            for part in ("log_px_z", "log_pz", "log_qz"):
+                assert_close(getattr(ours, part), getattr(theirs, part), 1e-5)
+
+
+def test_compiled_importance_bounds_are_the_same(device, monkeypatch):
+    vae, images = make_vae(device=device), Images(make_data(45, device=device))
+    monkeypatch.setattr(likelihood, "CHUNK", 60)
+    monkeypatch.setattr(likelihood, "PARTICLES_AT_ONCE", 6)
+    eager = importance_bounds(vae, images, 14, compiled=False)
+    assert_close(importance_bounds(vae, images, 14, compiled=True), eager, 1e-12)
+    assert type(likelihood.terms_of(vae, likelihood.COMPILED_FROM)) is CompiledTerms
+    assert type(likelihood.terms_of(vae, likelihood.COMPILED_FROM - 1)) is not CompiledTerms
+
+
+def test_terms_that_cannot_be_traced_are_refused():
+    program, x = Odd(lambda z: 1.0 if z.sum() > 0 else 2.0), torch.ones(B, 1)
+    with evaluating(program, x.device, seed=0), pytest.raises(InputError, match="traced once"):
+        CompiledTerms(program)(x, 3)
+    frozen = Odd(lambda z: 5.0 * float(np.random.rand()))
+    with evaluating(frozen, x.device, seed=0), pytest.raises(InputError, match=r"log p\(x\|z\) off by"):
+        CompiledTerms(frozen)(x, 3)

@@ -7,7 +7,8 @@ draws from the device's generator just as the eager program does, so that the tw
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import pyro
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.devices import isolated_rng, seed_noise
+from pyro_vae.devices import isolated_rng
 from pyro_vae.elbo import AnalyticKL, Estimator, SampledKL, Weighted
 from pyro_vae.errors import InputError
 from pyro_vae.program import Program, explained, own_store, program_error
@@ -60,12 +61,10 @@ class StepFunction:
         self.program, self.estimator = program, estimator
         self.clip_norm, self.weighted = clip_norm, False
         trained = {name: p for name, p in program.named_parameters() if p.requires_grad}
-        given = {**program.state_dict(keep_vars=True)} if isinstance(program, nn.Module) else {}
         self.parameters: dict[str, Tensor] = dict(trained)
         held = {id(p) for p in trained.values()}
-        self.constants = {name: t for name, t in given.items() if isinstance(t, Tensor) and id(t) not in held}
+        self.constants = {name: t for name, t in held_tensors(program).items() if id(t) not in held}
         self._tensors = [t.detach() for t in (*self.parameters.values(), *self.constants.values())]
-        self._module = _Holder(program)
         self._trained: list[str] = []
 
     @property
@@ -129,9 +128,9 @@ class StepFunction:
         names = (*self.parameters, *self.constants)
         try:
             self.estimator.load_state_dict(dict(zip(before, tensors[sum(sizes) :], strict=True)))
-            swapped = dict(zip(names, (*leaves, *constants), strict=True))
+            given = dict(zip(names, (*leaves, *constants), strict=True))
             with torch.enable_grad():
-                loss, surrogate = self._losses(swapped, x, kl_weight)
+                loss, surrogate = self._losses(given, x, kl_weight)
                 found = torch.autograd.grad(surrogate, leaves, allow_unused=True)
             memory = [torch.as_tensor(v) for v in self.estimator.state_dict().values()]
         finally:
@@ -144,16 +143,17 @@ class StepFunction:
             gradients = [g * factor for g in gradients]
         return [loss.detach(), norm, *gradients, *memory]
 
-    def _losses(self, swapped: Mapping[str, Tensor], x: Tensor, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, given: Mapping[str, Tensor], x: Tensor, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
         estimator = Weighted(self.estimator, kl_weight) if self.weighted else self.estimator
 
         def losses() -> tuple[Tensor, Tensor]:
             with own_store(self.program):
                 return estimator.losses(self.program.model, self.program.guide, x)
 
-        named = {f"program.{name}": tensor for name, tensor in swapped.items()}
-        found: tuple[Tensor, Tensor] = torch.func.functional_call(self._module, named, (losses,))
-        return found
+        return swapped(self.program, given, losses)
+
+
+T = TypeVar("T")
 
 
 class _Holder(nn.Module):
@@ -165,6 +165,19 @@ class _Holder(nn.Module):
 
     def forward(self, function: Callable[[], Any]) -> Any:
         return function()
+
+
+def held_tensors(program: Program) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, the tensors themselves."""
+    module = cast(nn.Module, program)
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def swapped(program: Program, tensors: Mapping[str, Tensor], function: Callable[[], T]) -> T:
+    """Call a function while the program has other tensors in the place of its parameters and buffers."""
+    named = {f"program.{name}": tensor for name, tensor in tensors.items()}
+    found: T = torch.func.functional_call(_Holder(program), named, (function,))
+    return found
 
 
 def equal_estimator(estimator: Any) -> Estimator:
@@ -240,20 +253,30 @@ def check_trace(
     Raises:
         InputError: they differ: the trace has frozen a number (drawn by numpy, counted in Python).
     """
-    limit = TOLERANCES.get(x.dtype, 1e-3)
-    other = x.roll(1, 0)
-    results = []
-    for evaluate in (graph, reference or function):
-        inputs = [t.clone() for t in function.inputs()]
-        with isolated_rng(x.device), pyro.validation_enabled(False):
-            seed_noise(20_000, x.device)
-            results.append([t.clone() for t in evaluate(other, kl_weight, *inputs)] + inputs)
+    one, other = (partial(call, x.roll(1, 0), kl_weight) for call in (graph, reference or function))
     names = ["the loss", "the gradient's norm", *(f"the gradient of {name}" for name in function.trained)]
     names += ["the estimator's memory"] * len(function.memory)
     names += [f"{name} after the step" for name in (*function.parameters, *function.constants, *function.memory)]
+    return check_same(one, other, function.inputs(), names)
+
+
+@torch.no_grad()
+def check_same(
+    graph: Callable[..., Any], reference: Callable[..., Any], inputs: Sequence[Tensor], names: Sequence[str]
+) -> float:
+    """Call both on copies of the same tensors and the same noise; return the largest error of outputs and inputs.
+
+    Raises:
+        InputError: they differ.
+    """
+    device, results = inputs[0].device, []
+    for evaluate in (graph, reference):
+        given = [t.clone() for t in inputs]
+        with isolated_rng(device, seed=20_000), pyro.validation_enabled(False):  # numpy's and Python's noise, too
+            results.append([t.clone() for t in evaluate(*given)] + given)
     errors = tensor_errors(*results)
     worst = max(range(len(errors)), key=lambda i: errors[i])
-    if not errors[worst] <= limit:
+    if not errors[worst] <= TOLERANCES.get(results[1][0].dtype, 1e-3):
         raise InputError(
             "a trace that equals the program on the same noise",
             f"{names[worst]} off by {errors[worst]:.2g} of its size: something that changes is not torch's own",

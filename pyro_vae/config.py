@@ -36,7 +36,7 @@ class RunConfig:
         activation: of the networks; relu by default.
         model_args: further arguments of a class of your own, as a mapping.
         estimator: a name with arguments, such as trace_elbo:num_particles=5.
-        engine: svi.
+        engine: svi, compiled, or auto: the compiled one for long runs (compare: svi unless told).
         epochs: passes over the training data.
         batch_size: data in a step.
         optimizer: a torch optimiser with arguments, such as adam:eps=1e-4, adagrad, sgd:momentum=0.9.
@@ -60,7 +60,7 @@ class RunConfig:
     activation: str | None = None
     model_args: dict[str, Any] | None = None
     estimator: str = "trace_elbo"
-    engine: str = "svi"
+    engine: str = "auto"
     epochs: int = 20
     batch_size: int = 128
     optimizer: str = "adam"

@@ -188,13 +188,19 @@ def explained(what: str = "that runs on a batch, all but the batch in event dime
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        foreign = (Path(__file__).parent, Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib")))
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if not any(folder in Path(frame.filename).parents for folder in foreign)]
-        place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
-        first = (str(error).splitlines() or [""])[0].rstrip(".")
-        got = f"{type(error).__name__}{place}: {first}"
-        raise InputError(f"a program {what}", got, "running model and guide on a small batch by hand") from error
+        raise program_error(error, what) from error
+
+
+def program_error(
+    error: Exception, what: str, hint: str = "running model and guide on a small batch by hand"
+) -> InputError:
+    """Return the refusal of a program whose code raised an error: what was expected of it, and the line that raised."""
+    foreign = (Path(__file__).parent, Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib")))
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(folder in Path(frame.filename).parents for folder in foreign)]
+    place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+    first = (str(error).splitlines() or [""])[0].rstrip(".")
+    return InputError(f"a program {what}", f"{type(error).__name__}{place}: {first}", hint)
 
 
 def load_parameters(program: Program, state: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyro_vae.data import Images
-from pyro_vae.engines import StepInfo
+from pyro_vae.engines import AUTO, StepInfo
 from pyro_vae.evaluation.likelihood import importance_bounds
 from pyro_vae.numerics import Estimate, estimate
 from pyro_vae.program import Program
@@ -19,7 +19,12 @@ def train_steps(program: Program, train: Images, steps: int, **settings: Any) ->
     """Train a program in place for so many steps by ``trace_elbo``; none for 0."""
     if steps:
         until = _Until(steps, float("inf"), lambda: None)
-        fit(program, train, epochs=FOREVER, device=train.device, hooks=[until], **settings)
+        fit(program, train, epochs=FOREVER, device=train.device, hooks=[until], **_uncompiled(settings))
+
+
+def _uncompiled(settings: dict[str, Any]) -> dict[str, Any]:
+    """Take engine svi unless told: a compilation for each estimator would be timed with its steps."""
+    return {**settings, "engine": "svi"} if settings.get("engine", AUTO) == AUTO else settings
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def race(
             device=test.device,
             hooks=[until],
             resume=states.get(name),
-            **settings,
+            **_uncompiled(settings),
         )
         states[name] = until.state
         judged = estimate(importance_bounds(program, test, num_particles, settings.get("seed", 0)))

@@ -100,7 +100,7 @@ class CheckpointHook(Hook):
 
     def stepped(self, loop: Loop, info: StepInfo) -> None:
         """Save now and then; when does not change what is trained."""
-        if time.monotonic() - self._saved >= self._seconds:
+        if loop.settled and time.monotonic() - self._saved >= self._seconds:
             self._save(loop)
 
     def epoch_ended(self, loop: Loop, record: EpochRecord) -> None:

@@ -90,8 +90,9 @@ def _opening(run: Run, data: DataSet, loop: Loop) -> list[str]:
     lines = [
         f"data      {data.name}: {sizes} images of {shape}, split {data.split}, binarize {data.train.binarize}",
         f"program   {config.model}, {count:,} parameters, on {loop.train.device}",
-        f"training  {config.estimator} by engine {config.engine}, "
-        f"{config.optimizer} at {config.learning_rate:g}, batches of {config.batch_size}, {config.epochs} epochs",
+        f"training  {config.estimator} by {config.optimizer} at {config.learning_rate:g}, "
+        f"batches of {config.batch_size}, {config.epochs} epochs",
+        f"engine    {loop.engine_name} ({loop.why})",
     ]
     if loop.position.step:
         lines.append(f"resuming  after step {loop.position.step}, in epoch {loop.position.epoch + 1}")

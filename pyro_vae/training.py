@@ -15,7 +15,7 @@ from pyro_vae.checking import check_particles, check_program
 from pyro_vae.data import Images, as_images
 from pyro_vae.devices import generator, isolated_rng, resolve_device, rng_state, set_rng_state
 from pyro_vae.elbo import ESTIMATORS, Estimator, Weighted
-from pyro_vae.engines import ENGINES, SCHEDULES, Engine, StepInfo
+from pyro_vae.engines import AUTO, ENGINES, SCHEDULES, Batches, Engine, StepInfo, choose_engine
 from pyro_vae.errors import InputError, NonFiniteError, lookup
 from pyro_vae.evaluation.likelihood import held_out_bound
 from pyro_vae.numerics import Estimate
@@ -30,7 +30,7 @@ class Settings:
     """How to train: everything but the program and the data. The fields are those of :func:`fit`."""
 
     estimator: str | ELBO = "trace_elbo"
-    engine: str = "svi"
+    engine: str = AUTO
     epochs: int = 10
     batch_size: int = 128
     optimizer: str = "adam"
@@ -108,12 +108,15 @@ class Loop:
 
     program: Program
     engine: Engine
+    engine_name: str
+    why: str  # this engine
     train: Images
     validation: Images | None
     settings: Settings
     position: Position = field(default_factory=Position)
     history: list[EpochRecord] = field(default_factory=list)
     stopping: str = ""
+    settled: bool = True  # whether the parameters stand where the position says; an engine may be some steps ahead
 
     @property
     def batches(self) -> int:
@@ -136,6 +139,7 @@ class Loop:
         return {
             "program": self.program.state_dict(),
             "engine": self.engine.state_dict(),
+            "engine_name": self.engine_name,
             "rng": rng_state(self.train.device),
             "position": asdict(self.position),
             "history": [asdict(record) for record in self.history],
@@ -149,10 +153,10 @@ class Loop:
         self.position = Position(**state["position"])
         self.history = [EpochRecord(**record) for record in state["history"]]
 
-    def kl_weight(self) -> float:
-        """The KL's weight in the coming step: linear over ``kl_warmup`` epochs, never 0, then 1."""
+    def kl_weight(self, later: int = 0) -> float:
+        """The KL's weight in the coming step, or so many later: linear over ``kl_warmup`` epochs, never 0, then 1."""
         steps = self.settings.kl_warmup * self.batches
-        return min(1.0, (self.position.step + 1) / steps) if steps else 1.0
+        return min(1.0, (self.position.step + later + 1) / steps) if steps else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +196,8 @@ def fit(
 
             * estimator: a name of :data:`~pyro_vae.elbo.ESTIMATORS` with arguments
               (``"trace_elbo:num_particles=5"``), or any ``pyro.infer.ELBO``;
-            * engine: a name of :data:`~pyro_vae.engines.ENGINES`;
+            * engine: ``svi``, ``compiled``, or ``auto``: the compiled one from
+              :data:`~pyro_vae.engines.choice.PAYS_FROM` steps on, where the program can be traced;
             * epochs, batch_size: how often over the data, in batches of how many;
             * optimizer, learning_rate: a name of :data:`~pyro_vae.engines.OPTIMIZERS` with arguments
               (``"adam:eps=1e-4"``), and its step. The loss is a sum over the batch, as Pyro has it;
@@ -217,7 +222,7 @@ def fit(
         >>> [record.step for record in result.history]
         [2, 4]
     """
-    loop = _loop(program, train, validation, resolve_device(device), _settings(settings))
+    loop = _loop(program, train, validation, resolve_device(device), _settings(settings), resume)
     with isolated_rng(loop.train.device, loop.settings.seed), loop.engine:
         if resume is not None:
             loop.load_state_dict(resume)
@@ -245,27 +250,48 @@ def _run(loop: Loop, hooks: Sequence[Hook]) -> None:
 
 
 def _epoch(loop: Loop) -> Iterator[StepInfo]:
-    """Take the remaining steps of the current epoch, yielding after each; ends early when asked to stop."""
+    """Take the remaining steps of the current epoch, yielding each; ends early when asked to stop."""
     settings, position, device = loop.settings, loop.position, loop.train.device
-    schedule = from_spec(SCHEDULES, settings.schedule, "schedule")
-    shuffle = generator(device, settings.seed, position.epoch, 0)
-    order = torch.randperm(len(loop.train), generator=shuffle, device=device)
+    key = settings.seed, position.epoch
+    order = torch.randperm(len(loop.train), generator=generator(device, *key, 0), device=device)
+    batches = Batches(
+        images=loop.train,
+        order=order,
+        size=settings.batch_size,
+        start=position.batch,
+        key=(*key, 1),
+        learning_rates=_learning_rates(loop),
+        kl_weights=[loop.kl_weight(batch - position.batch) for batch in range(loop.batches)],
+    )
     loop.program.train(True)
-    for batch in range(position.batch, loop.batches):
-        if loop.stopping:
-            return
-        index = order[batch * settings.batch_size : (batch + 1) * settings.batch_size]
-        x = loop.train.batch(index, generator(device, settings.seed, position.epoch, 1, batch))
-        factor = schedule(position.epoch + batch / loop.batches, settings.epochs)
+    blocks = loop.engine.run(batches)
+    while not loop.stopping:
         start = time.perf_counter()
-        info = loop.engine.step(x, settings.learning_rate * factor, loop.kl_weight())
+        infos = next(blocks, None)
         position.seconds += time.perf_counter() - start
-        position.batch, position.step = batch + 1, position.step + 1
-        position.objective_sum += info.objective * len(x)
-        position.seen += len(x)
-        position.kl_weight = min(info.kl_weight, position.kl_weight if batch else 1.0)
-        position.learning_rate = info.learning_rate
-        yield info
+        if infos is None:
+            return
+        for index, info in enumerate(infos):
+            _count(loop, info)
+            loop.settled = index == len(infos) - 1
+            yield info
+
+
+def _count(loop: Loop, info: StepInfo) -> None:
+    position, size = loop.position, loop.settings.batch_size
+    data = min(size, len(loop.train) - position.batch * size)
+    position.objective_sum += info.objective * data
+    position.seen += data
+    position.kl_weight = min(info.kl_weight, position.kl_weight if position.batch else 1.0)
+    position.learning_rate = info.learning_rate
+    position.batch, position.step = position.batch + 1, position.step + 1
+
+
+def _learning_rates(loop: Loop) -> list[float]:
+    """Return the learning rate of every batch of the current epoch."""
+    settings, epoch, batches = loop.settings, loop.position.epoch, loop.batches
+    schedule = from_spec(SCHEDULES, settings.schedule, "schedule")
+    return [settings.learning_rate * schedule(epoch + batch / batches, settings.epochs) for batch in range(batches)]
 
 
 def _end_epoch(loop: Loop) -> EpochRecord:
@@ -310,7 +336,14 @@ def _try_estimator(estimator: ELBO, program: Program, x: Tensor) -> None:
         program.train(True)
 
 
-def _loop(thing: object, train: Any, validation: Any, device: torch.device, settings: Settings) -> Loop:
+def _loop(
+    thing: object,
+    train: Any,
+    validation: Any,
+    device: torch.device,
+    settings: Settings,
+    resumed: dict[str, Any] | None,
+) -> Loop:
     train = as_images(train).to(device)
     validation = None if validation is None else as_images(validation).to(device)
     if settings.batch_size > len(train):
@@ -338,9 +371,33 @@ def _loop(thing: object, train: Any, validation: Any, device: torch.device, sett
         if validation is not None:
             check_particles(program, example)
         _try_estimator(estimator, program, example[:10])
-    make_engine = lookup(ENGINES, settings.engine, "engine")
-    engine = make_engine(program, estimator, settings.optimizer, settings.clip_norm)
-    return Loop(program, engine, train, validation, settings)
+    name, why = _engine(settings, math.ceil(len(train) / settings.batch_size), program, estimator, example, resumed)
+    engine = from_spec(
+        ENGINES,
+        name,
+        "engine",
+        program=program,
+        estimator=estimator,
+        optimizer=settings.optimizer,
+        clip_norm=settings.clip_norm,
+    )
+    return Loop(program, engine, name, why, train, validation, settings)
+
+
+def _engine(
+    settings: Settings, batches: int, program: Program, estimator: ELBO, x: Tensor, resumed: dict[str, Any] | None
+) -> tuple[str, str]:
+    """Return the engine by its specification, and why that one; a resumed run keeps the one it began with."""
+    asked = settings.engine
+    if resumed is not None:
+        began = resumed["engine_name"]
+        if asked not in (AUTO, began):
+            raise InputError(f"engine {began}, with which the run began", asked, f"--engine {began}")
+        return began, "the run began with it"
+    if asked != AUTO:
+        return asked, "asked for"
+    trial = copy.deepcopy(estimator)
+    return choose_engine(program, trial, settings.optimizer, x, settings.epochs * batches)
 
 
 def _settings(values: dict[str, Any]) -> Settings:

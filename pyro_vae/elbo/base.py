@@ -102,29 +102,30 @@ class Estimator(ELBO):
         """Return the bound alone, (B,), nats per datum."""
         return self.weighting(draw.terms.detach()).value
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Tensor | float]:
         """Return what the estimator remembers between steps: nothing, but for running baselines."""
         return {}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor | float]) -> None:
         """Put back what it remembered."""
+
+    def losses(self, model: Function, guide: Function, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Return the loss, cut off, and the surrogate loss, whose gradient is the estimator's."""
+        draw = self.draw(model, guide, args, kwargs)
+        found = self.of_draw(draw)
+        return -draw.scale * found.value.detach().sum(), -draw.scale * found.surrogate
 
     def differentiable_loss(self, model: Function, guide: Function, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss, with the gradient of the surrogate."""
-        loss, surrogate_loss = self._losses(model, guide, args, kwargs)
+        loss, surrogate_loss = self.losses(model, guide, *args, **kwargs)
         return loss + (surrogate_loss - surrogate_loss.detach())
 
     def loss_and_grads(self, model: Function, guide: Function, *args: Any, **kwargs: Any) -> float:
         """Return the loss, and add its gradient to ``.grad`` of every parameter."""
-        loss, surrogate_loss = self._losses(model, guide, args, kwargs)
+        loss, surrogate_loss = self.losses(model, guide, *args, **kwargs)
         if surrogate_loss.requires_grad:
             surrogate_loss.backward()
         return float(loss)
-
-    def _losses(self, model: Function, guide: Function, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
-        draw = self.draw(model, guide, args, kwargs)
-        found = self.of_draw(draw)
-        return -draw.scale * found.value.detach().sum(), -draw.scale * found.surrogate
 
     def _get_trace(self, *args: Any) -> Any:  # Pyro's base class asks for it; nothing here calls it
         raise TypeError("estimators draw by pyro_vae.elbo.draw.Draw")

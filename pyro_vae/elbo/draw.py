@@ -70,7 +70,7 @@ class Draw:
         kwargs: Any,
         num_particles: int,
         latents: Latents = "attached",
-        beta: float = 1.0,
+        beta: float | Tensor = 1.0,
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.num_particles, self.beta = num_particles, beta

@@ -55,10 +55,10 @@ class MovingAverage:
     """The running mean of a signal: the state of a baseline, kept apart from the frozen estimator that uses it."""
 
     def __init__(self) -> None:
-        self.mean: float = 0.0
+        self.mean: Tensor | float = 0.0  # from the first step on a scalar where the data are: no step waits for it
 
-    def update(self, value: float, decay: float) -> None:
-        """Take a value in."""
+    def update(self, value: Tensor, decay: float) -> None:
+        """Take a scalar in."""
         self.mean = decay * self.mean + (1 - decay) * value
 
 
@@ -100,14 +100,14 @@ class ReinforceMovingAverage(Estimator):
     def of_draw(self, draw: Draw) -> Bound:
         """Use the baseline, then move it."""
         found = super().of_draw(draw)
-        self.average.update(found.value.mean().item(), self.decay)
+        self.average.update(found.value.detach().mean().double(), self.decay)
         return found
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Tensor | float]:
         """Return the baseline."""
         return {"baseline": self.average.mean}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor | float]) -> None:
         """Put the baseline back."""
         self.average.mean = state["baseline"]
 

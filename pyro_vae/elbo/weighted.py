@@ -28,7 +28,7 @@ class Weighted(Estimator):
 
     Args:
         estimator: one for which this holds: analytic_kl, sampled_kl, stl, iwae, miwae, ciwae, renyi.
-        beta: β, above 0.
+        beta: β, above 0; a scalar tensor is taken as it is, so that no step need wait for its value.
 
     Raises:
         InputError: an estimator for which it does not hold, a β that is not above 0.
@@ -39,7 +39,7 @@ class Weighted(Estimator):
     """
 
     estimator: Estimator
-    beta: float
+    beta: float | Tensor
 
     def __post_init__(self) -> None:
         if isinstance(self.estimator, Weighted):
@@ -48,7 +48,7 @@ class Weighted(Estimator):
             names = ", ".join(kind.__name__ for kind in WEIGHTABLE)
             hint = "no weight, and no kl_warmup"
             raise InputError(f"an estimator whose KL can be weighted, one of {names}", self.estimator, hint)
-        if not 0 < self.beta < math.inf:
+        if not isinstance(self.beta, Tensor) and not 0 < self.beta < math.inf:
             raise InputError("a finite beta above 0", self.beta, "beta=1")
 
     @property

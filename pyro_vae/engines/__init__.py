@@ -3,8 +3,22 @@
 from collections.abc import Callable
 
 from pyro_vae.engines.base import OPTIMIZERS, SCHEDULES, Engine, StepInfo
+from pyro_vae.engines.batches import Batches
+from pyro_vae.engines.choice import AUTO, choose_engine
+from pyro_vae.engines.compiled import CompiledEngine
 from pyro_vae.engines.svi import SVIEngine
 
-__all__ = ["ENGINES", "OPTIMIZERS", "SCHEDULES", "Engine", "SVIEngine", "StepInfo"]
+__all__ = [
+    "AUTO",
+    "ENGINES",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Batches",
+    "CompiledEngine",
+    "Engine",
+    "SVIEngine",
+    "StepInfo",
+    "choose_engine",
+]
 
-ENGINES: dict[str, Callable[..., Engine]] = {"svi": SVIEngine}
+ENGINES: dict[str, Callable[..., Engine]] = {"svi": SVIEngine, "compiled": CompiledEngine}

@@ -1,7 +1,7 @@
 """What an engine is: a way to execute one step of training, and the tables of optimisers and schedules."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pyro_vae.engines.batches import Batches
 from pyro_vae.errors import InputError
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -48,11 +49,21 @@ class Engine(Protocol):
     def step(self, x: Tensor, learning_rate: float, kl_weight: float) -> StepInfo:
         """Take one gradient step on a batch (B, *event_shape)."""
 
+    def run(self, batches: Batches) -> Iterator[list[StepInfo]]:
+        """Take the steps of an epoch, some at a time; parameters stand where the last step of a list left them."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return the optimiser's state, loadable with ``weights_only``."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
+
+
+def one_by_one(engine: Engine, batches: Batches) -> Iterator[list[StepInfo]]:
+    """Run an epoch by single steps, each batch made just before its step."""
+    rates, weights = batches.learning_rates, batches.kl_weights
+    for number in range(batches.start, len(batches)):
+        yield [engine.step(batches.batch(number), rates[number], weights[number])]
 
 
 Schedule = Callable[[float, int], float]  # (epoch, with its fraction; all epochs) -> factor of the learning rate

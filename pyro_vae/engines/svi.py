@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any, Self
@@ -14,11 +15,13 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_vae.devices import isolated_rng, noise_state, set_noise_state
+from pyro_vae.devices import noise_state
 from pyro_vae.elbo import Estimator, Weighted
-from pyro_vae.engines.base import OPTIMIZERS, StepInfo
+from pyro_vae.engines.base import OPTIMIZERS, StepInfo, one_by_one
+from pyro_vae.engines.batches import Batches
+from pyro_vae.engines.failures import offending
 from pyro_vae.errors import InputError, NonFiniteError
-from pyro_vae.program import Program, own_store, sample_sites, trace_program
+from pyro_vae.program import Program, own_store
 from pyro_vae.specs import from_spec
 
 
@@ -103,8 +106,12 @@ class SVIEngine:
         loss = self._svi.step(x)
         for parameter in self._optim.optim_objs.keys() - self._names.keys():
             self._names[parameter] = pyro.get_param_store().param_name(parameter)
-        beta = self._estimator.beta if isinstance(self._estimator, Weighted) else 1.0
+        beta = float(self._estimator.beta) if isinstance(self._estimator, Weighted) else 1.0
         return StepInfo(-loss / len(x), kl_weight * beta, learning_rate, self._grad_norm)
+
+    def run(self, batches: Batches) -> Iterator[list[StepInfo]]:
+        """Take the steps of an epoch one by one."""
+        return one_by_one(self, batches)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimisers' states by parameter name, and the number of steps."""
@@ -154,32 +161,16 @@ class SVIEngine:
                 warnings.filterwarnings("ignore", message="Encountered NaN")
                 loss = float(self._in_force().loss_and_grads(model, guide, x))
         except ValueError as error:  # Pyro's validation meets a NaN parameter of a distribution first
-            where = self._not_finite(x, before)
+            where = offending(self._program, x, before)
             if where:
                 raise NonFiniteError(self._steps, math.nan, where) from error
             raise
         gradients = [p for p in self._program.parameters() if p.grad is not None]
         self._grad_norm = torch.nn.utils.clip_grad_norm_(gradients, self._clip_norm).item()
         if not (math.isfinite(loss) and math.isfinite(self._grad_norm)):
-            where = self._not_finite(x, before) or "no site again on the same noise"
+            where = offending(self._program, x, before) or "no site again on the same noise"
             raise NonFiniteError(self._steps, loss, where)
         return loss
-
-    @torch.no_grad()
-    def _not_finite(self, x: Tensor, before: Tensor) -> str:
-        """Trace the failed step once more on its own noise and name what is not finite."""
-        parameters = list(self._program.named_parameters())
-        found = [f"parameter {n}" for n, p in parameters if not p.isfinite().all()]
-        found += [f"gradient of {n}" for n, p in parameters if p.grad is not None and not p.grad.isfinite().all()]
-        with isolated_rng(x.device), pyro.validation_enabled(False):
-            set_noise_state(before, x.device)
-            traces = trace_program(self._program, x)
-        for density, trace in zip(("q", "p"), traces, strict=True):
-            for name, site in sample_sites(trace):
-                found += [f"value of site {name}"] if not site["value"].isfinite().all() else []
-                log_prob = site["fn"].log_prob(site["value"])
-                found += [f"log {density} of site {name}"] if not log_prob.isfinite().all() else []
-        return ", ".join(sorted(set(found), key=lambda text: ("site" not in text, found.index(text))))
 
 
 def _build_optimizer(spec: str, params: Any, **defaults: Any) -> torch.optim.Optimizer:

@@ -1,0 +1,203 @@
+"""Engine ``compiled``: the program traced once to a static graph, compiled by Inductor, one fused optimiser."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch._inductor.exc import InvalidCxxCompiler
+from torch.optim import Optimizer
+
+from pyro_vae.devices import noise_state
+from pyro_vae.elbo import Weighted
+from pyro_vae.engines.base import OPTIMIZERS, StepInfo, one_by_one
+from pyro_vae.engines.batches import Batches
+from pyro_vae.engines.failures import offending
+from pyro_vae.engines.recorded import Recording
+from pyro_vae.engines.tracing import STOCK, StepFunction, check_trace, equal_estimator, traced
+from pyro_vae.errors import InputError, NonFiniteError, lookup
+from pyro_vae.program import Program, own_store
+from pyro_vae.specs import from_spec
+
+Graph = Callable[..., Any]
+
+
+class CompiledEngine:
+    """Steps of a program traced once: the numbers of engine ``svi`` on the same noise, without Pyro's cost a step.
+
+    The first batch's shape is compiled. A batch of another shape (the last of an epoch) runs its traced graph as it
+    is: one step an epoch does not pay for a compilation. Every graph is compared with the eager program before it is
+    used. On CUDA :meth:`run` records whole steps in CUDA graphs (:class:`~pyro_vae.engines.recorded.Recording`).
+
+    Args:
+        program: the program, on its device; if it were moved later, the engine would not follow.
+        estimator: one of :data:`~pyro_vae.elbo.ESTIMATORS`, or Pyro's ``Trace_ELBO`` or ``TraceMeanField_ELBO``.
+        optimizer: a name of :data:`~pyro_vae.engines.base.OPTIMIZERS` with arguments.
+        clip_norm: largest Euclidean norm of the gradient of the loss (summed over the batch); None: no limit.
+        inductor: False runs the traced graph without compiling it: to look for the cause of a difference.
+
+    Raises:
+        InputError: an unknown optimiser or argument, an estimator that cannot be traced; in the first step, a program
+            that cannot be traced, a trace that differs from the program, or a machine without a C++ compiler.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.elbo import DReG
+        >>> with CompiledEngine(VAE((4,), latent_dim=2), DReG(5), "adam", inductor=False) as engine:
+        ...     engine.step(torch.ones(10, 4), learning_rate=1e-3, kl_weight=1.0).kl_weight
+        1.0
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        estimator: Any,
+        optimizer: str = "adam",
+        clip_norm: float | None = None,
+        *,
+        inductor: bool = True,
+    ) -> None:
+        self._program, self._estimator, self._inductor = program, equal_estimator(estimator), inductor
+        limit = math.inf if clip_norm is None else clip_norm
+        self._function = StepFunction(program, self._estimator, limit)
+        self._beta = float(self._estimator.beta) if isinstance(self._estimator, Weighted) else 1.0
+        trained = [p for p in program.parameters() if p.requires_grad]
+        self._optimizer = build_optimizer(optimizer, trained)
+        self._graphs: dict[tuple[Any, ...], Graph] = {}
+        self._shape: list[int] | None = None  # of the batch that is compiled
+        self._steps = 0
+        self._recording: Recording | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(own_store(self._program))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._recording = None  # lets go of the CUDA graphs and their memory
+        self._stack.close()
+
+    @torch.no_grad()
+    def step(self, x: Tensor, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
+        """Take one gradient step on a batch (B, *event_shape).
+
+        Raises:
+            NonFiniteError: with the step and the offending sites; the parameters are unchanged.
+        """
+        self._steps += 1
+        weight = torch.tensor(kl_weight, device=x.device)
+        self._function.weighted |= kl_weight != 1
+        graph = self.graph(x, weight)
+        noise = noise_state(x.device)
+        result = self._function.result(graph(x, weight, *self._function.inputs()))
+        loss, norm = torch.stack([result.loss.double(), result.norm.double()]).tolist()
+        self._function.hand_over(result)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NonFiniteError(self._steps, loss, offending(self._program, x, noise) or "no site on the same noise")
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._function.remember(result)
+        return self._info(loss, norm, len(x), learning_rate, kl_weight)
+
+    def run(self, batches: Batches) -> Iterator[list[StepInfo]]:
+        """Take the steps of an epoch: one by one on the CPU, many to a replay on CUDA."""
+        if batches.images.device.type != "cuda" or not self._recordable:
+            return one_by_one(self, batches)
+        return self._recorded(batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimiser's state, what the estimator remembers, the number of steps, and what is compiled."""
+        return {
+            "steps": self._steps,
+            "optimizer": self._optimizer.state_dict(),
+            "estimator": self._estimator.state_dict(),
+            "weighted": self._function.weighted,
+            "shape": self._shape,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self._steps, self._shape = state["steps"], state["shape"]
+        self._function.weighted = state["weighted"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._estimator.load_state_dict(state["estimator"])
+        self._recording = None  # its graphs hold the former state's memory
+
+    def graph(self, x: Tensor, weight: Tensor) -> Graph:
+        """Return the checked graph for batches of the shape of x: compiled for the first shape asked for."""
+        training = getattr(self._program, "training", True)
+        key = (x.shape, x.dtype, training, self._function.weighted)
+        if self._shape is None:
+            self._shape = list(x.shape)
+        if key not in self._graphs:
+            graph: Graph = traced(self._function, x, weight)
+            check_trace(graph, self._function, x, weight)
+            if self._inductor and list(x.shape) == self._shape:
+                graph = compiled(graph)
+                _check_compiled(graph, self._function, x, weight)
+            self._graphs[key] = graph
+        return self._graphs[key]
+
+    @property
+    def _recordable(self) -> bool:
+        """Whether the optimiser can step inside a CUDA graph: its state and its learning rate live on the device."""
+        return all(group.get("capturable") for group in self._optimizer.param_groups)
+
+    def _recorded(self, batches: Batches) -> Iterator[list[StepInfo]]:
+        self._function.weighted |= any(weight != 1 for weight in batches.kl_weights)
+        if self._recording is None:
+            self._recording = Recording(self._function, self.graph, self._optimizer, batches.images, batches.size)
+        size, count = batches.size, len(batches.order)
+        for first, rows in self._recording.epoch(batches):
+            infos = []
+            for number, (loss, norm) in enumerate(rows, first):
+                self._steps += 1
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    raise NonFiniteError(self._steps, loss, offending_now(self._program, batches.batch(number)))
+                data = min(size, count - number * size)
+                infos.append(self._info(loss, norm, data, batches.learning_rates[number], batches.kl_weights[number]))
+            yield infos
+
+    def _info(self, loss: float, norm: float, data: int, learning_rate: float, kl_weight: float) -> StepInfo:
+        return StepInfo(-loss / data, kl_weight * self._beta, learning_rate, norm)
+
+
+def offending_now(program: Program, x: Tensor) -> str:
+    """Name what is not finite on fresh noise: that of a step inside a CUDA graph cannot be drawn again."""
+    return offending(program, x, noise_state(x.device)) or "nothing on fresh noise: a rare draw"
+
+
+def compiled(graph: Graph) -> Graph:
+    """Compile a traced graph by Inductor; its noise stays that of torch's own generator."""
+    return torch.compile(graph, fullgraph=True, dynamic=False, options={"fallback_random": True})
+
+
+def _check_compiled(graph: Graph, function: StepFunction, x: Tensor, weight: Tensor) -> None:
+    """Compile, which the first call does, and compare."""
+    try:
+        check_trace(graph, function, x, weight)
+    except Exception as error:
+        if any(isinstance(cause, InvalidCxxCompiler) for cause in _causes(error)):
+            hint = f"installing g++ (or setting CXX to a compiler), or {STOCK}"
+            raise InputError("a C++ compiler for engine compiled", "none that torch finds", hint) from error
+        raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def build_optimizer(spec: str, parameters: Sequence[Tensor]) -> Optimizer:
+    """Return one optimiser over all parameters, fused where torch can; its rate is set before every step."""
+    name, _, arguments = spec.partition(":")
+    takes = inspect.signature(lookup(OPTIMIZERS, name.strip(), "optimizer")).parameters
+    on_cuda = parameters[0].device.type == "cuda"
+    wanted: dict[str, Any] = {"fused": True, **({"capturable": True} if on_cuda else {})}
+    more = {key: value for key, value in wanted.items() if key in takes and key not in arguments}
+    return from_spec(OPTIMIZERS, spec, "optimizer", params=parameters, lr=1e-3, **more)

@@ -1,0 +1,135 @@
+"""Whole training steps on the device: gather, binarization, gradients, optimiser and metrics, several to a CUDA graph.
+
+Nothing in a step waits for the host. What changes from step to step (the number of the batch, learning rate, weight of
+the KL) is read from tables on the device, at a counter that the step itself moves on.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyro_vae.data import Images
+from pyro_vae.engines.batches import Batches
+from pyro_vae.engines.tracing import StepFunction
+
+WARM_UP = 3  # steps before the first recording: they make the optimiser's state and load every kernel
+STEPS = 10  # to a CUDA graph
+READ = 50  # steps between two readings of the metrics
+
+
+class Recording:
+    """The steps of one engine on one data set, on the device.
+
+    On CUDA, after a few ordinary steps, one graph of :data:`STEPS` steps and one of a single step are recorded and
+    replayed; the last, smaller batch of an epoch is an ordinary step. Binarization draws from the device's own
+    generator, as all other noise does: its state is part of every checkpoint. On the CPU the same steps run unrecorded.
+
+    A loss or gradient that is not finite changes neither parameters nor the estimator's memory, and no later step does.
+
+    Args:
+        function: the step, for its tensors.
+        graph_for: gives the graph for a batch and a weight.
+        optimizer: with ``capturable`` state.
+        images: the data, on the device.
+        size: data in a batch.
+    """
+
+    def __init__(
+        self,
+        function: StepFunction,
+        graph_for: Callable[[Tensor, Tensor], Callable[..., Any]],
+        optimizer: Optimizer,
+        images: Images,
+        size: int,
+    ) -> None:
+        self._function, self._graph_for, self._optimizer = function, graph_for, optimizer
+        self._images, self._size = images, size
+        device, count = images.device, -(-len(images) // size)
+        self._order = torch.zeros(len(images), dtype=torch.int64, device=device)
+        self._within = torch.arange(size, device=device)
+        self._rates = torch.zeros(count, device=device)
+        self._weights = torch.zeros(count, device=device)
+        self._batch = torch.zeros(1, dtype=torch.int64, device=device)  # the number of the coming batch
+        self._metrics = torch.zeros(count, 2, dtype=torch.float64, device=device)  # loss and gradient's norm
+        self._alive = torch.ones((), dtype=torch.bool, device=device)
+        self._rate = torch.zeros((), device=device)
+        self._memory = list(function.memory.values())
+        for group in optimizer.param_groups:
+            group["lr"] = self._rate
+        self._warm = 0
+        self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
+
+    def epoch(self, batches: Batches) -> Iterator[tuple[int, list[list[float]]]]:
+        """Take the steps of an epoch; yields (number of the first batch, [[loss, gradient's norm], ...])."""
+        self._begin(batches)
+        whole, end = len(batches.order) // self._size, len(batches)
+        at = batches.start
+        while at < end:
+            stop = min(at + READ, end)
+            self.advance(min(stop, whole) - at, self._size)
+            if stop > whole:
+                self.advance(1, len(batches.order) - whole * self._size)
+            yield at, self._metrics[at:stop].tolist()
+            at = stop
+
+    @torch.no_grad()
+    def advance(self, count: int, size: int) -> None:
+        """Take so many steps on batches of one size, without waiting for the device."""
+        while count > 0:
+            taken = self._replay(count) if size == self._size and self._recordable else 0
+            if not taken:
+                self._step(size)
+                self._warm += size == self._size
+                taken = 1
+            count -= taken
+
+    @property
+    def _recordable(self) -> bool:
+        return self._images.device.type == "cuda" and self._warm >= WARM_UP
+
+    def _replay(self, count: int) -> int:
+        """Replay one graph, recorded on its first use; return how many steps it took."""
+        steps = STEPS if count >= STEPS else 1
+        key = steps, self._function.weighted
+        if key not in self._graphs:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for _ in range(steps):
+                    self._step(self._size)
+            self._graphs[key] = graph
+        self._graphs[key].replay()
+        return steps
+
+    @torch.no_grad()
+    def _begin(self, batches: Batches) -> None:
+        self._order.copy_(batches.order)
+        self._rates.copy_(torch.tensor(batches.learning_rates))
+        self._weights.copy_(torch.tensor(batches.kl_weights))
+        self._batch.fill_(batches.start)
+        for tensor, value in zip(self._memory, self._function.memory.values(), strict=True):
+            tensor.copy_(value)
+        self._function.estimator.load_state_dict(dict(zip(self._function.memory, self._memory, strict=True)))
+
+    def _step(self, size: int) -> None:
+        """One step, on the device alone."""
+        function, optimizer = self._function, self._optimizer
+        x = self._images.batch(self._order[self._batch * self._size + self._within[:size]])
+        weight = self._weights[self._batch].reshape(())
+        self._rate.copy_(self._rates[self._batch].reshape(()))
+        tensors = [*function.tensors(), *self._memory]
+        result = function.result(self._graph_for(x, weight)(x, weight, *tensors))
+        self._alive.logical_and_(result.loss.isfinite() & result.norm.isfinite())
+        function.hand_over(result)
+        parameters = [function.parameters[name] for name in function.trained]
+        before = [p.clone() for p in parameters]
+        optimizer.step()
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(torch.where(self._alive, parameter, value))
+        for tensor, value in zip(self._memory, result.memory, strict=True):
+            tensor.copy_(torch.where(self._alive, value, tensor))
+        row = torch.stack([result.loss.double(), result.norm.double()])
+        self._metrics.index_copy_(0, self._batch, row[None])
+        self._batch.add_(1)

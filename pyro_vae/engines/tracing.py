@@ -1,0 +1,251 @@
+"""A training step as one pure function of tensors, and its trace: Pyro's handlers run while it is traced, never after.
+
+The traced graph is made of ATen operations alone: loss, the gradient of every parameter, its norm and its clipping. It
+draws from the device's generator just as the eager program does, so that the two can be compared on the same noise.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae.devices import isolated_rng, seed_noise
+from pyro_vae.elbo import AnalyticKL, Estimator, SampledKL, Weighted
+from pyro_vae.errors import InputError
+from pyro_vae.program import Program, explained, own_store, program_error
+
+REPLACED: dict[type, Callable[[int], Estimator]] = {Trace_ELBO: SampledKL, TraceMeanField_ELBO: AnalyticKL}
+STOCK = "--engine svi"  # what takes every program that Pyro takes
+TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}  # of a tensor's largest entry; a wrong trace is off by far more
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What one evaluation of the step gives: nothing is updated yet."""
+
+    loss: Tensor  # scalar, nats, summed over the batch
+    norm: Tensor  # scalar, of the whole gradient before clipping
+    gradients: list[Tensor]  # clipped; of the parameters that have one
+    memory: list[Tensor]  # what the estimator remembers, in the order of its state
+
+
+class StepFunction:
+    """Loss and gradients of an estimator on a program, as a pure function of tensors.
+
+    Called on (x, weight of the KL, parameters, buffers, memory), it returns the tensors of a :class:`StepResult`, flat.
+
+    Args:
+        program: the program, an ``nn.Module``.
+        estimator: one of ours; :func:`equal_estimator` gives it for Pyro's own.
+        clip_norm: largest norm of the whole gradient; infinity for no limit.
+
+    Attributes:
+        weighted: whether the KL is weighted by the second argument, which is else not looked at.
+
+    Raises:
+        InputError: when called, what the estimator refuses of the program.
+    """
+
+    def __init__(self, program: Program, estimator: Estimator, clip_norm: float = math.inf) -> None:
+        self.program, self.estimator = program, estimator
+        self.clip_norm, self.weighted = clip_norm, False
+        trained = {name: p for name, p in program.named_parameters() if p.requires_grad}
+        given = {**program.state_dict(keep_vars=True)} if isinstance(program, nn.Module) else {}
+        self.parameters: dict[str, Tensor] = dict(trained)
+        held = {id(p) for p in trained.values()}
+        self.constants = {name: t for name, t in given.items() if isinstance(t, Tensor) and id(t) not in held}
+        self._module = _Holder(program)
+        self._trained: list[str] = []
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        """What the estimator remembers, as tensors."""
+        device = next(iter(self.parameters.values())).device
+        remembered = self.estimator.state_dict()
+        return {k: torch.as_tensor(v, dtype=torch.float64, device=device) for k, v in remembered.items()}
+
+    def tensors(self) -> list[Tensor]:
+        """Return parameters and buffers as they stand, without a gradient; storage is shared."""
+        return [t.detach() for t in (*self.parameters.values(), *self.constants.values())]
+
+    def inputs(self) -> list[Tensor]:
+        """Return parameters, buffers and memory: what the function is called on, after batch and weight."""
+        return [*self.tensors(), *self.memory.values()]
+
+    @property
+    def trained(self) -> list[str]:
+        """The names of the parameters that the loss depends on, in order; known once the function has been called."""
+        return self._trained
+
+    def result(self, flat: Sequence[Tensor]) -> StepResult:
+        """Give the flat tensors their names."""
+        count = len(self.trained)
+        return StepResult(flat[0], flat[1], list(flat[2 : 2 + count]), list(flat[2 + count :]))
+
+    def hand_over(self, result: StepResult) -> None:
+        """Put the gradients where an optimiser looks for them."""
+        for name, gradient in zip(self.trained, result.gradients, strict=True):
+            self.parameters[name].grad = gradient
+
+    def remember(self, result: StepResult) -> None:
+        """Give the estimator what it is to remember."""
+        self.estimator.load_state_dict(dict(zip(self.memory, result.memory, strict=True)))
+
+    def __call__(self, x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
+        """Evaluate the step; the gradient is taken inside."""
+        sizes = len(self.parameters), len(self.constants)
+        leaves = [t.detach().requires_grad_() for t in tensors[: sizes[0]]]
+        constants = tensors[sizes[0] : sum(sizes)]
+        before = self.estimator.state_dict()
+        names = (*self.parameters, *self.constants)
+        try:
+            self.estimator.load_state_dict(dict(zip(before, tensors[sum(sizes) :], strict=True)))
+            swapped = dict(zip(names, (*leaves, *constants), strict=True))
+            with torch.enable_grad():
+                loss, surrogate = self._losses(swapped, x, kl_weight)
+                found = torch.autograd.grad(surrogate, leaves, allow_unused=True)
+            memory = [torch.as_tensor(v) for v in self.estimator.state_dict().values()]
+        finally:
+            self.estimator.load_state_dict(before)
+        self._trained = [name for name, g in zip(self.parameters, found, strict=True) if g is not None]
+        gradients = [g.detach() for g in found if g is not None]
+        norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm()
+        if math.isfinite(self.clip_norm):  # as torch.nn.utils.clip_grad_norm_
+            factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            gradients = [g * factor for g in gradients]
+        return [loss.detach(), norm, *gradients, *memory]
+
+    def _losses(self, swapped: Mapping[str, Tensor], x: Tensor, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
+        estimator = Weighted(self.estimator, kl_weight) if self.weighted else self.estimator
+
+        def losses() -> tuple[Tensor, Tensor]:
+            with own_store(self.program):
+                return estimator.losses(self.program.model, self.program.guide, x)
+
+        named = {f"program.{name}": tensor for name, tensor in swapped.items()}
+        found: tuple[Tensor, Tensor] = torch.func.functional_call(self._module, named, (losses,))
+        return found
+
+
+class _Holder(nn.Module):
+    """A module whose forward calls a function: what ``functional_call`` swaps parameters for."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+
+def equal_estimator(estimator: Any) -> Estimator:
+    """Return an estimator of ours that equals the one given: itself, or what stands for Pyro's own.
+
+    Pyro's ``Trace_ELBO`` waits for the device at every site; ``sampled_kl`` is the same number and gradient without
+    that, and so is ``analytic_kl`` for ``TraceMeanField_ELBO``.
+
+    Raises:
+        InputError: another ``pyro.infer.ELBO``.
+
+    Example:
+        >>> equal_estimator(Trace_ELBO(num_particles=5))
+        SampledKL(num_particles=5)
+    """
+    if isinstance(estimator, Estimator):
+        return estimator
+    if type(estimator) not in REPLACED:
+        got = type(estimator).__name__
+        raise InputError("an estimator that engine compiled can trace: one of ESTIMATORS, or a subclass of", got, STOCK)
+    return REPLACED[type(estimator)](estimator.num_particles)
+
+
+@torch.no_grad()
+def traced(function: StepFunction, x: Tensor, kl_weight: Tensor) -> GraphModule:
+    """Trace the step on a batch; the arguments of distributions are validated once, eagerly, before.
+
+    The caller's noise is not used up, and every global switch is as it was afterwards.
+
+    Raises:
+        InputError: the program cannot be traced (it branches on a drawn value, asks for a number with ``.item()``),
+            with the place and the site; what estimator or validation refuse.
+    """
+    visited = _LastSite()
+    buffers = [t.clone() for t in function.constants.values()]
+    try:
+        with isolated_rng(x.device), visited:
+            with pyro.validation_enabled(True), explained("whose distributions get valid arguments"):
+                function(x, kl_weight, *function.inputs())
+            with pyro.validation_enabled(False):
+                graph: GraphModule = make_fx(function)(x, kl_weight, *function.inputs())
+    except InputError:
+        raise
+    except Exception as error:  # make_fx raises whatever the program's own code raises
+        site = f"; this one got as far as site {visited.name!r}" if visited.name else ""
+        what = f"that can be traced once (no branch on a drawn value, no .item()){site}"
+        raise program_error(error, what, STOCK) from error
+    finally:
+        for tensor, value in zip(function.constants.values(), buffers, strict=True):
+            tensor.copy_(value)  # running statistics do not count a trial
+    return graph
+
+
+@torch.no_grad()
+def check_trace(
+    graph: Callable[..., Any], function: StepFunction, x: Tensor, kl_weight: Tensor, tolerance: float | None = None
+) -> float:
+    """Compare a graph with the eager program on noise and data that it was not traced on; return the largest error.
+
+    The error of a tensor is relative to its largest entry.
+
+    Raises:
+        InputError: they differ: the trace has frozen a number (drawn by numpy, counted in Python).
+    """
+    limit = TOLERANCES.get(x.dtype, 1e-3) if tolerance is None else tolerance
+    other = x.roll(1, 0)
+    results = []
+    for evaluate in (graph, function):
+        inputs = [t.clone() for t in function.inputs()]
+        with isolated_rng(x.device), pyro.validation_enabled(False):
+            seed_noise(20_000, x.device)
+            results.append([t.clone() for t in evaluate(other, kl_weight, *inputs)] + inputs)
+    names = ["the loss", "the gradient's norm", *(f"the gradient of {name}" for name in function.trained)]
+    names += ["the estimator's memory"] * len(function.memory)
+    names += [f"{name} after the step" for name in (*function.parameters, *function.constants, *function.memory)]
+    errors = [_error(a, b) for a, b in zip(*results, strict=True)]
+    worst = max(range(len(errors)), key=lambda i: errors[i])
+    if not errors[worst] <= limit:
+        raise InputError(
+            "a trace that equals the program on the same noise",
+            f"{names[worst]} off by {errors[worst]:.2g} of its size: something that changes is not torch's own",
+            STOCK,
+        )
+    return errors[worst]
+
+
+def _error(value: Tensor, reference: Tensor) -> float:
+    if value.shape != reference.shape:
+        return math.inf
+    value, reference = value.double(), reference.double()
+    same = (value == reference) | (value.isnan() & reference.isnan())
+    difference = torch.where(same, 0.0, (value - reference).abs()).nan_to_num(nan=math.inf)
+    if not difference.numel() or not bool(difference.any()):
+        return 0.0
+    return float(difference.max() / reference.abs().nan_to_num(posinf=0.0).max())
+
+
+class _LastSite(Messenger):
+    """Remembers the last sample site that a program reached."""
+
+    name = ""
+
+    def _process_message(self, msg: Any) -> None:
+        if msg["type"] == "sample":
+            self.name = msg["name"]

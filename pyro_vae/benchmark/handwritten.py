@@ -52,8 +52,11 @@ class ByHand(Variant):
         logits = self.decoder(z.flatten(0, 1)).view(len(noise), *self.x.shape)
         x = self.x.expand_as(logits)
         log_px_z = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(2).sum(-1)
-        log_w = log_px_z + (log_scale + 0.5 * (noise.square() - z.square())).sum(-1)
-        return self.bound(log_w).neg().sum()
+        return self.bound(log_px_z - self.sampled_kl(loc, log_scale, noise, z)).neg().sum()
+
+    def sampled_kl(self, loc: Tensor, log_scale: Tensor, noise: Tensor, z: Tensor) -> Tensor:
+        """Return log q(z|x) - log p(z), (K, B)."""
+        return (0.5 * (z.square() - noise.square()) - log_scale).sum(-1)
 
     def bound(self, log_w: Tensor) -> Tensor:
         """Return the bound of every datum from log weights (K, B)."""

@@ -37,10 +37,13 @@ class ProgressHook(Hook):
         if self._bar is not None:
             self._bar.stop()
 
-    def started(self, loop: Loop) -> None:
-        """Say what is trained on what, and show the bar."""
+    def preparing(self, loop: Loop) -> None:
+        """Say what is trained on what, and how."""
         for line in _opening(self._run, self._data, loop):
             self._console.print(line, highlight=False, markup=False)
+
+    def started(self, loop: Loop) -> None:
+        """Show the bar."""
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -94,6 +97,8 @@ def _opening(run: Run, data: DataSet, loop: Loop) -> list[str]:
         f"batches of {config.batch_size}, {config.epochs} epochs",
         f"engine    {loop.engine_name} ({loop.why})",
     ]
+    if loop.engine_name.startswith("compiled"):
+        lines.append("compiling, which takes about half a minute the first time")
     if loop.position.step:
         lines.append(f"resuming  after step {loop.position.step}, in epoch {loop.position.epoch + 1}")
     return lines

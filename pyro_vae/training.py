@@ -86,6 +86,9 @@ class EpochRecord:
 class Hook:
     """Something that watches a loop; override what is of interest."""
 
+    def preparing(self, loop: "Loop") -> None:
+        """The engine is about to be made ready, which may take a while and may still refuse the program."""
+
     def started(self, loop: "Loop") -> None:
         """Training begins or continues."""
 
@@ -227,11 +230,22 @@ def fit(
         if resume is not None:
             loop.load_state_dict(resume)
         try:
+            for hook in hooks:
+                hook.preparing(loop)
+            _prepare(loop)
             _run(loop, hooks)
         finally:
             for hook in hooks:
                 hook.closed()
     return FitResult(loop.program, loop.history, loop.stopping)
+
+
+def _prepare(loop: Loop) -> None:
+    """Make the engine ready on a first batch, and use up no noise."""
+    loop.program.train(True)
+    with isolated_rng(loop.train.device):
+        x = loop.train.batch(slice(0, loop.settings.batch_size))
+        loop.engine.prepare(x, loop.kl_weight())
 
 
 def _run(loop: Loop, hooks: Sequence[Hook]) -> None:

@@ -46,6 +46,9 @@ class Engine(Protocol):
     def __exit__(self, *exc: object) -> None:
         """Put back what was active before."""
 
+    def prepare(self, x: Tensor, kl_weight: float) -> None:
+        """Make ready for batches such as x; what the first step would refuse is refused now."""
+
     def step(self, x: Tensor, learning_rate: float, kl_weight: float) -> StepInfo:
         """Take one gradient step on a batch (B, *event_shape)."""
 

@@ -1,5 +1,6 @@
 """Which engine a run uses when it is not told: the compiled one where it pays."""
 
+import torch
 from torch import Tensor
 
 from pyro_vae.engines.compiled import CompiledEngine
@@ -25,7 +26,6 @@ def choose_engine(program: Program, estimator: object, optimizer: str, x: Tensor
         steps: how many the run will take.
 
     Example:
-        >>> import torch
         >>> from pyro_vae import VAE
         >>> from pyro_vae.elbo import SampledKL
         >>> choose_engine(VAE((4,), latent_dim=2), SampledKL(), "adam", torch.ones(10, 4), steps=500)
@@ -35,7 +35,7 @@ def choose_engine(program: Program, estimator: object, optimizer: str, x: Tensor
         return "svi", f"{steps:,} steps: compiling pays from {PAYS_FROM:,} on"
     try:
         with CompiledEngine(program, estimator, optimizer, inductor=False) as engine:
-            engine.graph(x, x.new_ones(()))
+            engine.graph(x, torch.ones((), dtype=torch.float64, device=x.device))
     except InputError as error:
         return "svi", f"it cannot be compiled: {error}"
     return "compiled", f"{steps:,} steps: compiling pays from {PAYS_FROM:,} on"

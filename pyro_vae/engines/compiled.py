@@ -78,7 +78,13 @@ class CompiledEngine:
 
     def __exit__(self, *exc: object) -> None:
         self._recording = None  # lets go of the CUDA graphs and their memory
+        self._optimizer.zero_grad()
         self._stack.close()
+
+    def prepare(self, x: Tensor, kl_weight: float = 1.0) -> None:
+        """Trace, compile and check for batches of the shape of x."""
+        self._function.weighted |= kl_weight != 1
+        self.graph(x, torch.tensor(kl_weight, dtype=torch.float64, device=x.device))
 
     @torch.no_grad()
     def step(self, x: Tensor, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
@@ -88,7 +94,7 @@ class CompiledEngine:
             NonFiniteError: with the step and the offending sites; the parameters are unchanged.
         """
         self._steps += 1
-        weight = torch.tensor(kl_weight, device=x.device)
+        weight = torch.tensor(kl_weight, dtype=torch.float64, device=x.device)
         self._function.weighted |= kl_weight != 1
         graph = self.graph(x, weight)
         noise = noise_state(x.device)
@@ -100,6 +106,7 @@ class CompiledEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
+        self._optimizer.zero_grad()
         self._function.remember(result)
         return self._info(loss, norm, len(x), learning_rate, kl_weight)
 

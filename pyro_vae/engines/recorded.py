@@ -51,7 +51,7 @@ class Recording:
         self._order = torch.zeros(len(images), dtype=torch.int64, device=device)
         self._within = torch.arange(size, device=device)
         self._rates = torch.zeros(count, device=device)
-        self._weights = torch.zeros(count, device=device)
+        self._weights = torch.zeros(count, dtype=torch.float64, device=device)
         self._batch = torch.zeros(1, dtype=torch.int64, device=device)  # the number of the coming batch
         self._metrics = torch.zeros(count, 2, dtype=torch.float64, device=device)  # loss and gradient's norm
         self._alive = torch.ones((), dtype=torch.bool, device=device)
@@ -107,7 +107,7 @@ class Recording:
     def _begin(self, batches: Batches) -> None:
         self._order.copy_(batches.order)
         self._rates.copy_(torch.tensor(batches.learning_rates))
-        self._weights.copy_(torch.tensor(batches.kl_weights))
+        self._weights.copy_(torch.tensor(batches.kl_weights, dtype=torch.float64))
         self._batch.fill_(batches.start)
         for tensor, value in zip(self._memory, self._function.memory.values(), strict=True):
             tensor.copy_(value)

@@ -94,6 +94,9 @@ class SVIEngine:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
+    def prepare(self, x: Tensor, kl_weight: float = 1.0) -> None:
+        """Do nothing: Pyro looks at the program anew in every step."""
+
     def step(self, x: Tensor, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
         """Take one step of Pyro's SVI on a batch (B, *event_shape).
 

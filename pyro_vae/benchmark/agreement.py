@@ -10,8 +10,9 @@ rounding, and the test is that much sharper.
 
 Then both train for a few steps, and the same is asked of their losses, with 2 % of what the reference gained allowed
 on top. On the same noise the parameters must lie together as well: their distance, over the length of the reference's
-way, is the ``path``. Adam makes whole steps of a gradient that is all rounding, so 5 % is allowed. On noise of its own a variant takes another way, so that the spread between references that
-trained on several noises, and not between draws, is what five standard errors are taken of.
+way, is the ``path``. Adam makes whole steps of a gradient that is all rounding, so 5 % is allowed. On noise of its own
+a variant takes another way, so that five standard errors are taken of the spread between references that trained on
+several noises, and not of the spread between draws.
 """
 
 import math

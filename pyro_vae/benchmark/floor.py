@@ -4,8 +4,8 @@ A dense layer y = x Wᵀ of R rows costs three products: forward, the gradient o
 not needed where x is the data. Each is :math:`2 R \cdot \mathrm{in} \cdot \mathrm{out}` operations. A convolution is
 counted by the same rule, every output position being a row. On the CPU the products are run by ``torch.mm`` into
 memory that is there already, convolutions by the library's own kernels; on CUDA the same is recorded once and replayed
-as a graph, so that launches cost nothing, and a second floor is computed from what the device can do
-(:class:`Roofline`).
+as a graph, so that launches cost nothing, and a second floor is computed from what the device can do: the larger of
+bytes over bandwidth and operations over rate, both measured (:func:`measure_device`).
 """
 
 import math
@@ -138,21 +138,6 @@ class Products(Variant):
             self._in_turn()
         self.graph = graph
         return graph.replay
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """The larger of bytes over bandwidth and operations over rate, for one step; bandwidth and rate as measured."""
-
-    operations: float
-    bytes: float
-    rate: float  # operations a second
-    bandwidth: float  # bytes a second
-
-    @property
-    def seconds(self) -> float:
-        """The floor."""
-        return max(self.operations / self.rate, self.bytes / self.bandwidth)
 
 
 def work(size: Size, vae: VAE, x: Tensor) -> tuple[float, float]:

@@ -71,4 +71,4 @@ class ByHandCompiled(ByHand):
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
         super().__init__(size, vae, x)
-        self.loss = torch.compile(self.loss_given, mode="reduce-overhead" if x.is_cuda else None)
+        self.loss = torch.compile(self.loss_given, dynamic=False, mode="reduce-overhead" if x.is_cuda else None)

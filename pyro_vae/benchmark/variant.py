@@ -41,6 +41,9 @@ class Variant(ABC):
         """Make the surroundings that :meth:`run` needs; entering costs no step's time."""
         yield
 
+    def close(self) -> None:
+        """Let go of what was kept from one measurement to the next."""
+
     def seed(self, seed: int) -> None:
         """Fix the noise of the steps to come."""
         seed_noise(seed, self.x.device)

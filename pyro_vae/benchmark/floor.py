@@ -43,7 +43,7 @@ class Use:
         else:  # the side on which a kernel is laid down at every position
             side = self.x if isinstance(self.layer, nn.ConvTranspose2d) else self.y
             positions = side.shape[0] * math.prod(side.shape[2:])
-        return 2.0 * positions * weights * (2 + self.needs_gradient)
+        return float(2 * positions * weights * (2 + self.needs_gradient))
 
     @property
     def bytes(self) -> float:
@@ -94,7 +94,9 @@ def layer_uses(size: Size, vae: VAE, x: Tensor) -> list[Use]:
         uses.append(Use(layer, torch.randn_like(entered), output, needs_gradient=bool(uses)))
 
     encoder, decoder = bare(vae.encoder), bare(vae.decoder)
-    layers = [m for net in (encoder, decoder) for m in net.modules() if next(m.parameters(recurse=False), None) is not None]
+    layers = [
+        m for net in (encoder, decoder) for m in net.modules() if next(m.parameters(recurse=False), None) is not None
+    ]
     handles = [layer.register_forward_hook(remember) for layer in layers]
     try:
         encoder(x)

@@ -15,8 +15,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return processor, cores, threads, versions and the device's name.
 
     Example:
-        >>> sorted(describe_machine(torch.device("cpu")))
-        ['cores', 'device', 'float32_matmul_precision', 'jax_threads', 'machine', 'processor', 'system', 'threads', 'versions']
+        >>> describe_machine(torch.device("cpu"))["device"]
+        'cpu'
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {

@@ -19,7 +19,8 @@ MEANING = {
 def working_memory(step: Callable[[], object], device: torch.device) -> float:
     """Return the bytes that a step takes on top of what was held before: see :data:`MEANING`.
 
-    The step must have been taken before, so that nothing is compiled or made once and for all here. Parameters and the optimiser's state, which are there before and after, are not in it.
+    The step must have been taken before, so that nothing is compiled or made once and for all here. Parameters and the
+    optimiser's state, which are there before and after, are not in it.
 
     Example:
         >>> a = torch.ones(1000, 1000)

@@ -31,7 +31,7 @@ class Stock(Variant):
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
         super().__init__(size, vae, x)
         loss = Trace_ELBO() if size.particles == 1 else _renyi(size.particles)
-        self.optimizer = pyro.optim.Adam({"lr": 0.0})  # the true rate is set in run
+        self.optimizer = pyro.optim.Adam({"lr": 0.0})  # type: ignore[attr-defined]  # the true rate is set in run
         self.svi = SVI(vae.model, vae.guide, self.optimizer, loss=loss)
 
     @contextmanager

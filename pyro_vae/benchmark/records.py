@@ -41,7 +41,7 @@ class Row:
     status: Status
     reason: str = ""  # why there is no figure
     rounds: tuple[float, ...] = ()  # seconds a step, a figure a round
-    first_step: float | None = None  # seconds from nothing to the end of the first step, compiling included
+    first_step: float | None = None  # seconds until the first step is done, loading the compiler and compiling included
     memory: float | None = None  # bytes that a step works with
     agreement: Agreement | None = None
 

@@ -41,7 +41,7 @@ class Variant(ABC):
         """Make the surroundings that :meth:`run` needs; entering costs no step's time."""
         yield
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most keep nothing
         """Let go of what was kept from one measurement to the next."""
 
     def seed(self, seed: int) -> None:

@@ -352,7 +352,7 @@ def test_a_wrong_graph_is_caught(kind):
 
 
 def test_a_wrong_compilation_stops_the_run(monkeypatch):
-    monkeypatch.setattr(compiled, "compiled", lambda graph: planted(graph, "gradient"))
+    monkeypatch.setattr(compiled, "compiled", lambda graph, inputs: planted(graph, "gradient"))
     vae = make_vae()
     before = copy.deepcopy(vae.state_dict())
     with CompiledEngine(vae, SampledKL()) as engine, pytest.raises(InputError, match="equals the program"):

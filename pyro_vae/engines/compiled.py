@@ -7,8 +7,10 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 import torch
+import torch._inductor
 from torch import Tensor
 from torch._inductor.exc import InvalidCxxCompiler
+from torch.fx import GraphModule
 from torch.optim import Optimizer
 
 from pyro_vae.devices import noise_state
@@ -78,7 +80,7 @@ class CompiledEngine:
 
     def __exit__(self, *exc: object) -> None:
         self._recording = None  # lets go of the CUDA graphs and their memory
-        self._optimizer.zero_grad()
+        self._function.let_go()
         self._stack.close()
 
     def prepare(self, x: Tensor, kl_weight: float = 1.0) -> None:
@@ -106,7 +108,7 @@ class CompiledEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._function.let_go()
         self._function.remember(result)
         return self._info(loss, norm, len(x), learning_rate, kl_weight)
 
@@ -141,12 +143,13 @@ class CompiledEngine:
         if self._shape is None:
             self._shape = list(x.shape)
         if key not in self._graphs:
-            graph: Graph = traced(self._function, x, weight)
+            graph = traced(self._function, x, weight)
             check_trace(graph, self._function, x, weight)
             if self._inductor and list(x.shape) == self._shape:
-                graph = compiled(graph)
-                _check_compiled(graph, self._function, x, weight)
-            self._graphs[key] = graph
+                self._graphs[key] = compiled(graph, [x, weight, *self._function.inputs()])
+                check_trace(self._graphs[key], self._function, x, weight)
+            else:
+                self._graphs[key] = graph
         return self._graphs[key]
 
     @property
@@ -178,20 +181,20 @@ def offending_now(program: Program, x: Tensor) -> str:
     return offending(program, x, noise_state(x.device)) or "nothing on fresh noise: a rare draw"
 
 
-def compiled(graph: Graph) -> Graph:
-    """Compile a traced graph by Inductor; its noise stays that of torch's own generator."""
-    return torch.compile(graph, fullgraph=True, dynamic=False, options={"fallback_random": True})
+def compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Graph:
+    """Compile a traced graph by Inductor, for inputs of these shapes; its noise stays that of torch's own generator.
 
-
-def _check_compiled(graph: Graph, function: StepFunction, x: Tensor, weight: Tensor) -> None:
-    """Compile, which the first call does, and compare."""
+    Inductor is given the graph itself. By way of ``torch.compile`` every step would pay for Dynamo's guards, which
+    look for changes that a graph without Python cannot have.
+    """
     try:
-        check_trace(graph, function, x, weight)
+        call: Graph = torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
     except Exception as error:
         if any(isinstance(cause, InvalidCxxCompiler) for cause in _causes(error)):
             hint = f"installing g++ (or setting CXX to a compiler), or {STOCK}"
             raise InputError("a C++ compiler for engine compiled", "none that torch finds", hint) from error
         raise
+    return call
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

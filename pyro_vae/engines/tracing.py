@@ -62,19 +62,22 @@ class StepFunction:
         self.parameters: dict[str, Tensor] = dict(trained)
         held = {id(p) for p in trained.values()}
         self.constants = {name: t for name, t in given.items() if isinstance(t, Tensor) and id(t) not in held}
+        self._tensors = [t.detach() for t in (*self.parameters.values(), *self.constants.values())]
         self._module = _Holder(program)
         self._trained: list[str] = []
 
     @property
     def memory(self) -> dict[str, Tensor]:
         """What the estimator remembers, as tensors."""
-        device = next(iter(self.parameters.values())).device
         remembered = self.estimator.state_dict()
+        if not remembered:
+            return {}
+        device = next(iter(self.parameters.values())).device
         return {k: torch.as_tensor(v, dtype=torch.float64, device=device) for k, v in remembered.items()}
 
     def tensors(self) -> list[Tensor]:
         """Return parameters and buffers as they stand, without a gradient; storage is shared."""
-        return [t.detach() for t in (*self.parameters.values(), *self.constants.values())]
+        return self._tensors
 
     def inputs(self) -> list[Tensor]:
         """Return parameters, buffers and memory: what the function is called on, after batch and weight."""
@@ -95,9 +98,15 @@ class StepFunction:
         for name, gradient in zip(self.trained, result.gradients, strict=True):
             self.parameters[name].grad = gradient
 
+    def let_go(self) -> None:
+        """Drop the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
     def remember(self, result: StepResult) -> None:
         """Give the estimator what it is to remember."""
-        self.estimator.load_state_dict(dict(zip(self.memory, result.memory, strict=True)))
+        if result.memory:
+            self.estimator.load_state_dict(dict(zip(self.memory, result.memory, strict=True)))
 
     def __call__(self, x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
         """Evaluate the step; the gradient is taken inside."""

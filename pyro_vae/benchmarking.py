@@ -77,8 +77,8 @@ class BenchmarkOptions:
         variants = _names(self.variants) or [name for name in VARIANTS if not (self.quick and name in SLOW)]
         axes = {axis: values for axis, (_, _, values) in SCALING.items()}
         if self.quick:
-            scaling = {"batch": axes["batch"][:2]} if self.scaling else {}
-            return Plan(device, sizes, variants, self.rounds or 3, 0.01, 8, scaling, 2, 50)
+            few = {"batch": (8, 32)} if self.scaling else {}
+            return Plan(device, sizes, variants, self.rounds or 3, 0.01, 8, few, 2, 50)
         scaling = axes if self.scaling else {}
         return Plan(device, sizes, variants, self.rounds or 15, scaling=scaling, evaluated=EVALUATED[device.type])
 

@@ -193,6 +193,8 @@ def _cost_curves(axis: Axes, name: str, points: Sequence[Point]) -> None:
         ]
         axis.errorbar([value for value, _ in found], medians, spreads, marker="o", capsize=3, label=title)
     axis.set(xscale="log", yscale="log", xlabel=name, ylabel="ms a step", title=f"cost against {name}")
+    axis.set_xticks([p.value for p in points], [str(p.value) for p in points])
+    axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=7)
 

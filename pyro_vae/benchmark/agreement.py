@@ -126,10 +126,11 @@ def compare(found: Course, reference: Reference) -> Agreement:
 
 def _paired(losses: Sequence[float], reference: Sequence[float]) -> tuple[float, float, bool]:
     """Return the mean difference, what is allowed, and whether the noise was the same."""
-    differences = [loss - other for loss, other in zip(losses, reference, strict=True)]
-    spread = statistics.stdev(differences)
-    allowed = STANDARD_ERRORS * spread / math.sqrt(len(differences)) + ROUNDING * abs(statistics.fmean(reference))
-    return statistics.fmean(differences), allowed, spread < 0.1 * statistics.stdev(reference)
+    right = torch.tensor(reference, dtype=torch.float64)
+    differences = torch.tensor(losses, dtype=torch.float64) - right
+    spread = differences.std().item()  # NaN where a loss is, which nothing below equals or exceeds
+    allowed = STANDARD_ERRORS * spread / math.sqrt(len(differences)) + ROUNDING * abs(right.mean().item())
+    return differences.mean().item(), allowed, spread < 0.1 * right.std().item()
 
 
 def _distance(found: Course, reference: Course) -> float:

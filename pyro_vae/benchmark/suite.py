@@ -22,7 +22,7 @@ from pyro_vae.benchmark.sizes import SIZES, Size
 from pyro_vae.benchmark.variant import Unavailable, Variant
 from pyro_vae.data import as_images
 from pyro_vae.devices import isolated_rng, seed_noise
-from pyro_vae.errors import InputError, lookup
+from pyro_vae.errors import InputError, NonFiniteError, lookup
 from pyro_vae.evaluation.likelihood import importance_bounds
 
 Build = Callable[[Size, Any, Tensor], Variant]
@@ -196,7 +196,7 @@ class _Subject:
                 memory = variant.memory()
         except Unavailable as error:
             return Row(key, title, "absent", str(error)), None
-        except (InputError, RuntimeError) as error:  # what a compiler or a tracer has to say
+        except (InputError, NonFiniteError, RuntimeError) as error:  # of a compiler, a tracer, a step
             return Row(key, title, "failed", f"{type(error).__name__}: {_first_line(error)}"), None
         if agreement is not None and not agreement.passed:
             variant.close()

@@ -11,12 +11,13 @@ from typing import Any, NoReturn
 import jsonargparse
 from rich.console import Console
 
-from pyro_vae import commands, comparing, gallery
+from pyro_vae import benchmarking, commands, comparing, gallery
 from pyro_vae._version import __version__
 from pyro_vae.config import NOT_COMPARED, ComparisonConfig, RunConfig
 from pyro_vae.errors import InputError, NonFiniteError
 
 COMMANDS: dict[str, Callable[[Any, Console], int]] = {
+    "bench": benchmarking.bench,
     "check": commands.check,
     "compare": comparing.compare,
     "sample": commands.sample,
@@ -88,6 +89,7 @@ def build_parser() -> Parser:
     subcommands.add_subcommand("check", _check_parser(), help="cross-check Pyro's ELBO against the hand-written one")
     for name, what in (("sample", "generate from the prior"), ("reconstruct", "reconstruct test images")):
         subcommands.add_subcommand(name, _generate_parser(name), help=f"{what}: a picture, and arrays with --arrays")
+    subcommands.add_subcommand("bench", _bench_parser(), help="speed: engines, stock Pyro and peers side by side")
     subcommands.add_subcommand("plot", _run_parser("plot"), help="draw all pictures of a run again")
     return parser
 
@@ -107,6 +109,13 @@ def _compare_parser() -> Parser:
     parser.add_argument("--config", action="config", help="a YAML file of these options")
     parser.add_class_arguments(RunConfig, skip=NOT_COMPARED)
     parser.add_class_arguments(ComparisonConfig)
+    return parser
+
+
+def _bench_parser() -> Parser:
+    parser = Parser(description="Time a step of every engine and peer, in turn, after a check that their maths agree.")
+    parser.add_class_arguments(benchmarking.BenchmarkOptions, skip={"quick"})
+    parser.add_argument("--quick", action="store_true", help="a look of seconds, to see that all works")
     return parser
 
 

@@ -1,0 +1,71 @@
+"""How much memory a step works with, beyond what stays from step to step."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+MEANING = {
+    "cuda": "peak of torch.cuda.max_memory_allocated over a step, less what was allocated before it",
+    "cpu": "highest less lowest number of bytes that torch's CPU allocator held during a step, from torch.profiler",
+    "jax": "XLA's own account of the compiled loop: temporaries and outputs",
+}
+
+
+def working_memory(step: Callable[[], object], device: torch.device) -> float:
+    """Return the bytes that a step takes on top of what was held before: see :data:`MEANING`.
+
+    The step must have been taken before, so that nothing is compiled or made once and for all here. Parameters and the
+    optimiser's state, which are there before and after, are not in it.
+
+    Example:
+        >>> a = torch.ones(1000, 1000)
+        >>> working_memory(lambda: (a + 1).exp().sum(), torch.device("cpu")) / 1e6 >= 8.0
+        True
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()  # so that what this frees later was seen to be allocated
+        start = time.time_ns()
+        step()
+    results: Any = profiled.profiler
+    changes = sorted(_allocations(results.kineto_results.experimental_event_tree()))
+    held, levels = 0, [0]
+    for when, size in changes:
+        held += size
+        if when >= start:
+            levels.append(held)
+        else:
+            levels = [held]
+    return max(levels) - min(levels)
+
+
+def _allocations(events: Any) -> Iterator[tuple[int, int]]:
+    """Yield (nanoseconds, bytes taken or given back) of every event of the allocator."""
+    for event in events:
+        if event.tag == torch._C._profiler._EventType.Allocation:
+            yield event.start_time_ns, event.extra_fields.alloc_size
+        yield from _allocations(event.children)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the profiler from telling stderr when it starts and stops."""
+    name = "KINETO_LOG_LEVEL"
+    before = os.environ.get(name)
+    os.environ[name] = before or "6"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]

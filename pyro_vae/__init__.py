@@ -7,6 +7,8 @@ from pyro_vae import elbo
 from pyro_vae._version import __version__
 from pyro_vae.data import DataSet, Images, load
 from pyro_vae.errors import InputError, NonFiniteError
+from pyro_vae.evaluation.card import Evaluation
+from pyro_vae.evaluation.evaluate import evaluate
 from pyro_vae.program import FunctionProgram
 from pyro_vae.training import FitResult, Hook, fit
 from pyro_vae.vae import VAE
@@ -14,6 +16,7 @@ from pyro_vae.vae import VAE
 __all__ = [
     "VAE",
     "DataSet",
+    "Evaluation",
     "FitResult",
     "FunctionProgram",
     "Hook",
@@ -22,6 +25,7 @@ __all__ = [
     "NonFiniteError",
     "__version__",
     "elbo",
+    "evaluate",
     "fit",
     "load",
 ]

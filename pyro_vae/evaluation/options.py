@@ -1,0 +1,74 @@
+"""What an evaluation computes, on how many data, with how many draws."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyro_vae.errors import InputError, lookup
+
+LEAST = {"num_particles": 2, "importance_data": 2, "draws_at_once": 1}
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is computed, on how many data; its fields are options of :func:`pyro_vae.evaluate` and of the command.
+
+    A subset is drawn once, by the seed, and is the beginning of every greater one. Sizes above the number of data
+    mean all of them.
+
+    Args:
+        num_particles: K of the importance-sampling estimate L_K of log p(x).
+        iwae: k of the importance-weighted bounds; their greatest is the number of draws a datum for the ELBO.
+        num_data: held-out data for ELBO, decomposition and importance-weighted bounds; all by default.
+        importance_data: data for L_K, k-hat and effective sample size.
+        draws_at_once: data times particles that are scored in one go; bounds memory.
+        only: parts to compute, and no others.
+        skip: parts to leave out.
+    """
+
+    num_particles: int = 5000
+    iwae: list[int] = field(default_factory=lambda: [5, 50])
+    num_data: int | None = None
+    importance_data: int = 1000
+    draws_at_once: int = 2000
+    only: list[str] | None = None
+    skip: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            _at_least(name, getattr(self, name), least)
+        if self.num_data is not None:
+            _at_least("num_data", self.num_data, 2)
+        if not self.iwae:
+            raise InputError("at least one k for the importance-weighted bounds", self.iwae, "--iwae '[5, 50]'")
+        for k in self.iwae:
+            _at_least("iwae", k, 1)
+
+    def parts(self, known: Mapping[str, Any]) -> list[str]:
+        """Return the parts to compute, in the order of ``known``.
+
+        Raises:
+            InputError: a part that does not exist, or none left.
+        """
+        for name in [*(self.only or []), *self.skip]:
+            lookup(known, name, "part of the evaluation")
+        chosen = [n for n in known if (self.only is None or n in self.only) and n not in self.skip]
+        if not chosen:
+            raise InputError("a part to compute", "none", f"--only {next(iter(known))}")
+        return chosen
+
+
+def options_of(values: Mapping[str, Any]) -> EvaluationOptions:
+    """Return options by name.
+
+    Raises:
+        InputError: an unknown name, or a value that does not fit.
+    """
+    for name in values:
+        lookup(EvaluationOptions.__dataclass_fields__, name, "option of evaluate")
+    return EvaluationOptions(**values)
+
+
+def _at_least(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} as a whole number of at least {least}", repr(value), f"--{name} {least}")

@@ -39,6 +39,7 @@ class Run:
         checkpoints/last.pt  all that a resumed run needs; best.pt: the best held-out bound so far
         pictures/*.png
         result.json          the final bounds
+        evaluation/          cards of pyro-vae evaluate, and the chunks that it goes on from
     """
 
     def __init__(self, path: Path, config: RunConfig) -> None:

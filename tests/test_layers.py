@@ -15,7 +15,7 @@ LAYERS = [
         *("engines", "evaluation", "training", "config", "run", "recording"),
         *("crosscheck", "comparison", "race", "benchmark"),
     ],
-    ["plots", "gallery", "report", "commands", "comparing", "cli", "__main__"],
+    ["plots", "gallery", "report", "commands", "comparing", "evaluating", "cli", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -108,7 +108,7 @@ class Evaluation:
         return {"about": dict(self.about), "figures": figures, "left_out": dict(self.left_out)}
 
 
-def over_data(name: str, label: str, values: Tensor, unit: str, how: str, trust: str = "", part: str = "") -> Entry:
+def over_data(name: str, label: str, values: Tensor, unit: str, how: str, trust: str = "") -> Entry:
     """Return the entry of a mean over data, with the standard error of that mean.
 
     Example:
@@ -116,10 +116,10 @@ def over_data(name: str, label: str, values: Tensor, unit: str, how: str, trust:
         '2.00 ± 0.58'
     """
     found = estimate(values)
-    return Entry(name, label, found.mean, found.standard_error, unit, found.count, how, trust, part)
+    return Entry(name, label, found.mean, found.standard_error, unit, found.count, how, trust)
 
 
-def share(name: str, label: str, hits: Tensor, how: str, trust: str = "", part: str = "") -> Entry:
+def share(name: str, label: str, hits: Tensor, how: str, trust: str = "") -> Entry:
     """Return the entry of a share of data, (n,) bool, with its binomial standard error.
 
     Example:
@@ -127,7 +127,7 @@ def share(name: str, label: str, hits: Tensor, how: str, trust: str = "", part: 
         '0.25 ± 0.22'
     """
     p, n = hits.double().mean().item(), len(hits)
-    return Entry(name, label, p, math.sqrt(p * (1 - p) / n), SHARE, n, how, trust, part)
+    return Entry(name, label, p, math.sqrt(p * (1 - p) / n), SHARE, n, how, trust)
 
 
 def plus_minus(mean: float, standard_error: float) -> str:

@@ -1,6 +1,7 @@
 """Evaluation: every figure that says how good a program is, on data it was not trained on."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def evaluate(
                 raise InputError(str(reason)) from reason.__cause__
             left_out[name] = str(reason)
             continue
-        entries += PARTS[name].entries(subject, values)
+        entries += [replace(entry, part=name) for entry in PARTS[name].entries(subject, values)]
         per_datum |= {key: value for key, value in values.items() if value.dim() and len(value) <= len(subject)}
     return Evaluation(tuple(entries), _about(subject, about or {}), left_out, per_datum, subject.index)
 

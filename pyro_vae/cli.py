@@ -15,8 +15,8 @@ from pyro_vae import commands, comparing, evaluating, gallery
 from pyro_vae._version import __version__
 from pyro_vae.config import NOT_COMPARED, ComparisonConfig, RunConfig
 from pyro_vae.errors import InputError, NonFiniteError
-from pyro_vae.evaluation.evaluate import PARTS
 from pyro_vae.evaluation.options import EvaluationOptions
+from pyro_vae.evaluation.parts import PARTS
 
 COMMANDS: dict[str, Callable[[Any, Console], int]] = {
     "check": commands.check,

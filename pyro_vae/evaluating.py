@@ -14,9 +14,10 @@ from pyro_vae import report
 from pyro_vae.commands import opened, say
 from pyro_vae.data import DataSet, Images
 from pyro_vae.errors import InputError, lookup
-from pyro_vae.evaluation.evaluate import PARTS, evaluate
+from pyro_vae.evaluation.evaluate import evaluate
 from pyro_vae.evaluation.inference_data import save_netcdf, to_inference_data
 from pyro_vae.evaluation.options import EvaluationOptions
+from pyro_vae.evaluation.parts import PARTS
 from pyro_vae.run import Run, check_output, write_json
 
 SPLITS = ("test", "validation", "train")

@@ -4,10 +4,13 @@ ArviZ 1.x is three packages, and some functions changed their sign on the way: `
 negated log ratios.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import arviz
 import numpy as np
+import xarray
 
 ARVIZ_1 = int(arviz.__version__.partition(".")[0]) >= 1
 
@@ -30,3 +33,27 @@ def pareto_shape(log_weights: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     with np.errstate(all="ignore"):  # the fit tries shapes that overflow and gives them no weight
         _, shape = array_stats.psislw(-log_weights) if ARVIZ_1 else arviz.psislw(log_weights)
     return np.asarray(shape, dtype=np.float64)
+
+
+def to_arviz(groups: Mapping[str, xarray.Dataset], attributes: Mapping[str, Any]) -> Any:
+    """Return labelled groups as ArviZ keeps them: ``InferenceData`` (0.x) or an xarray ``DataTree`` (1.x).
+
+    Args:
+        groups: group (``posterior``, ``observed_data``, ...) -> variables with named dimensions.
+        attributes: of the whole, numbers and text.
+    """
+    if ARVIZ_1:
+        tree = xarray.DataTree.from_dict(dict(groups))
+        tree.attrs.update(attributes)
+        return tree
+    return arviz.InferenceData(dict(attributes), False, **groups)
+
+
+def write_netcdf(path: Path, found: Any) -> None:
+    """Write what :func:`to_arviz` returned as netCDF 4, by h5netcdf; both versions of ArviZ open the file."""
+    packed = {"zlib": True}
+    if ARVIZ_1:
+        encoding = {f"/{n}": dict.fromkeys(group.data_vars, packed) for n, group in found.children.items()}
+        found.to_netcdf(path, engine="h5netcdf", encoding=encoding)
+    else:
+        found.to_netcdf(str(path), engine="h5netcdf", compress=True)

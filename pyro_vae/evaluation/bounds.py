@@ -1,16 +1,19 @@
 """The parts of the card that come from draws of q alone: bounds, their decomposition, L_K and how far to trust it."""
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.card import NATS, Entry, over_data
+from pyro_vae.evaluation.card import NATS, Entry, over_data, share
+from pyro_vae.evaluation.diagnostics import effective_sample_size, pareto_k
 from pyro_vae.evaluation.likelihood import draw_in_pieces, group_bounds
 from pyro_vae.evaluation.part import Part
 from pyro_vae.evaluation.resuming import Values
 from pyro_vae.evaluation.subject import Subject
+
+TERMS = ("log_px_z", "log_pz", "log_qz")
+K_HAT_LIMITS = (0.5, 0.7)  # Yao et al.: good below the first, usable below the second
 
 
 def bounds(subject: Subject, where: slice, seed: int) -> Values:
@@ -21,10 +24,11 @@ def bounds(subject: Subject, where: slice, seed: int) -> Values:
     for x in subject.x[where].split(max(1, options.draws_at_once // draws)):
         pieces = list(draw_in_pieces(subject.program, x, draws, options.draws_at_once))
         log_weight = torch.cat([piece.log_weight for piece in pieces]).double()
-        reconstruction = torch.cat([piece.log_px_z for piece in pieces]).double().mean(0)
-        elbo = log_weight.mean(0)
-        iwae = {f"iwae_{k}": group_bounds(log_weight, k) for k in options.iwae}
-        found.append({"elbo": elbo, "reconstruction": reconstruction, "kl": reconstruction - elbo, **iwae})
+        log_px_z, log_pz, log_qz = (
+            torch.cat([getattr(piece, name) for piece in pieces]).double().mean(0) for name in TERMS
+        )
+        values = {"elbo": log_weight.mean(0), "reconstruction": log_px_z, "cross_entropy": -log_pz, "entropy": -log_qz}
+        found.append(values | {f"iwae_{k}": group_bounds(log_weight, k) for k in options.iwae})
     return {name: torch.cat([values[name] for values in found]) for name in found[0]}
 
 
@@ -32,14 +36,17 @@ def bound_entries(subject: Subject, values: Values) -> list[Entry]:
     """ELBO, reconstruction, KL, IWAE-k, and bits per dimension."""
     draws = max(subject.options.iwae)
     how = f"{draws} draws a datum; {subject.pixels}"
+    kl = values["cross_entropy"] - values["entropy"]
     below = "a bound from below: a worse q lowers it as a worse model does; the gaps say which"
     entries = [
         over_data("elbo", "ELBO", values["elbo"], NATS, how, below),
         over_data("reconstruction", "E log p(x|z)", values["reconstruction"], NATS, how),
-        over_data("kl", "KL(q(z|x) ‖ p(z))", values["kl"], NATS, f"{draws} draws a datum"),
+        over_data("kl", "KL(q(z|x) ‖ p(z))", kl, NATS, f"{draws} draws a datum"),
+        over_data("cross_entropy", "  cross-entropy", values["cross_entropy"], NATS, "−E log p(z), z ~ q(z|x)"),
+        over_data("entropy", "  entropy of q", values["entropy"], NATS, "−E log q(z|x)"),
     ]
     for k in subject.options.iwae:
-        groups = f"{draws // k} groups of {k} draws; {subject.pixels}"
+        groups = f"{draws // k} {'group' if draws // k == 1 else 'groups'} of {k} draws; {subject.pixels}"
         entries.append(over_data(f"iwae_{k}", f"IWAE-{k}", values[f"iwae_{k}"], NATS, groups, below))
     return [*entries, bits("elbo_bits", "ELBO", values["elbo"], subject)]
 
@@ -55,15 +62,15 @@ def bits(name: str, label: str, log_density: Tensor, subject: Subject) -> Entry:
 
 
 def importance(subject: Subject, where: slice, seed: int) -> Values:
-    """L_K, the ELBO from the same draws, effective sample size and k-hat, each (B,); holds (K, B) log weights."""
+    """L_K, the ELBO from the same draws, effective sample size and k-hat, each (B,); holds log weights (K, B)."""
     options, x = subject.options, subject.x[where]
     pieces = draw_in_pieces(subject.program, x, options.num_particles, options.draws_at_once)
     log_weight = torch.cat([piece.log_weight for piece in pieces]).double()
-    shares = log_weight.softmax(0)
     return {
         "log_evidence": log_weight.logsumexp(0) - math.log(len(log_weight)),
         "evidence_elbo": log_weight.mean(0),
-        "ess": 1 / shares.square().sum(0),
+        "ess": effective_sample_size(log_weight),
+        "k_hat": pareto_k(log_weight),
     }
 
 
@@ -71,29 +78,76 @@ def importance_entries(subject: Subject, values: Values) -> list[Entry]:
     """L_K with its diagnostics, and KL(q ‖ posterior) from the same draws."""
     k = subject.options.num_particles
     gap = values["log_evidence"] - values["evidence_elbo"]
+    k_hat = values["k_hat"]
+    defined = k_hat[~k_hat.isnan()]
     how = f"L_{k}: {k} draws a datum; {subject.pixels}"
-    return [
-        over_data("log_evidence", "log p(x)", values["log_evidence"], NATS, how),
-        over_data("inference_gap", "log p(x) − ELBO", gap, NATS, "paired, of the same draws"),
+    trust = _trust(k_hat)
+    entries = [
+        over_data("log_evidence", "log p(x)", values["log_evidence"], NATS, how, trust),
+        over_data(
+            "inference_gap", "log p(x) − ELBO", gap, NATS, "KL(q ‖ posterior): paired, from the same draws", trust
+        ),
         bits("log_evidence_bits", "log p(x)", values["log_evidence"], subject),
+        over_data("ess", "effective sample size", values["ess"], f"of {k}", f"{k} draws a datum"),
     ]
+    if len(defined):
+        tail = f"PSIS k-hat of {k} weights a datum"
+        above = [(f"k_hat_{limit}", f"k-hat > {limit}", defined > limit) for limit in K_HAT_LIMITS]
+        entries += [share(name, label, hits, tail) for name, label, hits in above]
+    return entries
 
 
-PARTS: Mapping[str, Part] = {
-    "bounds": Part(
-        what="ELBO, its two terms, IWAE-k",
-        count=lambda subject: subject.options.num_data or len(subject),
-        chunk=lambda subject: 500,
-        work=bounds,
-        entries=bound_entries,
-        options=("iwae", "draws_at_once"),
-    ),
-    "importance": Part(
-        what="log p(x) by importance sampling, k-hat, effective sample size",
-        count=lambda subject: subject.options.importance_data,
-        chunk=lambda subject: 50,
-        work=importance,
-        entries=importance_entries,
-        options=("num_particles", "draws_at_once"),
-    ),
-}
+def all_data_entry(subject: Subject, of_bounds: Values, of_importance: Values) -> Entry:
+    r"""Return log p(x) over all data: their mean ELBO, and the mean gap on the subset where L_K is known.
+
+    .. math:: \frac1N \sum_{n \le N} e_n + \frac1m \sum_{n \le m} g_n, \qquad
+        \frac{\mathrm{var}(e)}{N} + \frac{\mathrm{var}(g)}{m} + 2 \frac{\mathrm{cov}(e, g)}{N}
+
+    The gap varies less between data than log p(x) does, so the error is near that of all N data. The subset is a random
+    one and the beginning of all, so that the covariance counts once.
+    """
+    elbo, gap = of_bounds["elbo"], of_importance["log_evidence"] - of_importance["evidence_elbo"]
+    n, m = len(elbo), len(gap)
+    covariance = torch.cov(torch.stack([elbo[:m], gap]))[0, 1].item()
+    variance = elbo.var().item() / n + gap.var().item() / m + 2 * covariance / n
+    mean = (elbo.mean() + gap.mean()).item()
+    how = f"ELBO of {n} data + gap to L_{subject.options.num_particles} of {m} of them; {subject.pixels}"
+    return Entry(
+        "log_evidence_all",
+        "log p(x), all data",
+        mean,
+        math.sqrt(variance),
+        NATS,
+        n,
+        how,
+        _trust(of_importance["k_hat"]),
+    )
+
+
+def _trust(k_hat: Tensor) -> str:
+    over, undefined = (k_hat > K_HAT_LIMITS[-1]).double().mean().item(), int(k_hat.isnan().sum())
+    ties = f"; k-hat undefined for {undefined} data" if undefined else ""
+    return (
+        f"L_K is from below, too: k-hat is above {K_HAT_LIMITS[-1]} for {over:.0%} of the data, and there it stands on "
+        f"few draws and is too low by an unknown amount{ties}"
+    )
+
+
+BOUNDS = Part(
+    what="ELBO, its terms, IWAE-k",
+    count=lambda subject: subject.options.num_data or len(subject),
+    chunk=lambda subject: 500,
+    work=bounds,
+    entries=bound_entries,
+    options=("iwae", "draws_at_once"),
+    per_datum=True,
+)
+IMPORTANCE = Part(
+    what="log p(x) by importance sampling, k-hat, effective sample size",
+    count=lambda subject: subject.options.importance_data,
+    chunk=lambda subject: 50,
+    work=importance,
+    entries=importance_entries,
+    options=("num_particles", "draws_at_once"),
+    per_datum=True,
+)

@@ -11,11 +11,12 @@ from torch import Tensor
 from pyro_vae.data import Images
 from pyro_vae.devices import resolve_device
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.bounds import PARTS
+from pyro_vae.evaluation.bounds import all_data_entry
 from pyro_vae.evaluation.card import Entry, Evaluation
 from pyro_vae.evaluation.context import evaluating
 from pyro_vae.evaluation.options import EvaluationOptions, options_of
 from pyro_vae.evaluation.part import Part
+from pyro_vae.evaluation.parts import PARTS
 from pyro_vae.evaluation.resuming import ChunkStore, Values, chunk_seed, in_chunks
 from pyro_vae.evaluation.subject import Subject, look_at
 
@@ -73,20 +74,26 @@ def evaluate(
     wanted = options_of(options)
     names = wanted.parts(PARTS)
     subject = look_at(program, data, train, resolve_device(device), _checked(seed), wanted)
-    entries: list[Entry] = []
-    per_datum: dict[str, Tensor] = {}
+    found: dict[str, Values] = {}
     left_out: dict[str, str] = {}
     for name in names:
         try:
-            values = _values(name, PARTS[name], subject, save, progress)
+            found[name] = _values(name, PARTS[name], subject, save, progress)
         except Unable as reason:
             if name in (wanted.only or []):
                 raise InputError(str(reason)) from reason.__cause__
             left_out[name] = str(reason)
-            continue
-        entries += [replace(entry, part=name) for entry in PARTS[name].entries(subject, values)]
-        per_datum |= {key: value for key, value in values.items() if value.dim() and len(value) <= len(subject)}
-    return Evaluation(tuple(entries), _about(subject, about or {}), left_out, per_datum, subject.index)
+    per_datum = {key: value for name in found if PARTS[name].per_datum for key, value in found[name].items()}
+    return Evaluation(_entries(subject, found), _about(subject, about or {}), left_out, per_datum, subject.index)
+
+
+def _entries(subject: Subject, found: Mapping[str, Values]) -> tuple[Entry, ...]:
+    entries = [replace(entry, part=name) for name in found for entry in PARTS[name].entries(subject, found[name])]
+    if "bounds" in found and "importance" in found:
+        entry = all_data_entry(subject, found["bounds"], found["importance"])
+        where = 1 + [entry.part for entry in entries].index("importance")
+        entries.insert(where, replace(entry, part="importance"))
+    return tuple(entries)
 
 
 def _values(name: str, part: Part, subject: Subject, save: str | Path | None, progress: Progress | None) -> Values:

@@ -53,12 +53,12 @@ def to_inference_data(
     program: object,
     data: Images | Tensor,
     *,
-    sizes: Sizes = Sizes(),  # noqa: B008  # frozen
+    sizes: Sizes = Sizes(),  # frozen
     device: str | torch.device = "auto",
     seed: int = 0,
     about: Mapping[str, str] | None = None,
 ) -> Any:
-    r"""Return what a program says of held-out data: ``arviz.InferenceData`` (ArviZ 0.x) or an xarray ``DataTree`` (1.x).
+    r"""Return what a program says of held-out data: ``arviz.InferenceData`` (0.x) or an xarray ``DataTree`` (1.x).
 
     ====================  =======================================================================================
     prior                 latents z ~ p(z), (chain, draw, \*site)
@@ -170,7 +170,11 @@ def _dataset(arrays: Mapping[str, Tensor], leading: tuple[str, ...], datum: "np.
         name: (("chain", *leading, *_dims(name, value.shape[len(leading) :])), value[None].numpy())
         for name, value in arrays.items()
     }
-    coordinates = {"chain": [0], "draw": np.arange(len(next(iter(arrays.values()))))}
+    count = len(next(iter(arrays.values())))
+    coordinates: dict[str, Any] = {"chain": [0], "draw": np.arange(count)}
+    for name, value in arrays.items():
+        shape = value.shape[len(leading) :]
+        coordinates |= {dim: np.arange(size) for dim, size in zip(_dims(name, shape), shape, strict=True)}
     return xarray.Dataset(variables, coordinates | ({"datum": datum} if "datum" in leading else {}))
 
 

@@ -19,6 +19,7 @@ class Part:
         work: (subject, where, seed) -> name -> values, the data in their first dimension; random states are its own.
         entries: (subject, values of all chunks) -> figures.
         options: the options that a chunk depends on.
+        per_datum: whether the values are of data, one by one.
         refuses: why it cannot be computed for a subject; empty if it can.
     """
 
@@ -28,4 +29,5 @@ class Part:
     work: Callable[[Subject, slice, int], Values]
     entries: Callable[[Subject, Values], list[Entry]]
     options: tuple[str, ...] = ()
+    per_datum: bool = False
     refuses: Callable[[Subject], str] = lambda subject: ""

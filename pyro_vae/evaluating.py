@@ -20,6 +20,7 @@ from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.parts import PARTS
 from pyro_vae.run import Run, check_output, write_json
 
+FILE_WIDTH = 160  # of the table where the output is no terminal
 SPLITS = ("test", "validation", "train")
 
 
@@ -48,7 +49,7 @@ def evaluate_run(options: Any, console: Console) -> int:
         )
     for line in report.card_head(card):
         say(console, line)
-    console.print(report.card_table(card))
+    console.print(report.card_table(card), width=console.width if console.is_terminal else FILE_WIDTH)
     for line in report.card_notes(card):
         say(console, line)
     for file in [folder / _card_name(options, data), *([Path(options.json)] if options.json else [])]:

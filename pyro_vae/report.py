@@ -204,8 +204,8 @@ def card_table(card: Evaluation) -> Table:
     table = Table(box=box.SIMPLE, padding=(0, 1))
     for column in ("figure", "value", "unit"):
         table.add_column(column, no_wrap=True)
-    table.add_column("data", justify="right")
-    table.add_column("how", overflow="fold")
+    table.add_column("data", justify="right", no_wrap=True)
+    table.add_column("how", min_width=30)
     for entry, following in zip_longest(card.entries, card.entries[1:]):
         last = following is None or following.part != entry.part
         table.add_row(*map(escape, rows([entry])[0]), end_section=last)

@@ -1,10 +1,11 @@
-"""The parts of the card that judge q as a distribution of latents: units in use, and calibration."""
+"""The parts of the card that judge q as a distribution of latents: units in use, surgery of the KL, calibration."""
 
+import math
 from typing import Any
 
 import torch
 
-from pyro_vae.evaluation.card import Entry
+from pyro_vae.evaluation.card import NATS, Entry, over_data
 from pyro_vae.evaluation.diagnostics import (
     ACTIVE_VARIANCE,
     CLOSED_FORM,
@@ -16,6 +17,7 @@ from pyro_vae.evaluation.diagnostics import (
 from pyro_vae.evaluation.part import Part
 from pyro_vae.evaluation.resuming import Values
 from pyro_vae.evaluation.subject import Subject
+from pyro_vae.evaluation.surgery import SATURATED, elbo_surgery
 
 SHALLOW = 0.01  # a p-value below which calibration is called rejected
 
@@ -47,6 +49,29 @@ def use_entries(subject: Subject, values: Values) -> list[Entry]:
         collapsed = float((kl < COLLAPSED_KL).sum())
         entries.append(_count(f"collapsed_{site}", f"collapsed dimensions{of}", collapsed, len(kl), count, how, ""))
     return entries
+
+
+def surgery(subject: Subject, where: slice, seed: int) -> Values:
+    """Mutual information and marginal KL, each (B,): the KL of these data in two."""
+    found = elbo_surgery(subject.program, subject.x[where], seed=seed)
+    return {"mutual_information": found.mutual_information, "marginal_kl": found.marginal_kl}
+
+
+def surgery_entries(subject: Subject, values: Values) -> list[Entry]:
+    """How much a code tells of its datum, and how far all codes together are from the prior."""
+    information, marginal = values["mutual_information"], values["marginal_kl"]
+    limit, n = math.log(len(information)), len(information)
+    how = f"q(z) the mixture over these {n} data, 1 code each"
+    trust = f"the information cannot exceed log {n} = {limit:.2f} nats"
+    if limit - information.mean().item() < SATURATED:
+        trust += (
+            " and is there: it speaks of the number of data and not of the program, "
+            "and what it lacks stands in the marginal KL; more surgery_data move both"
+        )
+    return [
+        over_data("mutual_information", "mutual information of x and z", information, NATS, how, trust),
+        over_data("marginal_kl", "marginal KL(q(z) ‖ p(z))", marginal, NATS, how, trust),
+    ]
 
 
 def calibrate(subject: Subject, where: slice, seed: int) -> Values:
@@ -106,6 +131,14 @@ LATENTS = Part(
     chunk=_all,
     work=use,
     entries=use_entries,
+)
+SURGERY = Part(
+    what="mutual information of x and z, KL of the aggregate posterior to the prior",
+    count=lambda subject: subject.options.surgery_data,
+    chunk=lambda subject: subject.options.surgery_data,
+    work=surgery,
+    entries=surgery_entries,
+    per_datum=True,
 )
 CALIBRATION = Part(
     what="simulation-based calibration of q",

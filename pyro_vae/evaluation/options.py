@@ -6,7 +6,7 @@ from typing import Any
 
 from pyro_vae.errors import InputError, lookup
 
-LEAST = {"num_particles": 30, "importance_data": 2, "simulations": 100, "draws_at_once": 1}
+LEAST = {"num_particles": 30, "importance_data": 2, "surgery_data": 2, "simulations": 100, "draws_at_once": 1}
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class EvaluationOptions:
         iwae: k of the importance-weighted bounds; their greatest is the number of draws a datum for the ELBO.
         num_data: held-out data for ELBO, decomposition and importance-weighted bounds; all by default.
         importance_data: data for L_K, k-hat and effective sample size.
+        surgery_data: data whose mixture of q(z|x) is the aggregate posterior; cost grows with their square.
         simulations: data made by the model, for the calibration of q.
         draws_at_once: data times particles that are scored in one go; bounds memory.
         only: parts to compute, and no others.
@@ -31,6 +32,7 @@ class EvaluationOptions:
     iwae: list[int] = field(default_factory=lambda: [5, 50])
     num_data: int | None = None
     importance_data: int = 1000
+    surgery_data: int = 2000
     simulations: int = 1000
     draws_at_once: int = 2000
     only: list[str] | None = None

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 from pyro_vae.evaluation.bounds import BOUNDS, IMPORTANCE
-from pyro_vae.evaluation.latents import CALIBRATION, LATENTS
+from pyro_vae.evaluation.latents import CALIBRATION, LATENTS, SURGERY
 from pyro_vae.evaluation.part import Part
 
 PARTS: Mapping[str, Part] = {
     "bounds": BOUNDS,
     "importance": IMPORTANCE,
     "latents": LATENTS,
+    "surgery": SURGERY,
     "calibration": CALIBRATION,
 }

@@ -23,10 +23,11 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.elbo.draw import Draw, Terms, draw_terms, total_log_prob
+from pyro_vae.elbo.draw import Draw, Terms, draw_terms
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.chunks import data_chunks, particle_chunks
 from pyro_vae.evaluation.context import evaluating
+from pyro_vae.joint import total_log_prob
 from pyro_vae.numerics import Estimate, estimate
 from pyro_vae.program import PARTICLES, Program, sample_sites
 

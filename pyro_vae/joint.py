@@ -111,8 +111,8 @@ class Joint:
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Tensor:
         """Return u = T⁻¹(z), (K, B, n), of latents (K, B, *event)."""
         sites: dict[str, Any] = self._placed(self.program.model, latents, "values").nodes
-        parts = [_transform(n, sites[n]).inv(sites[n]["value"]).flatten(2) for n in self._latents]
-        return torch.cat(parts, -1)
+        parts = [_transform(n, sites[n]).inv(sites[n]["value"]) for n in self._latents]
+        return torch.cat([part.reshape(*part.shape[:2], -1) for part in parts], -1)
 
     def log_q(self, latents: Mapping[str, Tensor]) -> Tensor:
         """Return log q(z|x) of the guide at latents (K, B, *event), (K, B).

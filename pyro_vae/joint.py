@@ -32,6 +32,7 @@ class JointTerms:
     log_px_z: Tensor
     log_pz: Tensor
     log_jacobian: Tensor
+    latents: Mapping[str, Tensor]  # z, site by site
 
     @property
     def log_joint(self) -> Tensor:
@@ -105,14 +106,13 @@ class Joint:
 
     def constrain(self, u: Tensor) -> dict[str, Tensor]:
         """Return the latents z = T(u), site by site, each (K, B, *event)."""
-        sites: dict[str, Any] = self._placed(self.program.model, self._split(u), "unconstrained").nodes
-        return {name: sites[name]["value"] for name in self._latents}
+        return dict(self.of_unconstrained(u).latents)
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Tensor:
         """Return u = T⁻¹(z), (K, B, n), of latents (K, B, *event)."""
         sites: dict[str, Any] = self._placed(self.program.model, latents, "values").nodes
-        parts = [_transform(n, sites[n]).inv(sites[n]["value"]).flatten(2) for n in self._latents]
-        return torch.cat(parts, -1)
+        parts = [_transform(n, sites[n]).inv(sites[n]["value"]) for n in self._latents]
+        return torch.cat([part.reshape(*part.shape[:2], -1) for part in parts], -1)
 
     def log_q(self, latents: Mapping[str, Tensor]) -> Tensor:
         """Return log q(z|x) of the guide at latents (K, B, *event), (K, B).
@@ -174,7 +174,8 @@ class Joint:
         observed = total_log_prob([site for _, site in sites if site["is_observed"]])
         latent = total_log_prob([site for _, site in sites if not site["is_observed"]])
         shape = torch.broadcast_shapes(observed.shape, latent.shape, (1, len(self.x)))
-        return JointTerms(observed.expand(shape), latent.expand(shape), log_jacobian.expand(shape))
+        latents = {name: site["value"] for name, site in sites if name in self._latents}
+        return JointTerms(observed.expand(shape), latent.expand(shape), log_jacobian.expand(shape), latents)
 
 
 class Place(Messenger):

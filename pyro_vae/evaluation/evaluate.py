@@ -17,8 +17,9 @@ from pyro_vae.evaluation.context import evaluating
 from pyro_vae.evaluation.options import EvaluationOptions, options_of
 from pyro_vae.evaluation.part import Part
 from pyro_vae.evaluation.parts import PARTS
-from pyro_vae.evaluation.resuming import ChunkStore, Values, chunk_seed, in_chunks
+from pyro_vae.evaluation.resuming import ChunkStore, Values, chunk_seed, crc, in_chunks
 from pyro_vae.evaluation.subject import Subject, look_at
+from pyro_vae.evaluation.witnesses import paired_entries
 
 Progress = Callable[[str, int, int], None]
 
@@ -87,12 +88,14 @@ def evaluate(
     return Evaluation(_entries(subject, found), _about(subject, about or {}), left_out, per_datum, subject.index)
 
 
-def _entries(subject: Subject, found: Mapping[str, Values]) -> tuple[Entry, ...]:
+def _entries(subject: Subject, found: dict[str, Values]) -> tuple[Entry, ...]:
     entries = [replace(entry, part=name) for name in found for entry in PARTS[name].entries(subject, found[name])]
+    more = paired_entries(found)
     if "bounds" in found and "importance" in found:
-        entry = all_data_entry(subject, found["bounds"], found["importance"])
-        where = 1 + [entry.part for entry in entries].index("importance")
-        entries.insert(where, replace(entry, part="importance"))
+        more.append(("importance", all_data_entry(subject, found["bounds"], found["importance"])))
+    for name, entry in more:
+        where = 1 + [known.part for known in entries].index(name)
+        entries.insert(where, replace(entry, part=name))
     return tuple(entries)
 
 
@@ -103,6 +106,8 @@ def _values(name: str, part: Part, subject: Subject, save: str | Path | None, pr
     depends = {option: getattr(subject.options, option) for option in part.options}
     chunk, total = part.chunk(subject), min(part.count(subject), len(subject))
     determined_by = {**subject.fingerprint, **depends, "part": name, "chunk": chunk}
+    if part.takes_train and subject.train is not None:
+        determined_by["train"] = crc({"pixels": subject.train.pixels, "labels": subject.train.labels})
     store = ChunkStore(None if save is None else Path(save).expanduser(), name, determined_by)
 
     def work(where: slice, number: int) -> Values:

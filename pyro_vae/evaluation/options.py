@@ -6,7 +6,22 @@ from typing import Any
 
 from pyro_vae.errors import InputError, lookup
 
-LEAST = {"num_particles": 30, "importance_data": 2, "surgery_data": 2, "simulations": 100, "draws_at_once": 1}
+LEAST = {
+    "num_particles": 30,
+    "importance_data": 2,
+    "annealing_data": 2,
+    "sandwich_data": 2,
+    "annealing_chains": 2,
+    "annealing_temperatures": 2,
+    "prior_data": 2,
+    "hmc_data": 2,
+    "gap_data": 2,
+    "gap_steps": 1,
+    "surgery_data": 2,
+    "simulations": 100,
+    "probe_data": 2,
+    "draws_at_once": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -21,8 +36,17 @@ class EvaluationOptions:
         iwae: k of the importance-weighted bounds; their greatest is the number of draws a datum for the ELBO.
         num_data: held-out data for ELBO, decomposition and importance-weighted bounds; all by default.
         importance_data: data for L_K, k-hat and effective sample size.
+        annealing_data: data for annealed importance sampling.
+        sandwich_data: data made by the model, for the bounds from both sides.
+        annealing_chains: chains a datum.
+        annealing_temperatures: steps from the prior to the posterior.
+        prior_data: data for the estimate by sampling the prior.
+        hmc_data: data for the estimate from samples of the posterior, where latent dimensions are few.
+        gap_data: data that get a q of their own.
+        gap_steps: steps of its optimisation at most.
         surgery_data: data whose mixture of q(z|x) is the aggregate posterior; cost grows with their square.
         simulations: data made by the model, for the calibration of q.
+        probe_data: training data of the linear probe.
         draws_at_once: data times particles that are scored in one go; bounds memory.
         only: parts to compute, and no others.
         skip: parts to leave out.
@@ -32,8 +56,17 @@ class EvaluationOptions:
     iwae: list[int] = field(default_factory=lambda: [5, 50])
     num_data: int | None = None
     importance_data: int = 1000
+    annealing_data: int = 20
+    sandwich_data: int = 20
+    annealing_chains: int = 16
+    annealing_temperatures: int = 500
+    prior_data: int = 100
+    hmc_data: int = 20
+    gap_data: int = 100
+    gap_steps: int = 3000
     surgery_data: int = 2000
     simulations: int = 1000
+    probe_data: int = 10_000
     draws_at_once: int = 2000
     only: list[str] | None = None
     skip: list[str] = field(default_factory=list)

@@ -19,6 +19,7 @@ class Part:
         work: (subject, where, seed) -> name -> values, the data in their first dimension; random states are its own.
         entries: (subject, values of all chunks) -> figures.
         options: the options that a chunk depends on.
+        takes_train: whether it depends on the training data.
         per_datum: whether the values are of data, one by one.
         refuses: why it cannot be computed for a subject; empty if it can.
     """
@@ -29,5 +30,6 @@ class Part:
     work: Callable[[Subject, slice, int], Values]
     entries: Callable[[Subject, Values], list[Entry]]
     options: tuple[str, ...] = ()
+    takes_train: bool = False
     per_datum: bool = False
     refuses: Callable[[Subject], str] = lambda subject: ""

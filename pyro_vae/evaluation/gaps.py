@@ -249,7 +249,8 @@ def _own_moments(draw: Draw) -> tuple[Tensor, Tensor] | None:
     if len(sites) > 1 or not isinstance(fn, dist.Normal):
         return None
     shape = sites[0]["value"].shape
-    return fn.mean.expand(shape)[0].flatten(1), fn.stddev.expand(shape)[0].flatten(1)
+    mean, scale = fn.mean.expand(shape)[0], fn.stddev.expand(shape)[0]
+    return mean.reshape(len(mean), -1), scale.reshape(len(mean), -1)
 
 
 def _noise(target: _Target, count: int) -> Tensor:

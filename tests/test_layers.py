@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 LAYERS = [
     ["_version", "errors", "specs", "imports", "numerics", "devices", "networks", "data", "information"],
-    ["likelihoods", "priors", "posteriors", "vae", "program", "checking", "predictive", "oracles"],
+    ["likelihoods", "priors", "posteriors", "vae", "program", "checking", "predictive", "joint", "oracles"],
     ["elbo"],
     [
         *("engines", "evaluation", "training", "config", "run", "recording"),

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.devices import generator
-from pyro_vae.elbo.draw import Draw, total_log_prob
+from pyro_vae.elbo.draw import Draw
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.chunks import data_chunks, particle_chunks
 from pyro_vae.evaluation.context import evaluating
 from pyro_vae.evaluation.diagnostics import posterior_mean
+from pyro_vae.joint import total_log_prob
 from pyro_vae.numerics import Estimate, estimate
 from pyro_vae.program import Program, observed_site, sample_sites
 

@@ -248,12 +248,17 @@ def _site_parts(program: Program, x: Tensor, num_particles: int) -> Iterable[tup
     same_order = list(guide) == list(model)
     first = next(iter(dict(sample_sites(draw.guide_trace))))
     for name, site in guide.items():
-        mean, variance = _posterior_mean(site, depends_on_x_alone=name == first)
+        mean, variance = posterior_mean(site, depends_on_x_alone=name == first)
         kl, kl_from = _site_kl(site, model[name], same_order)
         yield name, _SitePart(mean, variance, kl.double().mean(0), kl_from)
 
 
-def _posterior_mean(site: Any, depends_on_x_alone: bool) -> tuple[Tensor, Tensor | None]:
+def posterior_mean(site: Any, depends_on_x_alone: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the mean of q at one site of a guide's trace with K particles, (B, *S), float64.
+
+    It is the distribution's own where the site depends on x alone and has one (the second part is then None); else the
+    mean of the particles, and their variance. NaN for a categorical site, whose class numbers have no mean.
+    """
     particles = site["value"].double()
     if isinstance(_elementary(site["fn"]), dist.Categorical):
         return torch.full_like(particles[0], math.nan), None
@@ -271,8 +276,9 @@ def _site_kl(q: Any, p: Any, same_order: bool) -> tuple[Tensor, str]:
     whole = any(fn.event_shape for fn in apart)
     q_fn, p_fn = (q["fn"], p["fn"]) if whole else apart
     if same_order:
+        shape = torch.broadcast_shapes(q_fn.batch_shape, p_fn.batch_shape)  # torch's own do not all broadcast
         try:
-            return _masked(kl_divergence(q_fn, p_fn), q), CLOSED_FORM
+            return _masked(kl_divergence(q_fn.expand(shape), p_fn.expand(shape)), q), CLOSED_FORM
         except NotImplementedError:
             pass
     return _masked(q_fn.log_prob(q["value"]), q) - _masked(p_fn.log_prob(q["value"]), p), SAMPLED

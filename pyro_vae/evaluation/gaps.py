@@ -12,24 +12,22 @@ Source: Cremer, Li and Duvenaud, Inference Suboptimality in Variational Autoenco
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import pyro
 import torch
 import torch.nn.functional as F
 from pyro import distributions as dist
-from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.distributions import constraints
 
-from pyro_vae.elbo.draw import Draw, draw_terms, total_log_prob
+from pyro_vae.elbo.draw import draw_terms
+from pyro_vae.elbo.importance import log_mean_exp
 from pyro_vae.errors import InputError, lookup
 from pyro_vae.evaluation.chunks import data_chunks
 from pyro_vae.evaluation.context import evaluating
-from pyro_vae.program import PARTICLES, Program, sample_sites
+from pyro_vae.joint import Joint, frozen
+from pyro_vae.program import Program, sample_sites, trace_program
 
 LEARNING_RATES = (0.1, 0.02, 0.004)  # in units of the standard deviation of q(z|x), one after the other
 ROUND = 50  # steps whose mean objective is compared with that of the rounds before
@@ -43,14 +41,17 @@ class Gaps:
     """The gaps of every datum for one family of local q, in nats; tensors of shape (B,).
 
     ``log_evidence`` is as given. ``local_elbo`` is L[q*] and ``amortized_elbo`` L[q], each a mean over draws that the
-    optimisation has not seen, with its standard error. ``steps`` is how many the datum's chunk took, ``converged``
-    whether it stopped because nothing improved any more.
+    optimisation has not seen, with its standard error. ``local_evidence`` is the log of the mean weight of the draws
+    from q*, a lower bound on log p(x) of its own: where it is far above ``log_evidence``, that was too low, and
+    ``dataclasses.replace(gaps, log_evidence=...)`` makes gaps of a better one. ``steps`` is how many the datum's chunk
+    took, ``converged`` whether it stopped because nothing improved any more.
     """
 
     family: str
     log_evidence: Tensor
     local_elbo: Tensor
     local_elbo_error: Tensor
+    local_evidence: Tensor
     amortized_elbo: Tensor
     amortized_elbo_error: Tensor
     steps: Tensor
@@ -134,12 +135,13 @@ class Flow:
 FAMILIES: dict[str, Callable[[Tensor], Local]] = {"diagonal": Diagonal, "flow": Flow}
 
 
+@torch.no_grad()
 def inference_gaps(
     program: Program,
     x: Tensor,
     log_evidence: Tensor,
     family: str = "diagonal",
-    num_particles: int = 10,
+    num_particles: int = 4,
     num_evaluation: int = 1000,
     max_steps: int = 3000,
     tolerance: float = 0.01,
@@ -156,7 +158,8 @@ def inference_gaps(
     approximation gap too small.
 
     Args:
-        program: the program; its latents, any number of sites, must range over all real numbers.
+        program: the program; its latents, any number of sites, must be continuous. Where they are bounded, the local q
+            is a normal or flow of the real numbers that they are a function of (:class:`pyro_vae.joint.Joint`).
         x: the data, (B, *event_shape).
         log_evidence: log p(x) of every datum, (B,), nats: exact, or by importance sampling or annealing.
         family: ``diagonal`` or ``flow`` (:class:`Flow`).
@@ -167,7 +170,7 @@ def inference_gaps(
         seed: fixes the noise.
 
     Raises:
-        InputError: a latent that is discrete or bounded; an unknown family; shapes or counts that do not fit.
+        InputError: a discrete latent; an unknown family; shapes or counts that do not fit.
 
     Example:
         >>> from pyro_vae import VAE
@@ -196,60 +199,53 @@ def _of_chunk(
 ) -> tuple[Tensor, ...]:
     target = _Target(program, x, num_particles)
     local = make(target.loc)
-    steps, converged = _optimise(target, local, num_particles, max_steps, tolerance)
+    with frozen(program):
+        steps, converged = _optimise(target, local, num_particles, max_steps, tolerance)
     counts = [min(num_particles, num_evaluation - start) for start in range(0, num_evaluation, num_particles)]
-    with torch.no_grad():
-        own = _mean_and_error(target.log_weight(local, _noise(target, count)) for count in counts)
-        amortized = _mean_and_error(draw_terms(program, x, count).log_weight for count in counts)
+    of_local = torch.cat([target.log_weight(local, _noise(target, count)) for count in counts]).double()
+    of_guide = torch.cat([draw_terms(program, x, count).log_weight for count in counts]).double()
     taken = torch.full((len(x),), steps, device=x.device)
-    return *own, *amortized, taken, torch.full_like(taken, converged, dtype=torch.bool)
+    return (
+        of_local.mean(0),
+        of_local.std(0) / math.sqrt(num_evaluation),
+        log_mean_exp(of_local),
+        of_guide.mean(0),
+        of_guide.std(0) / math.sqrt(num_evaluation),
+        taken,
+        torch.full_like(taken, converged, dtype=torch.bool),
+    )
 
 
 class _Target:
-    """Log p(x, z) of some data as a function of one latent vector, whose unit is the standard deviation of q(z|x)."""
+    """Log p(x, z) of some data as a function of one real vector, whose unit is the standard deviation of q(z|x)."""
 
     def __init__(self, program: Program, x: Tensor, num_particles: int) -> None:
-        self.program, self.x = program, x
-        with torch.no_grad():
-            draw = Draw(program.model, program.guide, (x,), {}, num_particles, "fixed")
-            sites = {n: s for n, s in sample_sites(draw.model_trace) if not s["is_observed"]}
-            _check_supports(sites)
-            self.shapes = {name: site["fn"].event_shape for name, site in sites.items()}
-            self.loc, self.scale = _own_moments(draw) or self._drawn_moments(num_particles)
+        self.joint = Joint(program, x)
+        self.loc, self.scale = _own_moments(program, x) or self._drawn_moments(num_particles)
 
     def log_weight(self, local: Local, noise: Tensor) -> Tensor:
         """Log p(x, z) − log q(z), (K, B), at the z that a local q makes of standard normal noise (K, B, D)."""
         y, log_det = local(noise)
         log_noise = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(-1)
-        return self.log_joint(self.loc + self.scale * y) - (log_noise - log_det - self.scale.log().sum(-1))
-
-    def log_joint(self, z: Tensor) -> Tensor:
-        """Log p(x, z), (K, B), at z (K, B, D)."""
-        model = pyro.plate(PARTICLES, len(z), dim=-2)(self.program.model)
-        parts = z.split([shape.numel() for shape in self.shapes.values()], -1)
-        given = {n: p.reshape(*z.shape[:2], *shape) for (n, shape), p in zip(self.shapes.items(), parts, strict=True)}
-        trace = prune_subsample_sites(poutine.trace(poutine.condition(model, data=given)).get_trace(self.x))
-        return total_log_prob([site for _, site in sample_sites(trace)]).expand(z.shape[:2])
+        log_q = log_noise - log_det - self.scale.log().sum(-1)
+        return self.joint.of_unconstrained(self.loc + self.scale * y).log_joint - log_q
 
     def _drawn_moments(self, num_particles: int) -> tuple[Tensor, Tensor]:
-        draws = []
-        for _ in range(0, INITIAL_DRAWS, num_particles):
-            drawn = Draw(self.program.model, self.program.guide, (self.x,), {}, num_particles, "fixed").drawn
-            draws.append(torch.cat([drawn[name].reshape(num_particles, len(self.x), -1) for name in self.shapes], -1))
-        values = torch.cat(draws)
-        return values.mean(0), values.std(0)
+        rounds = range(0, INITIAL_DRAWS, num_particles)
+        u = torch.cat([self.joint.unconstrain(self.joint.draw_guide(num_particles)) for _ in rounds])
+        return u.mean(0), u.std(0)
 
 
-def _own_moments(draw: Draw) -> tuple[Tensor, Tensor] | None:
+def _own_moments(program: Program, x: Tensor) -> tuple[Tensor, Tensor] | None:
     """Mean and standard deviation, (B, D), of a guide that is one diagonal normal; None for others."""
-    sites = [site for _, site in sample_sites(draw.guide_trace)]
+    sites = [site for _, site in sample_sites(trace_program(program, x)[0])]
     fn: Any = sites[0]["fn"]
     while isinstance(fn, torch.distributions.Independent):
         fn = fn.base_dist
     if len(sites) > 1 or not isinstance(fn, dist.Normal):
         return None
     shape = sites[0]["value"].shape
-    return fn.mean.expand(shape)[0].flatten(1), fn.stddev.expand(shape)[0].flatten(1)
+    return fn.mean.expand(shape).reshape(len(x), -1), fn.stddev.expand(shape).reshape(len(x), -1)
 
 
 def _noise(target: _Target, count: int) -> Tensor:
@@ -283,39 +279,17 @@ def _step(target: _Target, local: Local, optimizer: torch.optim.Optimizer, num_p
         for parameter in local.parameters:
             parameter.requires_grad_()
         objective = target.log_weight(local, torch.cat([half, -half])).mean(0)
-        gradients = torch.autograd.grad(-objective.sum(), list(local.parameters))  # of these alone, not the program's
+        gradients = torch.autograd.grad(-objective.sum(), list(local.parameters))
     for parameter, gradient in zip(local.parameters, gradients, strict=True):
         parameter.grad = gradient
     optimizer.step()
     return objective.detach().mean()
 
 
-def _mean_and_error(log_weights: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard error over particles, (B,) each, float64, from parts (K, B)."""
-    parts = [part.double() for part in log_weights]
-    count = sum(map(len, parts))
-    mean = torch.stack([part.sum(0) for part in parts]).sum(0) / count
-    squares = torch.stack([(part - mean).square().sum(0) for part in parts]).sum(0)
-    return mean, (squares / (count - 1) / count).sqrt()
-
-
 def _check_arguments(x: Tensor, log_evidence: Tensor, num_particles: int, num_evaluation: int) -> None:
     if log_evidence.shape != x.shape[:1]:
         raise InputError(f"log_evidence of shape ({len(x)},)", tuple(log_evidence.shape), "log p(x) of every datum")
     if num_particles < 2 or num_particles % 2:
-        raise InputError("an even number of particles, at least 2", num_particles, "num_particles=10")
+        raise InputError("an even number of particles, at least 2", num_particles, "num_particles=4")
     if num_evaluation < 2:
         raise InputError("at least 2 draws for the evaluation", num_evaluation, "num_evaluation=1000")
-
-
-def _check_supports(sites: dict[str, Any]) -> None:
-    for name, site in sites.items():
-        support = site["fn"].support
-        while isinstance(support, constraints.independent):
-            support = support.base_constraint
-        if support is not constraints.real:
-            raise InputError(
-                f"latent {name!r} to range over all real numbers, as normals and flows do",
-                f"{type(site['fn']).__name__} with support {site['fn'].support}",
-                "a model whose latent is real and is transformed after it was drawn",
-            )

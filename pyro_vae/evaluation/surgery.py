@@ -17,19 +17,15 @@ All figures of one call come from the same draws, so that they add up to roundin
 import math
 from dataclasses import dataclass
 
-import pyro
 import torch
-from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.elbo.draw import Draw, Terms, draw_terms
-from pyro_vae.errors import InputError
 from pyro_vae.evaluation.chunks import data_chunks, particle_chunks
 from pyro_vae.evaluation.context import evaluating
-from pyro_vae.joint import total_log_prob
+from pyro_vae.joint import Joint
 from pyro_vae.numerics import Estimate, estimate
-from pyro_vae.program import PARTICLES, Program, sample_sites
+from pyro_vae.program import Program
 
 PAIRS_AT_ONCE = 200_000  # (code, datum) pairs whose log q(z|x) is taken together
 DATA_AT_ONCE = 500
@@ -193,14 +189,4 @@ def _log_aggregate(program: Program, x: Tensor, codes: dict[str, Tensor]) -> Ten
 def _log_q_of_pairs(program: Program, x: Tensor, codes: dict[str, Tensor]) -> Tensor:
     """Log q(z_m|x_n), (M, N): the guide of every datum at every code."""
     number = len(next(iter(codes.values())))
-    given = {name: z[:, None].expand(number, len(x), *z.shape[1:]) for name, z in codes.items()}
-    guide = pyro.plate(PARTICLES, number, dim=-2)(program.guide)
-    trace = prune_subsample_sites(poutine.trace(poutine.condition(guide, data=given)).get_trace(x))
-    try:
-        return total_log_prob([site for _, site in sample_sites(trace)]).expand(number, len(x))
-    except (NotImplementedError, KeyError) as error:  # as torch and as Pyro say that there is no inverse
-        raise InputError(
-            "a guide whose density can be had at any z (the aggregate posterior scores every z under every datum)",
-            "a flow without an inverse",
-            "elbo_parts, which scores a flow only where it has drawn",
-        ) from error
+    return Joint(program, x).log_q({n: z[:, None].expand(number, len(x), *z.shape[1:]) for n, z in codes.items()})

@@ -2,20 +2,32 @@
 
 ArviZ 1.x is three packages, and some functions changed their sign on the way: ``psislw`` took log weights and takes the
 negated log ratios.
+
+It is imported when it is first needed: importing ArviZ 0.23 writes a file and warns, once a day, of the coming of 1.x.
 """
 
+import functools
+import importlib
+import warnings
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import arviz
 import numpy as np
-import xarray
 
-ARVIZ_1 = int(arviz.__version__.partition(".")[0]) >= 1
+if TYPE_CHECKING:
+    import xarray
 
-if ARVIZ_1:
-    from arviz_stats.base import array_stats
+ARVIZ_1 = int(version("arviz").partition(".")[0]) >= 1
+
+
+@functools.cache
+def imported(name: str) -> Any:
+    """Import a module of ArviZ, or of what it stands on, and leave out its daily notice."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "\\nArviZ is undergoing a major refactor", FutureWarning)
+        return importlib.import_module(name)
 
 
 def pareto_shape(log_weights: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
@@ -31,11 +43,14 @@ def pareto_shape(log_weights: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         (B,), NaN or infinite where no fit was found.
     """
     with np.errstate(all="ignore"):  # the fit tries shapes that overflow and gives them no weight
-        _, shape = array_stats.psislw(-log_weights) if ARVIZ_1 else arviz.psislw(log_weights)
+        if ARVIZ_1:
+            _, shape = imported("arviz_stats.base").array_stats.psislw(-log_weights)
+        else:
+            _, shape = imported("arviz").psislw(log_weights)
     return np.asarray(shape, dtype=np.float64)
 
 
-def to_arviz(groups: Mapping[str, xarray.Dataset], attributes: Mapping[str, Any]) -> Any:
+def to_arviz(groups: "Mapping[str, xarray.Dataset]", attributes: Mapping[str, Any]) -> Any:
     """Return labelled groups as ArviZ keeps them: ``InferenceData`` (0.x) or an xarray ``DataTree`` (1.x).
 
     Args:
@@ -43,10 +58,10 @@ def to_arviz(groups: Mapping[str, xarray.Dataset], attributes: Mapping[str, Any]
         attributes: of the whole, numbers and text.
     """
     if ARVIZ_1:
-        tree = xarray.DataTree.from_dict(dict(groups))
+        tree = imported("xarray").DataTree.from_dict(dict(groups))
         tree.attrs.update(attributes)
         return tree
-    return arviz.InferenceData(dict(attributes), False, **groups)
+    return imported("arviz").InferenceData(dict(attributes), False, **groups)
 
 
 def write_netcdf(path: Path, found: Any) -> None:

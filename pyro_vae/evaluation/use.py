@@ -31,8 +31,8 @@ def picture_entries(subject: Subject, values: Values) -> list[Entry]:
     )
     how = f"(x − E[x|z])², mean over pixels and {DRAWS} draws; {subject.pixels}"
     return [
-        over_data("squared_error", "squared error of reconstructions", values["squared_error"], "a pixel", how),
-        over_data("sample_elbo", "ELBO of the model's samples", values["sample_elbo"], NATS, "x ~ p(x)", trust),
+        over_data("squared_error", "squared error of reconstructions", values["squared_error"], "per pixel", how),
+        over_data("sample_elbo", "ELBO of the model's samples", values["sample_elbo"], NATS, "samples x ~ p(x)", trust),
     ]
 
 

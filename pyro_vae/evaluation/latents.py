@@ -99,7 +99,7 @@ def calibration_entries(subject: Subject, values: Values) -> list[Entry]:
         )
         dispersion = values[f"{site}.dispersion"]
         how = "spread of the ranks over its value were q the posterior, mean over dimensions; above 1: q too narrow"
-        error = (values[f"{site}.dispersion_error"].square().sum().sqrt() / len(dispersion)).item()
+        error = values[f"{site}.dispersion_error"].item()
         label = f"rank dispersion{of}"
         entries.append(Entry(f"dispersion_{site}", label, dispersion.mean().item(), error, "ratio", count, how, trust))
     return entries
@@ -107,13 +107,13 @@ def calibration_entries(subject: Subject, values: Values) -> list[Entry]:
 
 def _figures(found: Calibration) -> dict[str, Any]:
     p_values = torch.minimum(found.chi_square_p, found.ecdf_p).flatten()
-    scaled = (found.ranks.double() + 0.5) / (found.num_draws + 1) - 0.5
-    squares = scaled.square().flatten(1) * (found.dispersion.flatten() / scaled.square().flatten(1).mean(0))
+    scaled = (found.ranks.double().reshape(len(found.ranks), -1) + 0.5) / (found.num_draws + 1) - 0.5
+    relative = scaled.square() * (found.dispersion.flatten() / scaled.square().mean(0))
     return {
         "p_values": (p_values * 2 * len(p_values)).clamp(max=1.0),
         "shift": found.shift.flatten(),
         "dispersion": found.dispersion.flatten(),
-        "dispersion_error": squares.std(0) / len(squares) ** 0.5,
+        "dispersion_error": relative.mean(1).std() / len(relative) ** 0.5,  # one simulation's dimensions belong together
     }
 
 

@@ -15,6 +15,7 @@ LEAST = {
     "annealing_temperatures": 2,
     "prior_data": 2,
     "hmc_data": 2,
+    "hmc_samples": 10,
     "gap_data": 2,
     "gap_steps": 1,
     "surgery_data": 2,
@@ -42,6 +43,7 @@ class EvaluationOptions:
         annealing_temperatures: steps from the prior to the posterior.
         prior_data: data for the estimate by sampling the prior.
         hmc_data: data for the estimate from samples of the posterior, where latent dimensions are few.
+        hmc_samples: of each of its 20 chains, after as many for warm-up.
         gap_data: data that get a q of their own.
         gap_steps: steps of its optimisation at most.
         surgery_data: data whose mixture of q(z|x) is the aggregate posterior; cost grows with their square.
@@ -62,6 +64,7 @@ class EvaluationOptions:
     annealing_temperatures: int = 500
     prior_data: int = 100
     hmc_data: int = 20
+    hmc_samples: int = 200
     gap_data: int = 100
     gap_steps: int = 3000
     surgery_data: int = 2000

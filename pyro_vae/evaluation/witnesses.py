@@ -97,14 +97,15 @@ def prior_entries(subject: Subject, values: Values) -> list[Entry]:
 
 def hmc(subject: Subject, where: slice, seed: int) -> Values:
     """Log p(x) from samples of the posterior, (B,)."""
-    found = posterior_log_evidence(subject.program, subject.x[where], seed=seed)
+    count = subject.options.hmc_samples
+    found = posterior_log_evidence(subject.program, subject.x[where], num_samples=count, warmup_steps=count, seed=seed)
     return {"from_posterior": found.value, "from_posterior_error": found.standard_error}
 
 
 def hmc_entries(subject: Subject, values: Values) -> list[Entry]:
     """Log p(x) by AEVB's Appendix D."""
     trust = "from above, and wrong where the posterior has modes that the sampler does not find"
-    how = f"NUTS, 20 chains of 200 samples a datum; {subject.pixels}"
+    how = f"NUTS, 20 chains of {subject.options.hmc_samples} samples a datum; {subject.pixels}"
     entries = [over_data("from_posterior", "log p(x), HMC", values["from_posterior"], NATS, how, trust)]
     unsure = values["from_posterior_error"] > 1
     if unsure.any():
@@ -196,6 +197,7 @@ HMC = Part(
     chunk=lambda subject: subject.options.hmc_data,
     work=hmc,
     entries=hmc_entries,
+    options=("hmc_samples",),
     per_datum=True,
     refuses=_few_dimensions,
 )

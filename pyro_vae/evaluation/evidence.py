@@ -25,7 +25,8 @@ class LogEvidence:
     value: Tensor  # (B,)
     standard_error: Tensor  # (B,)
     log_weights: Tensor  # (K, B)
-    acceptance: Tensor | None = None  # (B,), where there are Markov chains
+    acceptance: Tensor | None = None  # (B,), mean rate of annealed chains
+    r_hat: Tensor | None = None  # (B,), of chains that sample the posterior; near 1 where they agree
 
     @classmethod
     def of_weights(cls, log_weights: Tensor, acceptance: Tensor | None = None) -> "LogEvidence":
@@ -52,9 +53,9 @@ class LogEvidence:
     @classmethod
     def cat(cls, parts: "list[LogEvidence]") -> "LogEvidence":
         """Join the estimates of several chunks of data."""
+        whole = {n: _cat([getattr(part, n) for part in parts]) for n in ("acceptance", "r_hat")}
         value, error = (torch.cat([getattr(part, n) for part in parts]) for n in ("value", "standard_error"))
-        rates = [part.acceptance for part in parts if part.acceptance is not None]
-        return cls(value, error, torch.cat([p.log_weights for p in parts], 1), torch.cat(rates) if rates else None)
+        return cls(value, error, torch.cat([part.log_weights for part in parts], 1), **whole)
 
 
 @torch.no_grad()
@@ -89,6 +90,11 @@ def chunks(x: Tensor, states: int) -> tuple[Tensor, ...]:
     """Split data so that ``states`` for each of them fit into memory at once."""
     parts: tuple[Tensor, ...] = x.split(max(1, STATES_AT_ONCE // states))
     return parts
+
+
+def _cat(parts: list[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
 
 
 def _from_prior(program: Program, x: Tensor, num_particles: int) -> LogEvidence:

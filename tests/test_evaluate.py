@@ -480,7 +480,7 @@ def test_command_on_other_data_and_splits(run, tmp_path, capsys):
 COMMAND_ERRORS = {
     "split": (["--split", "tests"], "Expected a split, one of test, train, validation; got 'tests'. Try 'test'."),
     "part": (["--only", "hcm"], "Expected a part of the evaluation"),
-    "json": (["--json", "/proc/none/card.json"], "a file that can be written"),
+    "json": (["--json", "/"], "a file that can be written"),
     "seed": (["--seed", "-1"], "a seed that is a whole number"),
     "particles": (["--num-particles", "x"], "Expected a whole number for --num_particles"),
 }

@@ -113,7 +113,8 @@ def _figures(found: Calibration) -> dict[str, Any]:
         "p_values": (p_values * 2 * len(p_values)).clamp(max=1.0),
         "shift": found.shift.flatten(),
         "dispersion": found.dispersion.flatten(),
-        "dispersion_error": relative.mean(1).std() / len(relative) ** 0.5,  # one simulation's dimensions belong together
+        "dispersion_error": relative.mean(1).std()
+        / len(relative) ** 0.5,  # one simulation's dimensions belong together
     }
 
 

@@ -22,6 +22,7 @@ from pyro_vae.evaluation.diagnostics import (
     simulation_based_calibration,
     weight_diagnostics,
 )
+from pyro_vae.oracles import LinearGaussian
 
 PARTICLES = 5000
 TAIL = math.ceil(3 * math.sqrt(PARTICLES))
@@ -248,6 +249,22 @@ def test_ranks_have_the_shape_of_the_latent(device):
     found = simulation_based_calibration(vae, like, 100)["z"]
     assert found.ranks.shape == (100, 3)
     assert {f.shape for f in (found.chi_square, found.ecdf_p, found.shift, found.dispersion)} == {torch.Size([3])}
+
+
+def test_an_oracle_whose_guide_is_the_posterior_passes_everything():
+    oracle = LinearGaussian(data_dim=4, latent_dim=2, guide="posterior")
+    x = oracle.simulate(60, seed=101)
+    weights = weight_diagnostics(oracle, x, num_particles=100)
+    assert weights.k_hat.tolist() == [0.0] * 60
+    assert_close(weights.effective_sample_size, torch.full((60,), 100.0).double(), 1e-6)
+    assert simulation_based_calibration(oracle, x, 1000)["z"].p_value > 0.01
+    found = latent_diagnostics(oracle, x)["z"]
+    assert found.kl_from == "sampled"  # torch and Pyro have none of a full covariance against a diagonal one
+    assert found.kl.shape == ()
+    posterior = oracle.posterior(x)
+    squares = posterior.covariance_matrix.diagonal(dim1=-2, dim2=-1).sum(-1) + posterior.mean.square().sum(-1)
+    truth = 0.5 * (squares - 2 - posterior.covariance_matrix.logdet()).mean()
+    assert abs(found.kl - truth) < 5 * found.kl_error
 
 
 def test_exact_posteriors_are_calibrated():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pyro import distributions as dist
 from pyro.distributions.util import scale_and_mask
-from scipy.stats import chi2, kstest
+from scipy import stats
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -254,7 +254,7 @@ def _site_parts(program: Program, x: Tensor, num_particles: int) -> Iterable[tup
 
 
 def posterior_mean(site: Any, depends_on_x_alone: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the mean of q at one site of a guide's trace with K particles, (B, *S), float64.
+    """Return the mean of q at one site of a guide's trace with K particles, (B, S), float64.
 
     It is the distribution's own where the site depends on x alone and has one (the second part is then None); else the
     mean of the particles, and their variance. NaN for a categorical site, whose class numbers have no mean.
@@ -323,7 +323,7 @@ def _error(terms: Tensor) -> Tensor:
 class Calibration:
     r"""Ranks of true latents among draws of q, for one latent site of event shape S.
 
-    ``ranks`` (simulations, *S): how many of the ``num_draws`` draws lie below the true value, 0 … num_draws, ties
+    ``ranks``, (simulations, S): how many of the ``num_draws`` draws lie below the true value, 0 … num_draws, ties
     broken at random. If q were the posterior they would be uniform. ``chi_square`` and ``ecdf_distance``, both S, are
     Pearson's statistic over ``bins`` equal bins and the largest distance of the ranks' distribution function from the
     uniform one; ``chi_square_p`` and ``ecdf_p`` are the probabilities of more, were q calibrated.
@@ -427,10 +427,10 @@ def _calibration(ranks: Tensor, num_draws: int, bins: int) -> Calibration:
     expected = len(ranks) / bins
     chi_square = ((counts - expected).square() / expected).sum(-1)
     uniform = (flat.double() + torch.rand(flat.shape, dtype=torch.float64)) / (num_draws + 1)
-    tests = [kstest(column, "uniform") for column in uniform.T.numpy()]
+    tests = [stats.kstest(column, "uniform") for column in uniform.T.numpy()]
     figures = (
         chi_square,
-        torch.as_tensor(chi2.sf(chi_square.numpy(), bins - 1)),
+        torch.as_tensor(stats.chi2.sf(chi_square.numpy(), bins - 1)),
         torch.tensor([test.statistic for test in tests], dtype=torch.float64),
         torch.tensor([test.pvalue for test in tests], dtype=torch.float64),
     )

@@ -29,7 +29,7 @@ from pyro_vae.evaluation.context import evaluating
 from pyro_vae.joint import Joint, frozen
 from pyro_vae.program import Program, sample_sites, trace_program
 
-LEARNING_RATES = (0.1, 0.02, 0.004)  # in units of the standard deviation of q(z|x), one after the other
+LEARNING_RATES = (0.05, 0.01, 0.002)  # in units of the standard deviation of q(z|x), one after the other
 ROUND = 50  # steps whose mean objective is compared with that of the rounds before
 PATIENCE = 2  # rounds without improvement that end a learning rate
 PLANAR_LAYERS = 8
@@ -141,7 +141,7 @@ def inference_gaps(
     x: Tensor,
     log_evidence: Tensor,
     family: str = "diagonal",
-    num_particles: int = 4,
+    num_particles: int = 8,
     num_evaluation: int = 1000,
     max_steps: int = 3000,
     tolerance: float = 0.01,
@@ -290,6 +290,6 @@ def _check_arguments(x: Tensor, log_evidence: Tensor, num_particles: int, num_ev
     if log_evidence.shape != x.shape[:1]:
         raise InputError(f"log_evidence of shape ({len(x)},)", tuple(log_evidence.shape), "log p(x) of every datum")
     if num_particles < 2 or num_particles % 2:
-        raise InputError("an even number of particles, at least 2", num_particles, "num_particles=4")
+        raise InputError("an even number of particles, at least 2", num_particles, "num_particles=8")
     if num_evaluation < 2:
         raise InputError("at least 2 draws for the evaluation", num_evaluation, "num_evaluation=1000")

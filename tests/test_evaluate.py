@@ -149,10 +149,10 @@ LITTLE = {
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-def test_every_part_is_computed_or_says_why_not(name):
+def test_every_part_is_computed_or_says_why_not(name, device):
     torch.manual_seed(0)
     program, x = SUBJECTS[name]()
-    card = evaluate(program, x, device="cpu", **LITTLE)
+    card = evaluate(program, x.to(device), device=device, **LITTLE)
     computed = {entry.part for entry in card.entries}
     assert computed | set(card.left_out) == set(PARTS)
     assert {"bounds", "importance"} <= computed

@@ -199,16 +199,17 @@ def card_head(card: Evaluation) -> list[str]:
     return [f"{name:<11} {value}" for name, value in card.about.items() if isinstance(value, str)]
 
 
-def card_table(card: Evaluation) -> Table:
-    """Return the figures of an evaluation, a line each, a rule between the parts."""
+def card_table(card: Evaluation, how: bool = True) -> Table:
+    """Return the figures of an evaluation, a line each, a rule between the parts; narrow terminals go without how."""
     table = Table(box=box.SIMPLE, padding=(0, 1))
     for column in ("figure", "value", "unit"):
         table.add_column(column, no_wrap=True)
     table.add_column("data", justify="right", no_wrap=True)
-    table.add_column("how", min_width=30)
+    if how:
+        table.add_column("how", min_width=30)
     for entry, following in zip_longest(card.entries, card.entries[1:]):
         last = following is None or following.part != entry.part
-        table.add_row(*map(escape, rows([entry])[0]), end_section=last)
+        table.add_row(*map(escape, rows([entry])[0][: len(table.columns)]), end_section=last)
     return table
 
 

@@ -221,7 +221,7 @@ def check_output(file: str | None) -> None:
     if file is None:
         return
     path = Path(file).expanduser().absolute()
-    there = next(parent for parent in path.parents if parent.exists())
+    there = next((parent for parent in path.parents if parent.exists()), path)  # the root has no parents
     if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError("a file that can be written", f"{file!r}, which cannot", "another path")
 

@@ -1,6 +1,7 @@
 """The parts of the card that come from draws of q alone: bounds, their decomposition, L_K and how far to trust it."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from pyro_vae.evaluation.resuming import Values
 from pyro_vae.evaluation.subject import Subject
 
 TERMS = ("log_px_z", "log_pz", "log_qz")
+LOCAL_TRUST = "from below, and nearer than L_K where the guide's q is poor; too low where the flow misses modes"
 K_HAT_LIMITS = (0.5, 0.7)  # Yao et al.: good below the first, usable below the second
 
 
@@ -97,31 +99,54 @@ def importance_entries(subject: Subject, values: Values) -> list[Entry]:
     return entries
 
 
-def all_data_entry(subject: Subject, of_bounds: Values, of_importance: Values) -> Entry:
-    r"""Return log p(x) over all data: their mean ELBO, and the mean gap on the subset where L_K is known.
+def all_data_entry(name: str, label: str, elbo: Tensor, gap: Tensor, of: str, trust: str) -> Entry:
+    r"""Return log p(x) over all data: their mean ELBO, and the mean gap to a better estimate where that is known.
 
     .. math:: \frac1N \sum_{n \le N} e_n + \frac1m \sum_{n \le m} g_n, \qquad
         \frac{\mathrm{var}(e)}{N} + \frac{\mathrm{var}(g)}{m} + 2 \frac{\mathrm{cov}(e, g)}{N}
 
     The gap varies less between data than log p(x) does, so the error is near that of all N data. The subset is a random
     one and the beginning of all, so that the covariance counts once.
+
+    Args:
+        name: of the entry.
+        label: of the entry.
+        elbo: e of all data, (N,).
+        gap: g, the better estimate minus an ELBO, of the first of them, (m,).
+        of: the better estimate, and how the pixels were had, in words.
+        trust: when not to trust it.
+
+    Example:
+        >>> elbo, gap = torch.tensor([-3.0, -2.0, -4.0]), torch.tensor([0.5, 1.0])
+        >>> all_data_entry("all", "log p(x), all data", elbo, gap, "L_50", "").mean
+        -2.25
     """
-    elbo, gap = of_bounds["elbo"], of_importance["log_evidence"] - of_importance["evidence_elbo"]
+    elbo, gap = elbo.double(), gap.double()[: len(elbo)]
     n, m = len(elbo), len(gap)
     covariance = torch.cov(torch.stack([elbo[:m], gap]))[0, 1].item()
     variance = elbo.var().item() / n + gap.var().item() / m + 2 * covariance / n
-    mean = (elbo.mean() + gap.mean()).item()
-    how = f"ELBO of {n} data + gap to L_{subject.options.num_particles} of {m} of them; {subject.pixels}"
-    return Entry(
-        "log_evidence_all",
-        "log p(x), all data",
-        mean,
-        math.sqrt(variance),
-        NATS,
-        n,
-        how,
-        _trust(of_importance["k_hat"]),
-    )
+    how = f"ELBO of {n} data + gap of {m} of them to {of}"
+    return Entry(name, label, (elbo.mean() + gap.mean()).item(), math.sqrt(max(variance, 0.0)), NATS, n, how, trust)
+
+
+def all_data_entries(subject: Subject, found: Mapping[str, Values]) -> list[tuple[str, Entry]]:
+    """Return log p(x) over all data by what was computed on a subset, with the part that each figure belongs to."""
+    entries = []
+    if "bounds" in found and "importance" in found:
+        values = found["importance"]
+        gap = values["log_evidence"] - values["evidence_elbo"]
+        of = f"L_{subject.options.num_particles}; {subject.pixels}"
+        trust = _trust(values["k_hat"])
+        entry = all_data_entry("log_evidence_all", "log p(x), all data", found["bounds"]["elbo"], gap, of, trust)
+        entries.append(("importance", entry))
+    if "bounds" in found and "gaps" in found:
+        elbo, local = found["bounds"]["elbo"], found["gaps"]["local_evidence"]
+        m = min(len(elbo), len(local))
+        of = f"weights of a local flow; {subject.pixels}"
+        label = "log p(x), all data, local q"
+        entry = all_data_entry("local_evidence_all", label, elbo, local[:m] - elbo[:m], of, LOCAL_TRUST)
+        entries.append(("gaps", entry))
+    return entries
 
 
 def _trust(k_hat: Tensor) -> str:

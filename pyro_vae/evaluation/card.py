@@ -12,7 +12,7 @@ from pyro_vae.errors import lookup
 from pyro_vae.numerics import estimate
 
 NATS = "nats per datum"
-SHARE = "share of the data"
+SHARE = "share of data"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae.data import Images
 from pyro_vae.devices import resolve_device
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.bounds import all_data_entry
+from pyro_vae.evaluation.bounds import all_data_entries
 from pyro_vae.evaluation.card import Entry, Evaluation
 from pyro_vae.evaluation.context import evaluating
 from pyro_vae.evaluation.options import EvaluationOptions, options_of
@@ -90,10 +90,7 @@ def evaluate(
 
 def _entries(subject: Subject, found: dict[str, Values]) -> tuple[Entry, ...]:
     entries = [replace(entry, part=name) for name in found for entry in PARTS[name].entries(subject, found[name])]
-    more = paired_entries(found)
-    if "bounds" in found and "importance" in found:
-        more.append(("importance", all_data_entry(subject, found["bounds"], found["importance"])))
-    for name, entry in more:
+    for name, entry in [*paired_entries(found), *all_data_entries(subject, found)]:
         where = 1 + [known.part for known in entries].index(name)
         entries.insert(where, replace(entry, part=name))
     return tuple(entries)

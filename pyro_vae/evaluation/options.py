@@ -57,7 +57,7 @@ class EvaluationOptions:
     num_particles: int = 5000
     iwae: list[int] = field(default_factory=lambda: [5, 50])
     num_data: int | None = None
-    importance_data: int = 500
+    importance_data: int = 1000
     annealing_data: int = 20
     sandwich_data: int = 10
     annealing_chains: int = 10

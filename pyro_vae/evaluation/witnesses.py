@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from pyro_vae.evaluation.annealing import annealed_log_evidence, bidirectional
+from pyro_vae.evaluation.bounds import LOCAL_TRUST
 from pyro_vae.evaluation.card import NATS, Entry, over_data, share
 from pyro_vae.evaluation.evidence import prior_log_evidence
 from pyro_vae.evaluation.gaps import FAMILIES, inference_gaps
@@ -36,8 +37,7 @@ def gaps(subject: Subject, where: slice, seed: int) -> Values:
 def gap_entries(subject: Subject, values: Values) -> list[Entry]:
     """Log p(x) from local flows, and log p(x) − ELBO in two, for each family."""
     how = f"1000 draws of a flow fitted to every datum; {subject.pixels}"
-    trust = "from below, and nearer than L_K where the guide's q is poor; too low where the flow misses modes"
-    entries = [over_data("local_evidence", "log p(x), local q", values["local_evidence"], NATS, how, trust)]
+    entries = [over_data("local_evidence", "log p(x), local q", values["local_evidence"], NATS, how, LOCAL_TRUST)]
     trust = (
         "log p(x) is that of the local flow: where it is too low so is the approximation gap; "
         "where the optimisation falls short it is too large, and the amortization gap too small"

@@ -75,13 +75,15 @@ def _wanted(options: Any) -> dict[str, Any]:
 
 
 def _other(options: Any, run: Run, own: DataSet) -> DataSet:
-    """Load the data that ``--data`` names; binarized as usual for them unless said otherwise.
+    """Load the data that ``--data`` names; binarized as the run's own unless said otherwise.
 
     Raises:
         InputError: images of another shape than the run's.
     """
     root = options.data_root or run.config.data_root
-    data = data_sets.load(options.data, root, binarize=options.binarize, seed=run.config.seed)
+    as_published = own.train.binarize == "none" and own.train.is_binary  # then what is usual for the other set
+    binarize = options.binarize or (None if as_published else own.train.binarize)
+    data = data_sets.load(options.data, root, binarize=binarize, seed=run.config.seed)
     if data.event_shape != own.event_shape:
         got = f"{_shape(data.test)} in {data.name}"
         raise InputError(f"images of {_shape(own.test)}, as the run was trained on", got, "data of that shape")

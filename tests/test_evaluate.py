@@ -187,7 +187,7 @@ def test_functions_keep_the_parameters_of_the_callers_store():
 
 
 def test_the_callers_world_is_left_alone():
-    vae, x = VAE((4,), latent_dim=2), torch.ones(20, 4)
+    vae, x = VAE((4,), latent_dim=2), Images(torch.randint(0, 256, (20, 4), dtype=torch.uint8), binarize="dynamic")
     state = torch.get_rng_state()
     before = {name: value.clone() for name, value in vae.state_dict().items()}
     evaluate(vae, x, **SMALL)
@@ -480,7 +480,10 @@ def test_command_goes_on_where_it_stood(run, monkeypatch, capsys):
 
 def test_command_on_other_data_and_splits(run, tmp_path, capsys):
     torch.save((torch.rand(40, 8, 8) * 255).to(torch.uint8), tmp_path / "other.pt")
-    assert main(["evaluate", str(run), *QUICK, "--data", str(tmp_path / "other.pt"), "--split", "train"]) == 0
+    other = ["evaluate", str(run), *QUICK, "--data", str(tmp_path / "other.pt"), "--split", "train"]
+    assert main([*other, "--binarize", "threshold"]) == 0
+    assert "binarized at one half" in capsys.readouterr().out
+    assert main(other) == 0
     assert "binarized by one draw" in capsys.readouterr().out
     assert main(["evaluate", str(run), *QUICK, "--split", "validation", "--checkpoint", "best"]) == 0
     names = {path.name for path in (run / "evaluation").glob("card-*.json")}

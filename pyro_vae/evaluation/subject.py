@@ -97,7 +97,7 @@ def look_at(
     images = as_images(data).to(device)
     if len(images) < 2:
         raise InputError("at least two held-out data: a standard error needs them", len(images), "more data")
-    program = _program(thing, images.batch(slice(0, TRIED)).cpu())
+    program = _program(thing, images.batch(slice(0, TRIED), generator(device, seed, 0)).cpu())
     program.to(device)
     order = torch.randperm(len(images), generator=generator(torch.device("cpu"), seed, 2))
     x = images.draw(seed)[order.to(device)]

@@ -118,9 +118,7 @@ def _evaluate_parser() -> Parser:
     parser = _run_parser("evaluate")
     parser.description = "Judge a run on held-out data: bounds, log p(x), gaps, diagnostics; goes on where it stood."
     parser.add_argument("--data", type=str | None, help="other data of the same shape; the run's own by default")
-    parser.add_argument(
-        "--binarize", type=str | None, help="of --data: dynamic, threshold or none; as the run's own by default"
-    )
+    parser.add_argument("--binarize", type=str | None, help="dynamic, threshold or none; as in training by default")
     parser.add_argument("--split", type=str, default="test", help="test, validation or train")
     parser.add_class_arguments(EvaluationOptions, skip={"only", "skip"})
     parser.add_argument("--only", type=str | None, metavar="PARTS", help=f"of {', '.join(PARTS)}; with commas")

@@ -32,7 +32,7 @@ def evaluate_run(options: Any, console: Console) -> int:
     for file in (options.json, options.netcdf):
         check_output(file)
     run, own, program, device = opened(options)
-    data = own if options.data is None else _other(options, run, own)
+    data = own if options.data is options.binarize is None else _other(options, run, own)
     held_out: Images = getattr(data, options.split)
     about = {"data": f"{data.name}, {options.split}: {len(held_out)} images of {_shape(held_out)}"}
     folder = run.path / "evaluation"
@@ -75,7 +75,7 @@ def _wanted(options: Any) -> dict[str, Any]:
 
 
 def _other(options: Any, run: Run, own: DataSet) -> DataSet:
-    """Load the data that ``--data`` names; binarized as the run's own unless said otherwise.
+    """Load the data that ``--data`` names, the run's by default; binarized as the run's own unless said otherwise.
 
     Raises:
         InputError: images of another shape than the run's.
@@ -83,7 +83,7 @@ def _other(options: Any, run: Run, own: DataSet) -> DataSet:
     root = options.data_root or run.config.data_root
     as_published = own.train.binarize == "none" and own.train.is_binary  # then what is usual for the other set
     binarize = options.binarize or (None if as_published else own.train.binarize)
-    data = data_sets.load(options.data, root, binarize=binarize, seed=run.config.seed)
+    data = data_sets.load(options.data or run.config.data, root, binarize=binarize, seed=run.config.seed)
     if data.event_shape != own.event_shape:
         got = f"{_shape(data.test)} in {data.name}"
         raise InputError(f"images of {_shape(own.test)}, as the run was trained on", got, "data of that shape")
@@ -107,10 +107,11 @@ def _bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
 def _card_name(options: Any, data: DataSet) -> str:
     """``card.json`` for the run's own test data and last checkpoint; else a name that says what it is of."""
-    if (options.data, options.split, options.checkpoint) == (None, "test", "last"):
+    if (options.data, options.binarize, options.split, options.checkpoint) == (None, None, "test", "last"):
         return "card.json"
     stem = re.sub(r"[^\w.-]", "_", Path(data.name).stem)
-    return f"card-{options.checkpoint}-{stem}-{options.split}.json"
+    binarized = f"-{options.binarize}" if options.binarize else ""
+    return f"card-{options.checkpoint}-{stem}-{options.split}{binarized}.json"
 
 
 def _shape(images: Images) -> str:

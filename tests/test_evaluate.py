@@ -486,8 +486,15 @@ def test_command_on_other_data_and_splits(run, tmp_path, capsys):
     assert main(other) == 0
     assert "binarized by one draw" in capsys.readouterr().out
     assert main(["evaluate", str(run), *QUICK, "--split", "validation", "--checkpoint", "best"]) == 0
+    assert main(["evaluate", str(run), *QUICK, "--binarize", "threshold"]) == 0
+    assert "binarized at one half" in capsys.readouterr().out
     names = {path.name for path in (run / "evaluation").glob("card-*.json")}
-    assert names == {"card-last-other-train.json", "card-best-digits-validation.json"}
+    assert names == {
+        "card-last-other-train.json",
+        "card-last-other-train-threshold.json",
+        "card-best-digits-validation.json",
+        "card-last-digits-test-threshold.json",
+    }
 
 
 COMMAND_ERRORS = {

@@ -344,6 +344,14 @@ def test_chunks_of_something_else_are_not_used(change, tmp_path, monkeypatch):
     assert len(numbers) == 7
 
 
+def test_chunks_of_other_code_are_not_used(tmp_path, monkeypatch):
+    evaluate(*subject(), save=tmp_path, **options)
+    monkeypatch.setattr("pyro_vae.evaluation.subject.code", lambda: "00000000")
+    numbers = counting(monkeypatch)
+    evaluate(*subject(), save=tmp_path, **options)
+    assert len(numbers) == 7
+
+
 def test_a_damaged_chunk_is_refused(tmp_path):
     evaluate(*subject(), save=tmp_path, **options)
     path = sorted(tmp_path.rglob("*.pt"))[0]

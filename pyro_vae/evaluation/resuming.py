@@ -1,5 +1,6 @@
 """Work in chunks that are kept as they are finished: a killed evaluation goes on where it stood."""
 
+import functools
 import hashlib
 import json
 import os
@@ -93,18 +94,29 @@ def in_chunks(
         >>> in_chunks(nowhere, 5, 2, lambda where, number: {"twice": 2 * torch.arange(5)[where]})
         {'twice': tensor([0, 2, 4, 6, 8])}
     """
-    parts: list[Values] = []
+    joined: Values = {}
     for number, start in enumerate(range(0, total, chunk)):
         stop = min(start + chunk, total)
         values = store.load(start, stop)
         if values is None:
             values = {name: value.cpu() for name, value in work(slice(start, stop), number).items()}
             store.save(start, stop, values)
-        parts.append(values)
+        if chunk >= total:  # a single chunk: its values need not be of data
+            joined = values
+        else:
+            _put(joined, values, start, total)
         tick(stop)
-    if len(parts) == 1:
-        return parts[0]
-    return {name: torch.cat([values[name] for values in parts]) for name in parts[0]}
+    return joined
+
+
+def _put(joined: Values, values: Values, start: int, total: int) -> None:
+    """Write a chunk's values into one tensor for all data.
+
+    Small tensors that outlive their chunk, one by one, would keep the heap from giving back what chunks used.
+    """
+    for name, value in values.items():
+        whole = joined.setdefault(name, value.new_empty((total, *value.shape[1:])))
+        whole[start : start + len(value)] = value
 
 
 def chunk_seed(seed: int, part: str, number: int) -> int:
@@ -133,6 +145,16 @@ def crc(tensors: Mapping[str, Any]) -> str:
             total = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().tobytes(), total)
         else:
             total = zlib.crc32(f"{name} {value!r}".encode(), total)
+    return f"{total:08x}"
+
+
+@functools.cache
+def code() -> str:
+    """Return a checksum of this package's sources: figures of other code are other figures."""
+    package = Path(__file__).parents[1]
+    total = 0
+    for file in sorted(package.rglob("*.py")):
+        total = zlib.crc32(file.read_bytes(), zlib.crc32(file.relative_to(package).as_posix().encode(), total))
     return f"{total:08x}"
 
 

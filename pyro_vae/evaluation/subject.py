@@ -16,7 +16,7 @@ from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.context import evaluating
 from pyro_vae.evaluation.options import EvaluationOptions
-from pyro_vae.evaluation.resuming import crc
+from pyro_vae.evaluation.resuming import code, crc
 from pyro_vae.program import FunctionProgram, Program, as_program, observed_site, sample_sites, trace_program
 
 TRIED = 100  # data on which a program is tried out before the work
@@ -118,6 +118,7 @@ def look_at(
         "seed": seed,
         "device": device.type,
         "torch": torch.__version__,
+        "code": code(),
     }
     return Subject(
         program=program,

@@ -177,7 +177,9 @@ def bidirectional(
 
     The upper side is an expectation over z too: one datum's K reverse chains share their start, so that their
     standard error understates the spread; average over data. Step sizes are tuned in a preliminary run and then
-    fixed, so that both inequalities are strict; the bounds hold for the model's own data, not for other data.
+    fixed, so that both inequalities hold exactly; they hold for the model's own data, not for other data. Where p(x|z)
+    falls off faster than the prior, 1/w' may have no variance: few data then give an upper side that is too low, which
+    more temperatures, or ``start="guide"``, make rarer.
 
     Source: Grosse, Ghahramani and Adams, 2015, and Wu et al., arXiv 1611.04273.
 

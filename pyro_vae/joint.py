@@ -36,7 +36,7 @@ class JointTerms:
 
     @property
     def log_joint(self) -> Tensor:
-        """Log of the density of x and of u: log p(x|z) + log p(z) + log |∂z/∂u|, (K, B)."""
+        r"""Log of the density of x and of u: log p(x|z) + log p(z) + :math:`\log |\partial z / \partial u|`, (K, B)."""
         return self.log_px_z + self.log_pz + self.log_jacobian
 
 

@@ -4,7 +4,7 @@ The path is geometric in unconstrained latents u, with :math:`z = T(u)`:
 
 .. math:: \log f_t(u) = (1 - \beta_t) \log f_0(u) + \beta_t \log f_1(u), \quad 0 = \beta_0 < \dots < \beta_T = 1
 
-f₁ is p(x, T(u)) |∂z/∂u|, whose integral is p(x); f₀ is p(z) or q(z|x) with the same Jacobian. A chain starts at
+f₁ is :math:`p(x, T(u))\, |\partial z / \partial u|`, whose integral is p(x); f₀ is p(z) or q(z|x) with the same Jacobian. A chain starts at
 u₀ ~ f₀, and for t = 1 … T collects :math:`(\beta_t - \beta_{t-1}) (\log f_1 - \log f_0)(u_{t-1})` and then takes a
 step of Hamiltonian Monte Carlo that leaves f_t invariant. The sum is log w, and E w = p(x) for any T.
 
@@ -177,7 +177,9 @@ def bidirectional(
 
     The upper side is an expectation over z too: one datum's K reverse chains share their start, so that their
     standard error understates the spread; average over data. Step sizes are tuned in a preliminary run and then
-    fixed, so that both inequalities are strict; the bounds hold for the model's own data, not for other data.
+    fixed, so that both inequalities hold exactly; they hold for the model's own data, not for other data. Where p(x|z)
+    falls off faster than the prior, 1/w' may have no variance: few data then give an upper side that is too low, which
+    more temperatures, or ``start="guide"``, make rarer.
 
     Source: Grosse, Ghahramani and Adams, 2015, and Wu et al., arXiv 1611.04273.
 

@@ -5,8 +5,9 @@ The path is geometric in unconstrained latents u, with :math:`z = T(u)`:
 .. math:: \log f_t(u) = (1 - \beta_t) \log f_0(u) + \beta_t \log f_1(u), \quad 0 = \beta_0 < \dots < \beta_T = 1
 
 f₁ is :math:`p(x, T(u))\, |\partial z / \partial u|`, whose integral is p(x); f₀ is p(z) or q(z|x) with the same
-Jacobian. A chain starts at u₀ ~ f₀, and for t = 1 … T collects :math:`(\beta_t - \beta_{t-1}) (\log f_1 - \log f_0)(u_{t-1})` and then takes a
-step of Hamiltonian Monte Carlo that leaves f_t invariant. The sum is log w, and E w = p(x) for any T.
+Jacobian. A chain starts at u₀ ~ f₀, and for t = 1 … T collects
+:math:`(\beta_t - \beta_{t-1}) (\log f_1 - \log f_0)(u_{t-1})` and then takes a step of Hamiltonian Monte Carlo that
+leaves f_t invariant. The sum is log w, and E w = p(x) for any T.
 
 Sources: Neal, Annealed importance sampling, 2001; Wu, Burda, Salakhutdinov and Grosse,
 `On the Quantitative Analysis of Decoder-Based Generative Models <https://arxiv.org/abs/1611.04273>`_.

@@ -27,7 +27,7 @@ html_title = f"pyro-vae {version}"
 
 def escape_stars(app, what, name, obj, options, lines):
     """Let docstrings write a shape as (B, *event_shape): the star is not the start of an emphasis."""
-    lines[:] = [re.sub(r"(?<=[ (])\*(?=\w+_shape|latent event)", r"\\*", line) for line in lines]
+    lines[:] = [re.sub(r"(?<=[ (])\*(?=\w+_shape|latent event|event)", r"\\*", line) for line in lines]
 
 
 def setup(app):

@@ -7,6 +7,8 @@ from pyro_vae import elbo
 from pyro_vae._version import __version__
 from pyro_vae.data import DataSet, Images, load
 from pyro_vae.errors import InputError, NonFiniteError
+from pyro_vae.evaluation.card import Evaluation
+from pyro_vae.evaluation.evaluate import evaluate
 from pyro_vae.program import FunctionProgram
 from pyro_vae.replicates import Replicates
 from pyro_vae.training import FitResult, Hook, fit
@@ -15,6 +17,7 @@ from pyro_vae.vae import VAE
 __all__ = [
     "VAE",
     "DataSet",
+    "Evaluation",
     "FitResult",
     "FunctionProgram",
     "Hook",
@@ -24,6 +27,7 @@ __all__ = [
     "Replicates",
     "__version__",
     "elbo",
+    "evaluate",
     "fit",
     "load",
 ]

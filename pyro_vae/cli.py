@@ -11,15 +11,18 @@ from typing import Any, NoReturn
 import jsonargparse
 from rich.console import Console
 
-from pyro_vae import benchmarking, commands, comparing, gallery
+from pyro_vae import benchmarking, commands, comparing, evaluating, gallery
 from pyro_vae._version import __version__
 from pyro_vae.config import NOT_COMPARED, ComparisonConfig, RunConfig
 from pyro_vae.errors import InputError, NonFiniteError
+from pyro_vae.evaluation.options import EvaluationOptions
+from pyro_vae.evaluation.parts import PARTS
 
 COMMANDS: dict[str, Callable[[Any, Console], int]] = {
     "bench": benchmarking.bench,
     "check": commands.check,
     "compare": comparing.compare,
+    "evaluate": evaluating.evaluate_run,
     "sample": commands.sample,
     "reconstruct": commands.reconstruct,
     "plot": commands.plot,
@@ -85,6 +88,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=__version__)
     subcommands = parser.add_subcommands(required=True, dest="subcommand")
     subcommands.add_subcommand("train", _train_parser(), help="train a program on images")
+    subcommands.add_subcommand("evaluate", _evaluate_parser(), help="how good a run is on held-out data, and how sure")
     subcommands.add_subcommand("compare", _compare_parser(), help="estimators side by side on one program")
     subcommands.add_subcommand("check", _check_parser(), help="cross-check Pyro's ELBO against the hand-written one")
     for name, what in (("sample", "generate from the prior"), ("reconstruct", "reconstruct test images")):
@@ -116,6 +120,20 @@ def _bench_parser() -> Parser:
     parser = Parser(description="Time a step of every engine and peer, in turn, after a check that their maths agree.")
     parser.add_class_arguments(benchmarking.BenchmarkOptions, skip={"quick"})
     parser.add_argument("--quick", action="store_true", help="a look of seconds, to see that all works")
+    return parser
+
+
+def _evaluate_parser() -> Parser:
+    parser = _run_parser("evaluate")
+    parser.description = "Judge a run on held-out data: bounds, log p(x), gaps, diagnostics; goes on where it stood."
+    parser.add_argument("--data", type=str | None, help="other data of the same shape; the run's own by default")
+    parser.add_argument("--binarize", type=str | None, help="dynamic, threshold or none; as in training by default")
+    parser.add_argument("--split", type=str, default="test", help="test, validation or train")
+    parser.add_class_arguments(EvaluationOptions, skip={"only", "skip"})
+    parser.add_argument("--only", type=str | None, metavar="PARTS", help=f"of {', '.join(PARTS)}; with commas")
+    parser.add_argument("--skip", type=str | None, metavar="PARTS", help="parts to leave out; with commas")
+    parser.add_argument("--json", type=str | None, metavar="FILE", help="write the card to this file, too")
+    parser.add_argument("--netcdf", type=str | None, metavar="FILE", help="write draws and weights for ArviZ")
     return parser
 
 

@@ -36,7 +36,7 @@ def train(options: Any, given: dict[str, Any], console: Console) -> int:
         run.check_data(data)
     result = _fit(run, data, state, console, overwrite=options.overwrite)
     if result.stopped == "interrupted":
-        _say(console, f"Stopped, and saved. Continue with: pyro-vae train --resume {run.path}")
+        say(console, f"Stopped, and saved. Continue with: pyro-vae train --resume {run.path}")
         return INTERRUPTED
     _finish(run, data, result, console)
     return 0
@@ -94,16 +94,16 @@ def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> Non
     }
     write_json(run.path / "result.json", figures)
     if result.stopped:
-        _say(console, f"Stopped after epoch {len(result.history)}: {result.stopped}.")
-    _say(console, report.bound_line("test", len(test), bound, test.binarize, particles))
+        say(console, f"Stopped after epoch {len(result.history)}: {result.stopped}.")
+    say(console, report.bound_line("test", len(test), bound, test.binarize, particles))
     if each:
-        _say(console, report.spread_line(each))
-    _say(console, f"run       {run.path}")
+        say(console, report.spread_line(each))
+    say(console, f"run       {run.path}")
     first = members(result.program)[0]
     try:
         _say_pictures(console, gallery.draw_all(run.pictures, first, data, result.history, device, seed))
     except InputError as error:  # the run is whole without them
-        _say(console, f"no pictures: {error}")
+        say(console, f"no pictures: {error}")
 
 
 def check(options: Any, console: Console) -> int:
@@ -120,10 +120,10 @@ def check(options: Any, console: Console) -> int:
         write_json(Path(options.json), {"passed": not mismatches, "torch": torch.__version__, "rows": lines})
     console.print(report.check_table(rows))
     for line in report.z_score_lines(rows):
-        _say(console, line)
+        say(console, line)
     if mismatches:
         for line in report.mismatch_lines(rows):
-            _say(console, line)
+            say(console, line)
         console.print(f"[red]{len(mismatches)} of {len(rows)} comparisons do not agree[/]")
         return 1
     console.print(f"[green]all {len(rows)} comparisons agree[/]")
@@ -132,7 +132,7 @@ def check(options: Any, console: Console) -> int:
 
 def sample(options: Any, console: Console) -> int:
     """Generate from the prior: a picture, and arrays if asked for."""
-    run, data, program, device = _opened(options)
+    run, data, program, device = opened(options)
     test = data.test.to(device)
     if options.arrays is not None:
         with isolated_rng(device, options.seed):
@@ -145,7 +145,7 @@ def sample(options: Any, console: Console) -> int:
 
 def reconstruct(options: Any, console: Console) -> int:
     """Reconstruct the first test images: a picture, and arrays if asked for."""
-    run, data, program, device = _opened(options)
+    run, data, program, device = opened(options)
     test, seed = data.test.to(device), options.seed
     count = min(gallery.PAIRS, len(test)) if options.count is None else options.count
     if count > len(test):
@@ -162,13 +162,13 @@ def reconstruct(options: Any, console: Console) -> int:
 
 def plot(options: Any, console: Console) -> int:
     """Draw every picture of a run again."""
-    run, data, program, device = _opened(options)
+    run, data, program, device = opened(options)
     history = [EpochRecord(**record) for record in run.load_checkpoint(options.checkpoint)["history"]]
     _say_pictures(console, gallery.draw_all(run.pictures, program, data, history, device, options.seed))
     return 0
 
 
-def _opened(options: Any) -> tuple[Run, DataSet, Program, torch.device]:
+def opened(options: Any) -> tuple[Run, DataSet, Program, torch.device]:
     """Open a run for a command that only looks at it."""
     count = getattr(options, "count", None)
     if count is not None and count < 1:
@@ -194,13 +194,14 @@ def _write_arrays(path: Path, generated: predictive.Generated, console: Console,
         with suppress(OSError):
             partial.unlink()
         raise InputError("a file that can be written", f"{path}: {error.strerror}", "another path") from None
-    _say(console, f"arrays    {path}")
+    say(console, f"arrays    {path}")
 
 
 def _say_pictures(console: Console, files: list[Path]) -> None:
     for file in files:
-        _say(console, f"picture   {file}")
+        say(console, f"picture   {file}")
 
 
-def _say(console: Console, line: str) -> None:
+def say(console: Console, line: str) -> None:
+    """Print a line as it is, without colour or markup."""
     console.print(line, highlight=False, markup=False)

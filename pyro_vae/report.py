@@ -3,10 +3,12 @@
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Self
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -14,6 +16,7 @@ from pyro_vae.comparison import EstimatorReport, Figure
 from pyro_vae.crosscheck import Z_SCORE, Row
 from pyro_vae.data import DataSet
 from pyro_vae.engines import StepInfo
+from pyro_vae.evaluation.card import Evaluation, rows
 from pyro_vae.numerics import Estimate
 from pyro_vae.race import Lap
 from pyro_vae.run import Run
@@ -213,6 +216,30 @@ def spread_line(bounds: Sequence[float]) -> str:
     deviation = statistics.stdev(bounds)
     ends = f"from {min(bounds):.2f} to {max(bounds):.2f}"
     return f"replicates: {len(bounds)}, their bounds {ends}, standard deviation {deviation:.2f}"
+
+
+def card_head(card: Evaluation) -> list[str]:
+    """Return what was evaluated, a line each."""
+    return [f"{name:<11} {value}" for name, value in card.about.items() if isinstance(value, str)]
+
+
+def card_table(card: Evaluation, how: bool = True) -> Table:
+    """Return the figures of an evaluation, a line each, a rule between the parts; narrow terminals go without how."""
+    table = Table(box=box.SIMPLE, padding=(0, 1))
+    for column in ("figure", "value", "unit"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("data", justify="right", no_wrap=True)
+    if how:
+        table.add_column("how", min_width=30)
+    for entry, following in zip_longest(card.entries, card.entries[1:]):
+        last = following is None or following.part != entry.part
+        table.add_row(*map(escape, rows([entry])[0][: len(table.columns)]), end_section=last)
+    return table
+
+
+def card_notes(card: Evaluation) -> list[str]:
+    """Return when not to trust which figure, and what was left out and why."""
+    return [*card.trust, *(f"not computed: {part}: {why}" for part, why in card.left_out.items())]
 
 
 def bound_line(split: str, count: int, bound: Estimate, binarize: str, num_particles: int) -> str:

@@ -40,6 +40,7 @@ class Run:
         checkpoints/last.pt  all that a resumed run needs; best.pt: the best held-out bound so far
         pictures/*.png
         result.json          the final bounds
+        evaluation/          cards of pyro-vae evaluate, and the chunks that it goes on from
     """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
@@ -225,7 +226,7 @@ def check_output(file: str | None) -> None:
     if file is None:
         return
     path = Path(file).expanduser().absolute()
-    there = next(parent for parent in path.parents if parent.exists())
+    there = next((parent for parent in path.parents if parent.exists()), path)  # the root has no parents
     if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError("a file that can be written", f"{file!r}, which cannot", "another path")
 

@@ -17,7 +17,7 @@ from pyro_vae.specs import from_spec
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
-PAGES = [ROOT / "README.md", ROOT / "docs" / "estimators.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "estimators.md", ROOT / "docs" / "evaluation.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -9,13 +9,16 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 LAYERS = [
     ["_version", "errors", "specs", "imports", "numerics", "devices", "networks", "data", "information"],
-    ["likelihoods", "priors", "posteriors", "vae", "program", "checking", "predictive", "oracles", "replicates"],
+    [
+        *("likelihoods", "priors", "posteriors", "vae", "program", "checking", "predictive"),
+        *("joint", "oracles", "replicates"),
+    ],
     ["elbo"],
     [
         *("engines", "evaluation", "training", "config", "run", "recording"),
         *("crosscheck", "comparison", "race", "benchmark"),
     ],
-    ["plots", "gallery", "report", "commands", "comparing", "benchmarking", "cli", "__main__"],
+    ["plots", "gallery", "report", "commands", "comparing", "evaluating", "benchmarking", "cli", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import InputError
+from pyro_vae.joint import total_log_prob
 from pyro_vae.program import PARTICLES, Program, check_latents, sample_sites
 
 Function = Callable[..., Any]
@@ -139,14 +139,6 @@ def draw_terms(program: Program, x: Tensor, num_particles: int = 1) -> Terms:
     (:func:`pyro_vae.program.own_store`).
     """
     return Draw(program.model, program.guide, (x,), {}, num_particles, "fixed").terms
-
-
-def total_log_prob(sites: list[Any]) -> Tensor:
-    """Sum the log-densities of sites; masks count, scales do not."""
-    log_probs = [site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]) for site in sites]
-    masked = [scale_and_mask(p, scale=1.0, mask=site["mask"]) for p, site in zip(log_probs, sites, strict=True)]
-    total: Tensor = sum(masked[1:], masked[0])
-    return total
 
 
 def differ(left: Any, right: Any) -> bool:

@@ -10,9 +10,10 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.elbo.base import Bound, Estimator, Form, Weighting, at_least_one
-from pyro_vae.elbo.draw import Draw, Terms, total_log_prob
+from pyro_vae.elbo.draw import Draw, Terms
 from pyro_vae.elbo.importance import log_mean_exp
 from pyro_vae.errors import InputError
+from pyro_vae.joint import total_log_prob
 from pyro_vae.predictive import Unobserve, as_observed
 from pyro_vae.program import observed_site, sample_sites
 

@@ -1,7 +1,7 @@
 """Held-out bounds: how many nats the program gives data it was not trained on, with a standard error."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -91,6 +91,53 @@ def terms_of(program: Program, pieces: int, compiled: bool | None = None) -> Cal
     if compiled or (compiled is None and pieces >= COMPILED_FROM):
         return CompiledTerms(program)
     return partial(draw_terms, program)
+
+
+@torch.no_grad()
+def draw_in_pieces(program: Program, x: Tensor, num_particles: int, draws_at_once: int) -> Iterator[Terms]:
+    r"""Draw K particles for a chunk of data in pieces of particles, each (k, B), that are scored and forgotten.
+
+    Memory is bounded by the greater of ``draws_at_once`` and B draws, whatever K is. The program's store must be active
+    (:func:`~pyro_vae.evaluation.context.evaluating`).
+
+    Args:
+        program: the program.
+        x: a chunk of data, (B, \*event_shape).
+        num_particles: K.
+        draws_at_once: particles times data in a piece.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> with evaluating(vae, torch.device("cpu"), seed=0):
+        ...     [piece.log_weight.shape[0] for piece in draw_in_pieces(vae, torch.ones(10, 4), 5, draws_at_once=20)]
+        [2, 2, 1]
+    """
+    most = max(1, draws_at_once // len(x))
+    for done in range(0, num_particles, most):
+        yield draw_terms(program, x, min(most, num_particles - done))
+
+
+def group_bounds(log_weight: Tensor, k: int) -> Tensor:
+    r"""Return the importance-weighted bound of k draws, averaged over the groups of k that M draws make; (B,), nats.
+
+    .. math:: \frac1{\lfloor M/k \rfloor} \sum_g \log \frac1k \sum_{i \in g} w_i
+
+    Draws left over by the last whole group are not used.
+
+    Args:
+        log_weight: log w, (M, B), M ≥ k.
+        k: draws in a group.
+
+    Example:
+        >>> log_weight = torch.tensor([[0.0], [2.0], [1.0]])
+        >>> group_bounds(log_weight, 1), group_bounds(log_weight, 2)
+        (tensor([1.]), tensor([1.4338]))
+    """
+    groups = len(log_weight) // k
+    grouped = log_weight[: groups * k].unflatten(0, (groups, k))
+    mean: Tensor = (grouped.logsumexp(1) - math.log(k)).mean(0)
+    return mean
 
 
 def held_out_bound(program: Program, data: Images, num_particles: int = 1, seed: int = 0) -> Estimate:

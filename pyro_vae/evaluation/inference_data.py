@@ -1,0 +1,184 @@
+"""What a program says of held-out data, as ArviZ knows it: labelled groups, in one netCDF file."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor
+
+from pyro_vae._version import __version__
+from pyro_vae.data import Images
+from pyro_vae.devices import resolve_device
+from pyro_vae.elbo.draw import Draw
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation.arviz_adapter import to_arviz, write_netcdf
+from pyro_vae.evaluation.context import evaluating
+from pyro_vae.evaluation.diagnostics import pareto_k
+from pyro_vae.evaluation.options import EvaluationOptions
+from pyro_vae.evaluation.subject import Subject, look_at
+from pyro_vae.predictive import decode, sample_prior
+
+Arrays = dict[str, Tensor]
+Groups = dict[str, xarray.Dataset]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much goes into the file.
+
+    Args:
+        num_data: held-out data.
+        draws: draws of q a datum, and of the prior.
+        predictive_draws: draws of x a datum, and of the prior's; images are what makes a file large.
+    """
+
+    num_data: int = 100
+    draws: int = 1000
+    predictive_draws: int = 20
+
+    def __post_init__(self) -> None:
+        for name, least in {"num_data": 2, "draws": 30, "predictive_draws": 1}.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name} of at least {least}", getattr(self, name), f"{name}={least}")
+        if self.predictive_draws > self.draws:
+            raise InputError(f"at most {self.draws} predictive_draws", self.predictive_draws, "more draws")
+
+
+def to_inference_data(
+    program: object,
+    data: Images | Tensor,
+    *,
+    sizes: Sizes = Sizes(),  # frozen
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    about: Mapping[str, str] | None = None,
+) -> Any:
+    r"""Return what a program says of held-out data: ``arviz.InferenceData`` (0.x) or an xarray ``DataTree`` (1.x).
+
+    ====================  =======================================================================================
+    prior                 latents z ~ p(z), (chain, draw, \*site)
+    posterior             latents z ~ q(z|x), (chain, draw, datum, \*site): independent draws, of q and not of p(z|x)
+    prior_predictive      x ~ p(x|z) at the prior's first draws, (chain, draw, \*x)
+    posterior_predictive  x ~ p(x|z) at the posterior's first draws, (chain, draw, datum, \*x)
+    log_likelihood        log p(x|z) at the posterior's draws, (chain, draw, datum), nats
+    sample_stats          log_weight, log p(x, z) − log q(z|x), (chain, draw, datum); k_hat, (datum)
+    observed_data         x, (datum, \*x)
+    constant_data         label, (datum), where there are labels
+    ====================  =======================================================================================
+
+    A latent site ``z`` of one dimension has the dimension ``z_dim``; of several, ``z_dim_0``, ``z_dim_1``, ...;
+    ``datum`` counts as the data that were given. The data are those that :func:`pyro_vae.evaluate` takes first with the
+    same seed.
+
+    Args:
+        program: as for :func:`pyro_vae.evaluate`.
+        data: held-out data.
+        sizes: how many data and draws.
+        device: ``auto`` (CUDA where present), ``cpu`` or ``cuda``.
+        seed: fixes binarization, which data, and noise.
+        about: attributes of the file.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> x = torch.bernoulli(torch.full((10, 6), 0.3))
+        >>> found = to_inference_data(VAE((6,), latent_dim=2), x, sizes=Sizes(num_data=5, draws=40), device="cpu")
+        >>> dict(found.posterior["z"].sizes)
+        {'chain': 1, 'draw': 40, 'datum': 5, 'z_dim': 2}
+    """
+    subject = look_at(program, data, None, resolve_device(device), seed, EvaluationOptions())
+    attributes = {
+        **(about or {}),
+        "pixels": subject.pixels,
+        "likelihood": subject.likelihood,
+        "seed": seed,
+        "note": "posterior: independent draws of q(z|x), not of p(z|x); sample_stats.log_weight corrects for that",
+        "inference_library": "pyro-ppl",
+        "creation_library": "pyro_vae",
+        "creation_library_version": __version__,
+        "fingerprint": json.dumps(dict(subject.fingerprint)),
+    }
+    return to_arviz(groups(subject, sizes), attributes)
+
+
+def save_netcdf(path: str | Path, found: Any) -> None:
+    """Write what :func:`to_inference_data` returned to a file for ``arviz.from_netcdf``, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    path = Path(path).expanduser()
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_netcdf(partial, found)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise InputError("a file that can be written", f"{path}: {error.strerror}", "another path") from None
+
+
+@torch.no_grad()
+def groups(subject: Subject, sizes: Sizes) -> Groups:
+    """Return the groups as xarray datasets."""
+    x = subject.x[: sizes.num_data]
+    like = x.new_zeros((sizes.draws, *x.shape[1:]))
+    with evaluating(subject.program, x.device, subject.seed):
+        posterior, log_likelihood, log_weight = _posterior(subject, x, sizes.draws)
+        prior = sample_prior(subject.program, like)
+        at = [{name: z[k].to(x.device) for name, z in posterior.items()} for k in range(sizes.predictive_draws)]
+        predicted = torch.stack([decode(subject.program, latents, x).draw for latents in at])
+    datum = subject.index[: len(x)].numpy()
+    event = _dims("x", x.shape[1:])
+    result = {
+        "posterior": _dataset(posterior, ("draw", "datum"), datum),
+        "prior": _dataset(prior.latents, ("draw",), datum),
+        "posterior_predictive": _dataset({"x": predicted}, ("draw", "datum"), datum),
+        "prior_predictive": _dataset({"x": prior.draw[: sizes.predictive_draws]}, ("draw",), datum),
+        "log_likelihood": _dataset({"x": log_likelihood}, ("draw", "datum"), datum),
+        "sample_stats": _dataset({"log_weight": log_weight}, ("draw", "datum"), datum),
+        "observed_data": xarray.Dataset({"x": (("datum", *event), x.cpu().numpy())}, {"datum": datum}),
+    }
+    result["sample_stats"]["k_hat"] = ("datum", pareto_k(log_weight).cpu().numpy())
+    if subject.labels is not None:
+        labels = subject.labels[: len(x)].cpu().numpy()
+        result["constant_data"] = xarray.Dataset({"label": ("datum", labels)}, {"datum": datum})
+    return result
+
+
+def _posterior(subject: Subject, x: Tensor, draws: int) -> tuple[Arrays, Tensor, Tensor]:
+    """Draw from q: latents (K, B, *event), log p(x|z) and log w, (K, B)."""
+    program, pieces = subject.program, []
+    most = max(1, subject.options.draws_at_once // len(x))
+    for done in range(0, draws, most):
+        draw = Draw(program.model, program.guide, (x,), {}, min(most, draws - done), "fixed")
+        shape = (draw.num_particles, len(x))
+        latents = {n: draw.drawn[n].expand(*shape, *latent.shape).cpu() for n, latent in subject.latents.items()}
+        pieces.append((latents, draw.terms))
+    posterior = {name: torch.cat([latents[name] for latents, _ in pieces]) for name in subject.latents}
+    log_likelihood = torch.cat([terms.log_px_z for _, terms in pieces]).cpu()
+    return posterior, log_likelihood, torch.cat([terms.log_weight for _, terms in pieces]).cpu()
+
+
+def _dataset(arrays: Mapping[str, Tensor], leading: tuple[str, ...], datum: "np.ndarray[Any, Any]") -> xarray.Dataset:
+    """Return a dataset of arrays whose first dimensions are given, with one chain put before them."""
+    variables = {
+        name: (("chain", *leading, *_dims(name, value.shape[len(leading) :])), value[None].numpy())
+        for name, value in arrays.items()
+    }
+    count = len(next(iter(arrays.values())))
+    coordinates: dict[str, Any] = {"chain": [0], "draw": np.arange(count)}
+    for name, value in arrays.items():
+        shape = value.shape[len(leading) :]
+        coordinates |= {dim: np.arange(size) for dim, size in zip(_dims(name, shape), shape, strict=True)}
+    return xarray.Dataset(variables, coordinates | ({"datum": datum} if "datum" in leading else {}))
+
+
+def _dims(name: str, shape: tuple[int, ...]) -> list[str]:
+    return [f"{name}_dim"] if len(shape) == 1 else [f"{name}_dim_{i}" for i in range(len(shape))]

@@ -1,0 +1,35 @@
+"""A part of an evaluation: what it computes for a chunk of data, and the figures it makes of all chunks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyro_vae.evaluation.card import Entry
+from pyro_vae.evaluation.resuming import Values
+from pyro_vae.evaluation.subject import Subject
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the evaluation.
+
+    Args:
+        what: one line for people.
+        count: how many data it takes.
+        chunk: data in a chunk; a finished chunk is kept.
+        work: (subject, where, seed) -> name -> values, the data in their first dimension; random states are its own.
+        entries: (subject, values of all chunks) -> figures.
+        options: the options that a chunk depends on.
+        takes_train: whether it depends on the training data.
+        per_datum: whether the values are of data, one by one.
+        refuses: why it cannot be computed for a subject; empty if it can.
+    """
+
+    what: str
+    count: Callable[[Subject], int]
+    chunk: Callable[[Subject], int]
+    work: Callable[[Subject, slice, int], Values]
+    entries: Callable[[Subject, Values], list[Entry]]
+    options: tuple[str, ...] = ()
+    takes_train: bool = False
+    per_datum: bool = False
+    refuses: Callable[[Subject], str] = lambda subject: ""

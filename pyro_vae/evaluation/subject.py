@@ -1,0 +1,167 @@
+"""What an evaluation looks at: a program, the data it is judged on, and what can be said of both beforehand."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_vae.checking import check_particles, check_program
+from pyro_vae.data import Images, as_images
+from pyro_vae.devices import generator
+from pyro_vae.elbo.draw import draw_terms
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation.context import evaluating
+from pyro_vae.evaluation.options import EvaluationOptions
+from pyro_vae.evaluation.resuming import code, crc
+from pyro_vae.program import FunctionProgram, Program, as_program, observed_site, sample_sites, trace_program
+
+TRIED = 100  # data on which a program is tried out before the work
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """A latent site: its event shape, and whether a gradient can be had at its values."""
+
+    shape: tuple[int, ...]
+    discrete: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A program and the data it is judged on, binarized once and in the order in which subsets take them.
+
+    Args:
+        program: in its place, on the device.
+        x: (N, *event_shape).
+        labels: (N,), or None.
+        index: (N,): where each datum stood.
+        train: the training data, for figures that need them.
+        options: what is wanted.
+        seed: of binarization, order and noise.
+        pixels: how the data became numbers, in words.
+        likelihood: the distribution of the observed site.
+        discrete: whether the likelihood is a probability (True) or a density.
+        latents: the model's latent sites.
+        fingerprint: what tells this program and these data from others.
+    """
+
+    program: Program
+    x: Tensor
+    labels: Tensor | None
+    index: Tensor
+    train: Images | None
+    options: EvaluationOptions
+    seed: int
+    pixels: str
+    likelihood: str
+    discrete: bool
+    latents: Mapping[str, Latent]
+    fingerprint: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def dims(self) -> int:
+        """D, the number of observed dimensions."""
+        return self.x[0].numel()
+
+    @property
+    def latent_dims(self) -> int:
+        """Z, the number of latent dimensions over all sites."""
+        return sum(torch.Size(latent.shape).numel() for latent in self.latents.values())
+
+    @property
+    def continuous(self) -> bool:
+        """Whether every latent has a density."""
+        return not any(latent.discrete for latent in self.latents.values())
+
+
+def look_at(
+    thing: object,
+    data: Images | Tensor,
+    train: Images | Tensor | None,
+    device: torch.device,
+    seed: int,
+    options: EvaluationOptions,
+) -> Subject:
+    """Try a program on held-out data and say what it is.
+
+    Raises:
+        InputError: not a program, or one that cannot be evaluated on these data.
+    """
+    images = as_images(data).to(device)
+    if len(images) < 2:
+        raise InputError("at least two held-out data: a standard error needs them", len(images), "more data")
+    program = _program(thing, images.batch(slice(0, TRIED), generator(device, seed, 0)).cpu())
+    program.to(device)
+    order = torch.randperm(len(images), generator=generator(torch.device("cpu"), seed, 2))
+    x = images.draw(seed)[order.to(device)]
+    check_program(program, x[:TRIED])
+    check_particles(program, x[:TRIED])
+    with evaluating(program, device, seed), torch.no_grad():
+        site, latents = _sites(program, x[:2])
+        probe = draw_terms(program, x[:2], 2).log_weight
+    labels = None if images.labels is None else images.labels[order.to(device)]
+    fn = site["fn"]
+    while isinstance(fn, dist.Independent):
+        fn = fn.base_dist
+    fingerprint = {
+        "program": f"{type(program).__module__}.{type(program).__qualname__}",
+        "parameters": crc(program.state_dict()),
+        "log weights of two data": [f"{value:.3g}" for value in probe.flatten().tolist()],
+        "data": crc({"x": x}),
+        "seed": seed,
+        "device": device.type,
+        "torch": torch.__version__,
+        "code": code(),
+    }
+    return Subject(
+        program=program,
+        x=x,
+        labels=labels,
+        index=order,
+        train=None if train is None else as_images(train).to(device),
+        options=options,
+        seed=seed,
+        pixels=_pixels(images, x, seed),
+        likelihood=type(fn).__name__,
+        discrete=bool(site["fn"].support.is_discrete),
+        latents=latents,
+        fingerprint=fingerprint,
+    )
+
+
+def _program(thing: object, example: Tensor) -> Program:
+    """Return the program; functions take the parameters that the caller's store has for them."""
+    program = as_program(thing, example)
+    if isinstance(program, FunctionProgram) and program is not thing:
+        trained = pyro.get_param_store().get_state()["params"]
+        with torch.no_grad():
+            for name, parameter in program.store_state()["params"].items():
+                if name in trained:
+                    parameter.copy_(trained[name])
+    return program
+
+
+def _sites(program: Program, x: Tensor) -> tuple[Any, dict[str, Latent]]:
+    _, model_trace = trace_program(program, x)
+    sites: dict[str, Any] = dict(sample_sites(model_trace))
+    latents = {
+        name: Latent(tuple(s["fn"].event_shape), bool(s["fn"].support.is_discrete))
+        for name, s in sites.items()
+        if not s["is_observed"]
+    }
+    return sites[observed_site(model_trace, x)], latents
+
+
+def _pixels(images: Images, x: Tensor, seed: int) -> str:
+    if images.binarize == "dynamic":
+        return f"binarized by one draw (seed {seed})"
+    if images.binarize == "threshold":
+        return "binarized at one half"
+    return "binary as they are" if bool(((x == 0) | (x == 1)).all()) else "as they are, not binarized"

@@ -660,8 +660,13 @@ def test_compiled_importance_bounds_are_the_same(device, monkeypatch):
     monkeypatch.setattr(likelihood, "PARTICLES_AT_ONCE", 6)
     eager = importance_bounds(vae, images, 14, compiled=False)
     assert_close(importance_bounds(vae, images, 14, compiled=True), eager, 1e-12)
-    assert type(likelihood.terms_of(vae, likelihood.COMPILED_FROM)) is CompiledTerms
-    assert type(likelihood.terms_of(vae, likelihood.COMPILED_FROM - 1)) is not CompiledTerms
+    x = images.batch(slice(0, 2))
+    with evaluating(vae, x.device, seed=0):
+        assert type(likelihood.terms_of(vae, x, likelihood.COMPILED_FROM)) is CompiledTerms
+        assert type(likelihood.terms_of(vae, x, likelihood.COMPILED_FROM - 1)) is not CompiledTerms
+    odd, ones = Odd(lambda z: 1.0 if z.sum() > 0 else 2.0), torch.ones(B, 1)
+    with evaluating(odd, ones.device, seed=0):
+        assert type(likelihood.terms_of(odd, ones, likelihood.COMPILED_FROM)) is not CompiledTerms
 
 
 def test_terms_that_cannot_be_traced_are_refused():

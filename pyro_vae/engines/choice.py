@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pyro_vae.engines.compiled import CompiledEngine
+from pyro_vae.engines.compiled import CompiledEngine, has_compiler
 from pyro_vae.errors import InputError
 from pyro_vae.program import Program
 from pyro_vae.replicates import Replicates
@@ -17,8 +17,8 @@ def choose_engine(program: Program, estimator: object, optimizer: str, x: Tensor
     """Return the engine that pays, and why, in words for people.
 
     The compiled engine saves some milliseconds a step and costs half a minute before its first: it is taken from
-    :data:`PAYS_FROM` steps on, if the program can be traced. The choice is made by the number of steps alone and never
-    by a clock, so that a run can be made again.
+    :data:`PAYS_FROM` steps on, if the program can be traced and there is a compiler. The choice is made by the number
+    of steps and never by a clock, so that a run can be made again.
 
     Args:
         program: the program, on its device.
@@ -38,6 +38,8 @@ def choose_engine(program: Program, estimator: object, optimizer: str, x: Tensor
         return "compiled" if pays else "compiled:inductor=false", f"replicates; {steps:,} steps: {RULE}"
     if steps < PAYS_FROM:
         return "svi", f"{steps:,} steps: {RULE}"
+    if not has_compiler():
+        return "svi", f"no C++ compiler was found; {steps:,} steps: {RULE}"
     try:
         with CompiledEngine(program, estimator, optimizer, inductor=False) as engine:
             engine.graph(x, torch.ones((), dtype=torch.float64, device=x.device))

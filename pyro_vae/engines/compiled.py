@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 import torch._inductor
 from torch import Tensor
+from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 from torch.fx import GraphModule
 from torch.optim import Optimizer
@@ -222,6 +223,15 @@ def compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Graph:
             raise InputError("a C++ compiler for engine compiled", "none that torch finds", hint) from error
         raise
     return call
+
+
+def has_compiler() -> bool:
+    """Whether torch finds the C++ compiler that Inductor needs."""
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

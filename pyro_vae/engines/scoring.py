@@ -11,10 +11,19 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.devices import isolated_rng
 from pyro_vae.elbo.draw import Terms, draw_terms
-from pyro_vae.engines.compiled import compiled
+from pyro_vae.engines.compiled import compiled, has_compiler
 from pyro_vae.engines.tracing import STOCK, check_same, held_tensors, swapped
 from pyro_vae.errors import InputError
 from pyro_vae.program import Program, program_error
+
+
+def can_be_compiled(program: Program, x: Tensor) -> bool:
+    """Whether the terms of a program can be traced, and there is a compiler; its store must be active."""
+    try:
+        CompiledTerms(program, inductor=False)(x, 2)
+    except InputError:
+        return False
+    return has_compiler()
 
 
 class CompiledTerms:

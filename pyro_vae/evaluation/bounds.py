@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.evaluation.card import NATS, Entry, over_data, share
 from pyro_vae.evaluation.diagnostics import effective_sample_size, pareto_k
 from pyro_vae.evaluation.likelihood import draw_in_pieces, group_bounds
@@ -22,9 +24,10 @@ def bounds(subject: Subject, where: slice, seed: int) -> Values:
     """ELBO with its two terms, and importance-weighted bounds, each (B,), from the same draws."""
     options = subject.options
     draws = max(options.iwae)
+    draw = partial(draw_terms, subject.program)
     found: list[Values] = []
     for x in subject.x[where].split(max(1, options.draws_at_once // draws)):
-        pieces = list(draw_in_pieces(subject.program, x, draws, options.draws_at_once))
+        pieces = list(draw_in_pieces(draw, x, draws, options.draws_at_once))
         log_weight = torch.cat([piece.log_weight for piece in pieces]).double()
         log_px_z, log_pz, log_qz = (
             torch.cat([getattr(piece, name) for piece in pieces]).double().mean(0) for name in TERMS
@@ -66,7 +69,7 @@ def bits(name: str, label: str, log_density: Tensor, subject: Subject) -> Entry:
 def importance(subject: Subject, where: slice, seed: int) -> Values:
     """L_K, the ELBO from the same draws, effective sample size and k-hat, each (B,); holds log weights (K, B)."""
     options, x = subject.options, subject.x[where]
-    pieces = draw_in_pieces(subject.program, x, options.num_particles, options.draws_at_once)
+    pieces = draw_in_pieces(subject.draws, x, options.num_particles, options.draws_at_once)
     log_weight = torch.cat([piece.log_weight for piece in pieces]).double()
     return {
         "log_evidence": log_weight.logsumexp(0) - math.log(len(log_weight)),

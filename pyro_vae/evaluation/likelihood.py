@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Images
+from pyro_vae.devices import generator
 from pyro_vae.elbo.draw import Terms, draw_terms
-from pyro_vae.engines.scoring import CompiledTerms
+from pyro_vae.engines.scoring import CompiledTerms, can_be_compiled
 from pyro_vae.evaluation.context import evaluating
 from pyro_vae.numerics import Estimate, estimate
 from pyro_vae.program import Program
@@ -71,7 +72,9 @@ def importance_bounds(
     """
     counts = [min(PARTICLES_AT_ONCE, num_particles - start) for start in range(0, num_particles, PARTICLES_AT_ONCE)]
     chunk = max(1, CHUNK // counts[0])
-    draw = terms_of(program, len(counts) * math.ceil(len(data) / chunk), compiled)
+    few = data.batch(slice(0, 2), generator(data.device, seed))
+    with evaluating(program, data.device, seed):
+        draw = terms_of(program, few, len(counts) * math.ceil(len(data) / chunk), compiled)
 
     def bound(x: Tensor) -> Tensor:
         sums = torch.stack([draw(x, count).log_weight.logsumexp(0) for count in counts])
@@ -80,28 +83,33 @@ def importance_bounds(
     return _over_data(program, data, seed, chunk, bound)
 
 
-def terms_of(program: Program, pieces: int, compiled: bool | None = None) -> Callable[[Tensor, int], Terms]:
+Draws = Callable[[Tensor, int], Terms]
+
+
+def terms_of(program: Program, x: Tensor, pieces: int, compiled: bool | None = None) -> Draws:
     """Return what draws and scores K particles for a batch: compiled if asked for, by default where it pays.
 
     Args:
-        program: the program.
+        program: the program; its store must be active.
+        x: a few data, on which tracing is tried.
         pieces: how often it will be called.
-        compiled: True, False, or None for a choice by the number of pieces alone.
+        compiled: True, False, or None: from :data:`COMPILED_FROM` pieces on, if the program can be traced and there is
+            a compiler.
     """
-    if compiled or (compiled is None and pieces >= COMPILED_FROM):
+    if compiled or (compiled is None and pieces >= COMPILED_FROM and can_be_compiled(program, x)):
         return CompiledTerms(program)
     return partial(draw_terms, program)
 
 
 @torch.no_grad()
-def draw_in_pieces(program: Program, x: Tensor, num_particles: int, draws_at_once: int) -> Iterator[Terms]:
+def draw_in_pieces(draw: Draws, x: Tensor, num_particles: int, draws_at_once: int) -> Iterator[Terms]:
     r"""Draw K particles for a chunk of data in pieces of particles, each (k, B), that are scored and forgotten.
 
     Memory is bounded by the greater of ``draws_at_once`` and B draws, whatever K is. The program's store must be active
     (:func:`~pyro_vae.evaluation.context.evaluating`).
 
     Args:
-        program: the program.
+        draw: what draws and scores, of :func:`terms_of`.
         x: a chunk of data, (B, \*event_shape).
         num_particles: K.
         draws_at_once: particles times data in a piece.
@@ -110,12 +118,13 @@ def draw_in_pieces(program: Program, x: Tensor, num_particles: int, draws_at_onc
         >>> from pyro_vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> with evaluating(vae, torch.device("cpu"), seed=0):
-        ...     [piece.log_weight.shape[0] for piece in draw_in_pieces(vae, torch.ones(10, 4), 5, draws_at_once=20)]
+        ...     draw = terms_of(vae, torch.ones(2, 4), pieces=3)
+        ...     [piece.log_weight.shape[0] for piece in draw_in_pieces(draw, torch.ones(10, 4), 5, draws_at_once=20)]
         [2, 2, 1]
     """
     most = max(1, draws_at_once // len(x))
     for done in range(0, num_particles, most):
-        yield draw_terms(program, x, min(most, num_particles - done))
+        yield draw(x, min(most, num_particles - done))
 
 
 def group_bounds(log_weight: Tensor, k: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyro
@@ -15,6 +16,7 @@ from pyro_vae.devices import generator
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.context import evaluating
+from pyro_vae.evaluation.likelihood import Draws, terms_of
 from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.resuming import code, crc
 from pyro_vae.program import FunctionProgram, Program, as_program, observed_site, sample_sites, trace_program
@@ -64,6 +66,14 @@ class Subject:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @cached_property
+    def draws(self) -> Draws:
+        """What draws and scores particles: compiled where there are enough pieces to draw, whatever is left to do."""
+        options = self.options
+        data = min(options.importance_data, len(self))
+        pieces = data * options.num_particles // options.draws_at_once
+        return terms_of(self.program, self.x[:2], pieces)
 
     @property
     def dims(self) -> int:

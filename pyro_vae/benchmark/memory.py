@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 MEANING = {
     "cuda": "peak of torch.cuda.max_memory_allocated over a step, less what was allocated before it",
     "cpu": "highest less lowest number of bytes that torch's CPU allocator held during a step, from torch.profiler",
-    "jax": "XLA's own account of the compiled loop: temporaries and outputs",
+    "jax": "XLA's own account of the compiled loop or step: temporaries and outputs",
 }
 
 

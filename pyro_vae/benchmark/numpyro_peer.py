@@ -30,7 +30,11 @@ INSTALL = "pip install 'pyro-vae[bench]'"
 
 
 class InNumPyro(Variant):
-    """NumPyro's SVI, all steps of a call in one compiled loop; the rate and the number of steps are arguments of it."""
+    """NumPyro's SVI, all steps of a call in one compiled loop; the rate and the number of steps are arguments of it.
+
+    Convolutions on the CPU are the exception: inside a loop XLA runs them several times slower (jax issue 12868), so
+    there each step is a compiled call of its own.
+    """
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
         super().__init__(size, vae, x)
@@ -43,7 +47,9 @@ class InNumPyro(Variant):
             self.svi = SVI(*_program(size, vae), numpyro.optim.Adam(lambda step: self._rate), elbo)
             self._rate: Any = 0.0
             self.state = self.svi.init(jax.random.key(0), self.batch)
+            self.step = jax.jit(self._step, donate_argnums=0)
             self.loop = jax.jit(self._loop, donate_argnums=0)
+            self.one_by_one = size.convolutional and x.device.type == "cpu"
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -53,7 +59,11 @@ class InNumPyro(Variant):
 
     def run(self, steps: int, learning_rate: float) -> float:
         """Take the steps in one call."""
-        self.state, loss = self.loop(self.state, steps, learning_rate, self.batch)
+        if self.one_by_one:
+            for _ in range(steps):
+                self.state, loss = self.step(self.state, learning_rate, self.batch)
+        else:
+            self.state, loss = self.loop(self.state, steps, learning_rate, self.batch)
         return float(loss) / len(self.x)
 
     def seed(self, seed: int) -> None:
@@ -66,16 +76,21 @@ class InNumPyro(Variant):
 
     def memory(self) -> float | None:
         """Return what XLA says that its compiled loop takes beside its arguments."""
-        found = self.loop.lower(self.state, 1, 0.0, self.batch).compile().memory_analysis()
+        lowered = (
+            self.step.lower(self.state, 0.0, self.batch)
+            if self.one_by_one
+            else self.loop.lower(self.state, 1, 0.0, self.batch)
+        )
+        found = lowered.compile().memory_analysis()
         return None if found is None else float(found.temp_size_in_bytes + found.output_size_in_bytes)
 
-    def _loop(self, state: Any, steps: Any, learning_rate: Any, batch: Any) -> Any:
+    def _step(self, state: Any, learning_rate: Any, batch: Any) -> Any:
         self._rate = learning_rate  # read by the optimiser while this is traced
+        return self.svi.update(state, batch)
 
-        def step(_: Any, carried: Any) -> Any:
-            return self.svi.update(carried[0], batch)
-
-        return lax.fori_loop(0, steps, step, (state, jnp.zeros(())))
+    def _loop(self, state: Any, steps: Any, learning_rate: Any, batch: Any) -> Any:
+        start = (state, jnp.zeros(()))
+        return lax.fori_loop(0, steps, lambda _, carried: self._step(carried[0], learning_rate, batch), start)
 
 
 def _device(device: torch.device) -> Any:
@@ -136,16 +151,23 @@ class _Network:
 
 def _convolution(layer: Any, weight: Any, bias: Any, x: Any) -> Any:
     padding = [(p, p) for p in layer.padding]
-    y = lax.conv_general_dilated(x, weight, layer.stride, padding, dimension_numbers=("NCHW", "OIHW", "NCHW"))
-    return y + bias[:, None, None]
+    kernel = weight.transpose(2, 3, 1, 0)
+    return _channels_last(x, lambda x: lax.conv_general_dilated(x, kernel, layer.stride, padding, **LAYOUT) + bias)
 
 
 def _transposed_convolution(layer: Any, weight: Any, bias: Any, x: Any) -> Any:
     padding = [(k - 1 - p, k - 1 - p) for k, p in zip(layer.kernel_size, layer.padding, strict=True)]
-    flipped = jnp.flip(weight, (2, 3)).swapaxes(0, 1)
-    layout = ("NCHW", "OIHW", "NCHW")
-    y = lax.conv_general_dilated(x, flipped, (1, 1), padding, lhs_dilation=layer.stride, dimension_numbers=layout)
-    return y + bias[:, None, None]
+    kernel = jnp.flip(weight, (2, 3)).transpose(2, 3, 0, 1)
+    more = {"lhs_dilation": layer.stride, **LAYOUT}
+    return _channels_last(x, lambda x: lax.conv_general_dilated(x, kernel, (1, 1), padding, **more) + bias)
+
+
+LAYOUT = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+
+def _channels_last(x: Any, apply: Callable[[Any], Any]) -> Any:
+    """Apply with channels last: with channels first XLA is slower, above all inside a loop on the CPU (jax 12868)."""
+    return apply(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 LAYERS: dict[type[nn.Module], Callable[[Any, Any, Any, Any], Any]] = {

@@ -82,7 +82,7 @@ class EpochRecord:
     bound: float | None = None  # held out; None without validation data
     bound_standard_error: float | None = None
     improved: bool = False
-    bounds: tuple[float, ...] = ()  # of each replicate, where there are several; bound is then their mean
+    bounds: list[float] = field(default_factory=list)  # of each replicate, if there are several; bound: their mean
 
 
 class Hook:
@@ -324,7 +324,7 @@ def _end_epoch(loop: Loop) -> EpochRecord:
         mean, each = _held_out(loop, loop.validation)
         improved = mean.mean > position.best
         error = mean.standard_error
-        record = replace(record, improved=improved, bound=mean.mean, bound_standard_error=error, bounds=each)
+        record = replace(record, improved=improved, bound=mean.mean, bound_standard_error=error, bounds=list(each))
         if improved:
             position.best, position.best_epoch = mean.mean, record.epoch
     position.epoch, position.batch, position.objective_sum, position.seen = record.epoch, 0, 0.0, 0

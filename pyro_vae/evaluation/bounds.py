@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.evaluation.card import NATS, Entry, over_data, share
 from pyro_vae.evaluation.diagnostics import effective_sample_size, pareto_k
-from pyro_vae.evaluation.likelihood import draw_in_pieces, group_bounds
+from pyro_vae.evaluation.likelihood import draw_in_pieces, group_bounds, terms_of
 from pyro_vae.evaluation.part import Part
 from pyro_vae.evaluation.resuming import Values
 from pyro_vae.evaluation.subject import Subject
@@ -24,7 +22,7 @@ def bounds(subject: Subject, where: slice, seed: int) -> Values:
     """ELBO with its two terms, and importance-weighted bounds, each (B,), from the same draws."""
     options = subject.options
     draws = max(options.iwae)
-    draw = partial(draw_terms, subject.program)
+    draw = terms_of(subject.program, subject.x[:2], pieces=1)  # of other sizes than those of L_K
     found: list[Values] = []
     for x in subject.x[where].split(max(1, options.draws_at_once // draws)):
         pieces = list(draw_in_pieces(draw, x, draws, options.draws_at_once))

@@ -92,6 +92,20 @@ def test_variants_agree_on_the_device(kind, device, traced_only):
     assert found.passed, str(found)
 
 
+def test_replicates_agree_with_one(traced_only):
+    """Their losses are of noise of their own, and their mean is held against one program's."""
+    subject = bench("elbo")
+    three = Bench.__new__(Bench)
+    vars(three).update(vars(subject), size=replace(subject.size, replicates=3))
+    found = three.judge(OnCompiled)
+    assert found.passed, str(found)
+    assert not found.same_noise
+    assert (
+        work(three.size, three.size.build(CPU), three.x)[0]
+        == 3 * work(subject.size, subject.size.build(CPU), subject.x)[0]
+    )
+
+
 class OtherNoise(ByHand):
     """The same maths on noise of its own."""
 

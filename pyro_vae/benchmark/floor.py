@@ -143,9 +143,9 @@ class Products(Variant):
 
 
 def work(size: Size, vae: VAE, x: Tensor) -> tuple[float, float]:
-    """Return operations and bytes of a step."""
+    """Return operations and bytes of a step, of all replicates."""
     uses = layer_uses(size, vae, x)
-    return sum(use.operations for use in uses), sum(use.bytes for use in uses)
+    return size.replicates * sum(use.operations for use in uses), size.replicates * sum(use.bytes for use in uses)
 
 
 def measure_device(device: torch.device, length: int = 8192, repeats: int = 10) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from typing import Any
 
 import pyro
 import torch
@@ -14,6 +16,7 @@ from pyro_vae.data import Images
 from pyro_vae.elbo import IWAE
 from pyro_vae.engines import ENGINES, Batches
 from pyro_vae.program import own_store
+from pyro_vae.replicates import Replicates
 from pyro_vae.vae import VAE
 
 COPIES = 500  # of the batch in the data set that an engine works through on CUDA
@@ -100,10 +103,14 @@ class OnEngine(Variant):
         super().__init__(size, vae, x)
         if self.engine not in ENGINES:
             raise Unavailable(f"this version has no engine {self.engine}")
-        self.driven = ENGINES[self.engine](vae, size.estimator(), "adam", None)
+        self.driven = ENGINES[self.engine](self.program(), size.estimator(), "adam", None)
         if x.is_cuda:
             self.images = Images(x.to(torch.uint8).repeat(COPIES, *[1] * (x.dim() - 1)), max_value=1)
             self.order = torch.arange(len(self.images), device=x.device)
+
+    def program(self) -> Any:
+        """Return what the engine trains."""
+        return self.vae
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -132,13 +139,18 @@ class OnEngine(Variant):
 
 
 class OnCompiled(OnEngine):
-    """Engine ``compiled``. Its context is entered once: leaving it would throw its CUDA graphs away."""
+    """Engine ``compiled``, and its replicates. Its context is entered once: leaving it throws its CUDA graphs away."""
 
     engine = "compiled"
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
         super().__init__(size, vae, x)
         self.open, self.entered = ExitStack(), False
+
+    def program(self) -> Any:
+        """Return the program, or as many copies of it as the size says; they begin alike and see noise of their own."""
+        count = self.size.replicates
+        return Replicates([self.vae, *(deepcopy(self.vae) for _ in range(1, count))]) if count > 1 else self.vae
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -29,6 +29,7 @@ class Size:
         activation: of the networks.
         convolutional: put two strided convolutions before the encoder's layers, and their transposes behind the
             decoder's.
+        replicates: R, programs trained at once; engine ``compiled`` alone can do more than one.
     """
 
     batch: int = 128
@@ -37,13 +38,16 @@ class Size:
     hidden: tuple[int, ...] = (400,)
     activation: str = "relu"
     convolutional: bool = False
+    replicates: int = 1
 
     @property
     def title(self) -> str:
         """A line for tables and figures."""
         layers = "-".join(map(str, (SIDE**2, *self.hidden, self.latent_dim)))
         network = f"convolutions {CHANNELS[0]}-{CHANNELS[1]}, then {layers}" if self.convolutional else layers
-        return f"{network}, batch {self.batch}" + (f", K = {self.particles}" if self.particles > 1 else "")
+        more = {"K": self.particles, "R": self.replicates}
+        counts = [f", {letter} = {count}" for letter, count in more.items() if count > 1]
+        return f"{network}, batch {self.batch}" + "".join(counts)
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -54,15 +55,19 @@ VARIANTS: dict[str, tuple[str, Build]] = {
 """Name -> what people read, and what builds it from a size, a program of its own and a batch."""
 
 SCALED = ("svi", "compiled", "hand", "floor")
-SCALING: dict[str, tuple[Size, str, tuple[int, ...]]] = {
-    "batch": (SIZES["mlp"], "batch", (32, 128, 512, 2048)),
-    "latent dimensions": (SIZES["mlp"], "latent_dim", (2, 20, 200)),
-    "particles": (SIZES["iwae-1"], "particles", (1, 5, 50)),
+SCALING: dict[str, tuple[Size, str, tuple[int, ...], tuple[str, ...]]] = {
+    "batch": (SIZES["mlp"], "batch", (32, 128, 512, 2048), SCALED),
+    "latent dimensions": (SIZES["mlp"], "latent_dim", (2, 20, 200), SCALED),
+    "particles": (SIZES["iwae-1"], "particles", (1, 5, 50), SCALED),
+    "replicates": (SIZES["mlp"], "replicates", (1, 4, 16), ("compiled",)),
 }
-"""What is varied: axis -> (size, its field, values)."""
+"""What is varied: axis -> (size, its field, values, variants)."""
 
-EVALUATORS: dict[str, Callable[..., Tensor]] = {"eager": importance_bounds}
-"""Ways to L_K: called with program, images, particles and seed."""
+EVALUATORS: dict[str, Callable[..., Tensor]] = {
+    "svi": partial(importance_bounds, compiled=False),
+    "compiled": partial(importance_bounds, compiled=True),
+}
+"""Ways to L_K, each with the variant that it goes with: called with program, images, particles and seed."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def benchmark(plan: Plan, tell: Tell = lambda what: None) -> Report:
         setting = _Setting(plan, tell, emptied, _load(plan.variants, device))
         sizes = tuple(_measure(name, SIZES[name], plan.variants, setting) for name in plan.sizes)
         scaling = tuple(_scaling(setting))
-        evaluations = tuple(_evaluations(plan, tell))
+        evaluations = tuple(_evaluations(setting))
     return Report(device.type, sizes, scaling, evaluations, rate, bandwidth)
 
 
@@ -241,23 +246,26 @@ def _rounds(
 
 def _scaling(setting: _Setting) -> Iterator[Point]:
     plan = setting.plan
-    variants = [key for key in SCALED if key in plan.variants]
     for axis, values in (plan.scaling or {}).items():
-        size, field, _ = SCALING[axis]
-        for value in values:
+        size, field, _, scaled = SCALING[axis]
+        variants = [key for key in scaled if key in plan.variants]
+        for value in values if variants else ():
             changed = replace(size, **{field: value})
             yield Point(axis, value, _measure(f"{axis} {value}", changed, variants, setting))
 
 
-def _evaluations(plan: Plan, tell: Tell) -> Iterator[Evaluation]:
-    if not plan.evaluated:
+def _evaluations(setting: _Setting) -> Iterator[Evaluation]:
+    plan, tell = setting.plan, setting.tell
+    wanted = {how: evaluate for how, evaluate in EVALUATORS.items() if how in plan.variants}
+    if not (plan.evaluated and wanted):
         return
     size = SIZES["iwae-1"]
     images = as_images(size.images(plan.evaluated, plan.device))
     program = size.build(plan.device)
-    seconds: dict[str, list[float]] = {how: [] for how in EVALUATORS}
+    setting.emptied()
+    seconds: dict[str, list[float]] = {how: [] for how in wanted}
     for number in range(3):
-        for how, evaluate in EVALUATORS.items():
+        for how, evaluate in wanted.items():
             tell(f"L_{plan.particles} of {len(images)} images, {how}, round {number + 1} of 3")
             began = perf_counter()
             evaluate(program, images, plan.particles, 0).sum().item()

@@ -87,7 +87,8 @@ def set_noise_state(state: torch.Tensor, device: torch.device) -> None:
 def seed_noise(seed: int, device: torch.device) -> None:
     """Seed that generator alone; ``torch.manual_seed`` seeds every device, at a cost of milliseconds a call."""
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
 

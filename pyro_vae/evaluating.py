@@ -40,12 +40,12 @@ def evaluate_run(options: Any, console: Console) -> int:
         card = evaluate(
             program,
             held_out,
-            train=own.train,
+            train=_for_probe(options, own),
             device=device,
             seed=options.seed,
             progress=tick,
             save=folder,
-            about={**about, "checkpoint": options.checkpoint},
+            about={**about, "checkpoint": options.checkpoint, "replicate": str(options.replicate)},
             **wanted,
         )
     for line in report.card_head(card):
@@ -105,13 +105,23 @@ def _bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         yield tick
 
 
+def _for_probe(options: Any, own: DataSet) -> Images | None:
+    """Return the data that the probe learns from; none where labels are other ones, or the data judged are the same."""
+    return own.train if options.data is None and options.split != "train" else None
+
+
 def _card_name(options: Any, data: DataSet) -> str:
-    """``card.json`` for the run's own test data and last checkpoint; else a name that says what it is of."""
-    if (options.data, options.binarize, options.split, options.checkpoint) == (None, None, "test", "last"):
+    """``card.json`` for the run's own test data and last checkpoint, all parts; else a name that says what it is of."""
+    usual = {"checkpoint": "last", "split": "test", "data": None, "binarize": None, "replicate": 0, "seed": 0}
+    usual |= {"only": None, "skip": None}
+    given = {name: getattr(options, name) for name in usual}
+    if given == usual:
         return "card.json"
-    stem = re.sub(r"[^\w.-]", "_", Path(data.name).stem)
-    binarized = f"-{options.binarize}" if options.binarize else ""
-    return f"card-{options.checkpoint}-{stem}-{options.split}{binarized}.json"
+    words = [options.checkpoint, Path(data.name).stem, options.split, options.binarize or ""]
+    words += [f"{name}{given[name]}" for name in ("replicate", "seed") if given[name] != usual[name]]
+    words += [options.only or "", f"without-{options.skip}" if options.skip else ""]
+    stem = re.sub(r"[^\w.-]", "_", "-".join(word for word in words if word))
+    return f"card-{stem}.json"
 
 
 def _shape(images: Images) -> str:

@@ -100,7 +100,7 @@ def cross_entropy(
         >>> round(found.value.item() - entropy(Normal(0.0, 1.0)).value.item(), 6), found.exact
         (0.5, True)
     """
-    p = _alongside(p, q)
+    p, q = _alongside(p, q)
     exact = _closed(lambda: p.entropy() + kl_divergence(p, q))
     return (exact or _sampled(p, lambda x: -q.log_prob(x), num_samples, seed)).to(unit)
 
@@ -120,18 +120,19 @@ def kl(p: Distribution, q: Distribution, unit: Unit = "nats", num_samples: int =
         >>> kl(Normal(0.0, 1.0), StudentT(3.0)).exact
         False
     """
-    p = _alongside(p, q)
+    p, q = _alongside(p, q)
     exact = _closed(lambda: kl_divergence(p, q))
     return (exact or _sampled(p, lambda x: p.log_prob(x) - q.log_prob(x), num_samples, seed)).to(unit)
 
 
-def _alongside(p: Distribution, q: Distribution) -> Distribution:
-    """Return p with a batch shape that holds q's."""
+def _alongside(p: Distribution, q: Distribution) -> tuple[Distribution, Distribution]:
+    """Return both with one batch shape: some of torch's closed forms index one by the other."""
     if p.event_shape != q.event_shape:
         got = f"{tuple(p.event_shape)} and {tuple(q.event_shape)}"
         raise InputError("two distributions of one event shape", got, "the same .to_event in both")
     shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
-    return p if shape == p.batch_shape else p.expand(shape)
+    both = (d if shape == d.batch_shape else d.expand(shape) for d in (p, q))
+    return next(both), next(both)
 
 
 def _closed(formula: Callable[[], Tensor]) -> Information | None:

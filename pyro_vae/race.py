@@ -10,6 +10,7 @@ import torch
 from pyro_vae.data import Images
 from pyro_vae.engines import AUTO, StepInfo
 from pyro_vae.engines.choice import PAYS_FROM
+from pyro_vae.engines.compiled import has_compiler
 from pyro_vae.evaluation.likelihood import importance_bounds
 from pyro_vae.numerics import Estimate, estimate
 from pyro_vae.program import Program
@@ -32,7 +33,8 @@ def _with_engine(program: Program, steps: int, settings: dict[str, Any]) -> dict
     """Take engine svi unless told; replicates need the compiled one, and are compiled where it pays."""
     if settings.get("engine", AUTO) != AUTO:
         return settings
-    several = "compiled" if steps >= PAYS_FROM else "compiled:inductor=false"
+    pays = steps >= PAYS_FROM and has_compiler(next(program.parameters()).device)
+    several = "compiled" if pays else "compiled:inductor=false"
     return {**settings, "engine": several if isinstance(program, Replicates) else "svi"}
 
 

@@ -213,7 +213,7 @@ def spread_line(bounds: Sequence[float]) -> str:
         >>> spread_line([-100.0, -101.0, -99.0])
         'replicates: 3, their bounds from -101.00 to -99.00, standard deviation 1.00'
     """
-    deviation = statistics.stdev(bounds)
+    deviation = statistics.stdev(bounds) if len(bounds) > 1 else 0.0
     ends = f"from {min(bounds):.2f} to {max(bounds):.2f}"
     return f"replicates: {len(bounds)}, their bounds {ends}, standard deviation {deviation:.2f}"
 

@@ -243,11 +243,13 @@ def fit(
 
 
 def _prepare(loop: Loop) -> None:
-    """Make the engine ready on a first batch, and use up no noise."""
+    """Make the engine ready on a batch of either size, and use up no noise."""
     loop.program.train(True)
     with isolated_rng(loop.train.device):
-        x = loop.train.batch(slice(0, loop.settings.batch_size))
-        loop.engine.prepare(x, loop.kl_weight())
+        for size in (loop.settings.batch_size, len(loop.train) % loop.settings.batch_size):
+            if size:  # gathered, as the batches of a step are
+                x = loop.train.batch(torch.arange(size, device=loop.train.device))
+                loop.engine.prepare(x, loop.kl_weight())
 
 
 def _run(loop: Loop, hooks: Sequence[Hook]) -> None:
@@ -408,6 +410,7 @@ def _engine(
 ) -> tuple[str, str]:
     """Return the engine by its specification, and why that one; a resumed run keeps the one it began with."""
     asked = settings.engine
+    lookup({AUTO: None, **ENGINES}, asked.partition(":")[0].strip(), "engine")
     if resumed is not None:
         began = resumed.get("engine_name", "svi")  # what all runs had before there was a choice
         if asked not in (AUTO, began):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,7 +18,7 @@ from pyro_vae import VAE, Images, InputError, evaluate
 from pyro_vae.cli import main
 from pyro_vae.evaluation import bounds, likelihood
 from pyro_vae.evaluation.bounds import all_data_entry
-from pyro_vae.evaluation.card import Entry, Evaluation, plus_minus
+from pyro_vae.evaluation.card import Entry, Evaluation, plus_minus, share
 from pyro_vae.evaluation.parts import PARTS
 from pyro_vae.evaluation.resuming import ChunkStore
 from pyro_vae.oracles import DiscreteLatents, GaussianMixture, LinearGaussian
@@ -297,6 +298,21 @@ def counting(monkeypatch, stop_at=None):
     return numbers
 
 
+def test_compiled_chunks_go_on_bit_identical(tmp_path, monkeypatch):
+    """Compiled draws use up no noise of the chunk that is the first to need them, and are chunks of their own."""
+    monkeypatch.setattr(likelihood, "COMPILED_FROM", 1)
+    whole = evaluate(*subject(), **options)
+    with monkeypatch.context() as patch:
+        counting(patch, stop_at=5)
+        with pytest.raises(Stop):
+            evaluate(*subject(), save=tmp_path, **options)
+    assert same(evaluate(*subject(), save=tmp_path, **options), whole)
+    monkeypatch.setattr(likelihood, "COMPILED_FROM", 10**9)
+    eager = evaluate(*subject(), save=tmp_path, **options)
+    assert len(list(tmp_path.glob("chunks/importance-*"))) == 2
+    assert torch.allclose(eager.per_datum["log_evidence"], whole.per_datum["log_evidence"], rtol=1e-5)
+
+
 @pytest.mark.parametrize("stop_at", range(7))
 def test_stopped_before_any_chunk_it_computes_each_once(stop_at, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
@@ -460,6 +476,7 @@ def run(tmp_path_factory):
     return folder
 
 
+PARTIAL = "card-last-digits-test-bounds_importance.json"  # not the name of a whole card
 QUICK = ["--only", "bounds,importance", "--num-particles", "40", "--importance-data", "60", "--device", "cpu"]
 
 
@@ -468,8 +485,8 @@ def test_command_prints_the_card_and_keeps_it(run, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "digits, test: 179 images of 8x8" in out
     assert "binarized by one draw (seed 0)" in out
-    assert f"card      {run / 'evaluation' / 'card.json'}" in out
-    card = json.loads((run / "evaluation" / "card.json").read_text())
+    assert f"card      {run / 'evaluation' / PARTIAL}" in out
+    card = json.loads((run / "evaluation" / PARTIAL).read_text())
     assert card == json.loads((tmp_path / "card.json").read_text())
     figures = {figure["name"]: figure for figure in card["figures"]}
     assert figures["elbo"]["count"] == 179
@@ -479,11 +496,11 @@ def test_command_prints_the_card_and_keeps_it(run, tmp_path, capsys):
 
 def test_command_goes_on_where_it_stood(run, monkeypatch, capsys):
     assert main(["evaluate", str(run), *QUICK]) == 0
-    first = (run / "evaluation" / "card.json").read_text()
+    first = (run / "evaluation" / PARTIAL).read_text()
     numbers = counting(monkeypatch)
     assert main(["evaluate", str(run), *QUICK]) == 0
     assert numbers == []
-    assert (run / "evaluation" / "card.json").read_text() == first
+    assert (run / "evaluation" / PARTIAL).read_text() == first
 
 
 def test_command_on_other_data_and_splits(run, tmp_path, capsys):
@@ -497,12 +514,24 @@ def test_command_on_other_data_and_splits(run, tmp_path, capsys):
     assert main(["evaluate", str(run), *QUICK, "--binarize", "threshold"]) == 0
     assert "binarized at one half" in capsys.readouterr().out
     names = {path.name for path in (run / "evaluation").glob("card-*.json")}
-    assert names == {
-        "card-last-other-train.json",
-        "card-last-other-train-threshold.json",
-        "card-best-digits-validation.json",
-        "card-last-digits-test-threshold.json",
-    }
+    whats = ("last-other-train", "last-other-train-threshold", "best-digits-validation", "last-digits-test-threshold")
+    assert names - {PARTIAL} == {f"card-{what}-bounds_importance.json" for what in whats}
+
+
+def test_the_probe_is_not_of_other_labels(run, tmp_path, capsys):
+    """Labels of another set mean other things, and data that it learnt from prove nothing."""
+    quick = ["--only", "probe", "--device", "cpu"]
+    assert main(["evaluate", str(run), *quick]) == 0
+    capsys.readouterr()
+    x, y = (torch.rand(40, 8, 8) * 255).to(torch.uint8), torch.arange(40) % 10
+    np.savez(tmp_path / "other.npz", images=x.numpy(), labels=y.numpy())
+    for more in (["--data", str(tmp_path / "other.npz")], ["--split", "train"]):
+        assert main(["evaluate", str(run), *quick, *more]) == 2
+        assert "training data" in capsys.readouterr().err
+
+
+def test_shares_of_none_are_not_certain():
+    assert 0 < share("none", "none", torch.zeros(100, dtype=torch.bool), "").standard_error < 0.03
 
 
 COMMAND_ERRORS = {

@@ -10,7 +10,7 @@ import torch
 from checks import assert_close
 from torch import nn
 
-from pyro_vae import VAE, InputError, NonFiniteError, Replicates, fit
+from pyro_vae import VAE, Hook, InputError, NonFiniteError, Replicates, fit
 from pyro_vae.cli import main
 from pyro_vae.elbo import ESTIMATORS, SampledKL
 from pyro_vae.engines import CompiledEngine, SVIEngine, batching
@@ -177,6 +177,55 @@ def test_what_cannot_be_replicated_is_refused():
         Replicates([make(0), make(1)], rates=[1.0])
     with pytest.raises(InputError, match="engine compiled for replicates"):
         fit(Replicates([make(0), make(1)]), data(20), engine="svi", epochs=1, batch_size=8, device="cpu")
+
+
+def test_resumed_replicates_remember():
+    """The running baseline of each is part of the checkpoint."""
+    x = data(40)
+    states = []
+
+    class Keep(Hook):
+        def stepped(self, loop, info):
+            states.append(copy.deepcopy(loop.state_dict()))
+
+    def run(**more):
+        replicates = Replicates([make(seed) for seed in range(R)])
+        estimator = ESTIMATORS["reinforce_moving_average"](num_particles=2)
+        settings = {"estimator": estimator, "epochs": 2, "batch_size": 16, "device": "cpu", "learning_rate": 0.01}
+        return fit(replicates, x, **settings, **more).program
+
+    whole = run(hooks=[Keep()])
+    assert len(set(states[1]["engine"]["memory"]["baseline"].tolist())) == R
+    resumed = run(resume=states[1])
+    assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
+
+
+class Uniform(nn.Module):
+    """Noise that is drawn by torch.rand, a gamma and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        self.drop = nn.Dropout(0.5)
+
+    def model(self, x):
+        pyro.module("uniform", self)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Gamma(2.0 + 0 * x[..., 0], 1.0))
+            pyro.sample("x", dist.Normal(z[..., None] + self.loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("uniform", self)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Gamma(2.0 + self.drop(self.loc.exp().expand(len(x))), 1.0))
+
+
+def test_other_draws_are_each_replicates_own():
+    replicates = Replicates([Uniform() for _ in range(4)])
+    with CompiledEngine(replicates, SampledKL(3), inductor=False) as engine, torch.random.fork_rng():
+        torch.manual_seed(0)
+        info = engine.step(torch.randn(50, 1, dtype=torch.float64), 0.01)
+    assert len(set(info.replicates)) == 4
 
 
 def test_fit_reports_mean_and_each():

@@ -1,6 +1,7 @@
 """One traced graph for R replicates: the graph of one, batched over parameters, buffers and noise."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.devices import isolated_rng, seed_noise
-from pyro_vae.engines.tracing import STOCK, TOLERANCES, StepFunction, StepResult, tensor_errors, traced
+from pyro_vae.engines.tracing import TOLERANCES, StepFunction, StepResult, laid_out_as, tensor_errors, traced
 from pyro_vae.errors import InputError
 from pyro_vae.replicates import Replicates
 
@@ -38,11 +39,11 @@ class ReplicatedFunction:
 
     def __init__(self, programs: Replicates, estimator: Any, clip_norm: float = math.inf) -> None:
         self.programs, self.estimator = programs, estimator
-        self.single = StepFunction(programs.programs[0], estimator, clip_norm)  # type: ignore[arg-type]
         self.weighted = any(weight != 1 for weight in programs.kl_weights)
         twins = [StepFunction(p, estimator) for p in programs.programs]  # type: ignore[arg-type]
-        self.parameters = {name: _stack([t.parameters[name] for t in twins]) for name in self.single.parameters}
-        self.constants = {name: _stack([t.constants[name] for t in twins]) for name in self.single.constants}
+        self.parameters = {name: _stack([t.parameters[name] for t in twins]) for name in twins[0].parameters}
+        self.constants = {name: _stack([t.constants[name] for t in twins]) for name in twins[0].constants}
+        self.single = StepFunction(programs.programs[0], estimator, clip_norm)  # type: ignore[arg-type]
         self.views = [list(t.parameters.values()) for t in twins]  # each program's own, which share the stacked storage
         self.separate = len(set(programs.rates)) > 1  # whether each has a learning rate of its own
         for tensor in self.parameters.values():
@@ -81,11 +82,11 @@ class ReplicatedFunction:
     def hand_over(self, result: StepResult) -> None:
         """Put the gradients where the optimiser looks for them: at the stacked parameters, or at each program's."""
         for name, gradient in zip(self.trained, result.gradients, strict=True):
-            self.parameters[name].grad = gradient
+            self.parameters[name].grad = laid_out_as(self.parameters[name], gradient)
             if self.separate:
                 index = list(self.parameters).index(name)
                 for view, part in zip(self.views, gradient, strict=True):
-                    view[index].grad = part
+                    view[index].grad = laid_out_as(view[index], part)
 
     def let_go(self) -> None:
         """Drop the gradients."""
@@ -103,6 +104,10 @@ class ReplicatedFunction:
         """The factor of the learning rate of every group."""
         rates = self.programs.rates
         return list(rates) if self.separate else [rates[0]]
+
+    def recall(self, memory: dict[str, Tensor]) -> None:
+        """Take up what was remembered before."""
+        self._remembered = {name: value.to(self._weights.device) for name, value in memory.items()}
 
     def remember(self, result: StepResult) -> None:
         """Keep what the estimator is to remember."""
@@ -146,7 +151,9 @@ def _each(graph: GraphModule, function: ReplicatedFunction, noise: list[Tensor])
     def every(x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
         dims = (0, None, 0, *(0 for _ in tensors))
         mapped = torch.func.vmap(one, in_dims=dims, randomness="different")
-        found: list[Tensor] = mapped(noise, x, function.weights(kl_weight), *tensors)
+        with warnings.catch_warnings():  # what has no rule of its own is looped over, while tracing alone
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            found: list[Tensor] = mapped(noise, x, function.weights(kl_weight), *tensors)
         return found
 
     return every
@@ -158,15 +165,21 @@ def _check(graph: GraphModule, function: ReplicatedFunction, draws: list[Any], x
     seed_noise(20_001, x.device)
     noise = [make((len(function.programs), *like.shape), like) for make, like in draws]
     together = _each(graph, function, noise)(x, kl_weight, *(t.clone() for t in function.inputs()))
-    if any(n.target in (aten.bernoulli.default, aten.multinomial.default) for n in graph.graph.nodes):
-        return  # draws that depend on parameters have no noise to be given
+    if any(_draws_by_itself(node) for node in graph.graph.nodes):
+        return  # such draws have no noise that could be given
     for index in range(len(function.programs)):
         tensors = [t[index].clone() for t in function.inputs()]
         alone = _Given(graph, [n[index] for n in noise]).run(x, function.weights(kl_weight)[index], *tensors)
         error = max(tensor_errors([t[index] for t in together], alone))
         if not error <= TOLERANCES.get(x.dtype, 1e-3):
             got = f"a difference of {error:.2g} of a tensor's size in replicate {index}"
-            raise InputError("replicates that equal single steps on the same noise", got, f"one run a seed, or {STOCK}")
+            raise InputError("replicates that equal single steps on the same noise", got, "one run a seed")
+
+
+def _draws_by_itself(node: Node) -> bool:
+    """Whether an operation draws noise that is not given: Bernoulli, categorical, gamma, dropout."""
+    tags = getattr(node.target, "tags", ())
+    return node.target not in FILLED and torch.Tag.nondeterministic_seeded in tags
 
 
 def _draws(graph: GraphModule, inputs: list[Tensor]) -> list[tuple[Callable[..., Tensor], Tensor]]:

@@ -34,11 +34,11 @@ def choose_engine(program: Program, estimator: object, optimizer: str, x: Tensor
         ('svi', '500 steps: compiling pays from 10,000 on')
     """
     if isinstance(program, Replicates):  # they are trained in one graph, compiled or not
-        pays = steps >= PAYS_FROM
+        pays = steps >= PAYS_FROM and has_compiler(x.device)
         return "compiled" if pays else "compiled:inductor=false", f"replicates; {steps:,} steps: {RULE}"
     if steps < PAYS_FROM:
         return "svi", f"{steps:,} steps: {RULE}"
-    if not has_compiler():
+    if not has_compiler(x.device):
         return "svi", f"no C++ compiler was found; {steps:,} steps: {RULE}"
     try:
         with CompiledEngine(program, estimator, optimizer, inductor=False) as engine:

@@ -11,9 +11,10 @@ import torch
 import torch._inductor
 from torch import Tensor
 from torch._inductor.cpp_builder import get_cpp_compiler
-from torch._inductor.exc import InvalidCxxCompiler
+from torch._inductor.exc import CppCompileError, GPUTooOldForTriton, InvalidCxxCompiler, TritonMissing
 from torch.fx import GraphModule
 from torch.optim import Optimizer
+from torch.utils._triton import has_triton
 
 from pyro_vae.devices import noise_state
 from pyro_vae.elbo import Weighted
@@ -29,6 +30,8 @@ from pyro_vae.replicates import Replicates, members
 from pyro_vae.specs import from_spec
 
 Graph = Callable[..., Any]
+NO_COMPILER = (InvalidCxxCompiler, CppCompileError, TritonMissing, GPUTooOldForTriton)
+HOW = {"fused", "foreach", "differentiable", "capturable"}  # arguments that say how an optimiser computes
 
 
 class CompiledEngine:
@@ -130,6 +133,9 @@ class CompiledEngine:
             "steps": self._steps,
             "optimizer": self._optimizer.state_dict(),
             "estimator": self._estimator.state_dict(),
+            "memory": dict(
+                self._function.memory
+            ),  # of each replicate; of a single program, the same as the estimator's
             "weighted": self._function.weighted,
             "shape": self._shape,
         }
@@ -140,6 +146,8 @@ class CompiledEngine:
         self._function.weighted = state["weighted"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._estimator.load_state_dict(state["estimator"])
+        if isinstance(self._function, ReplicatedFunction):
+            self._function.recall(state["memory"])
         self._recording = None  # its graphs hold the former state's memory
 
     def graph(self, x: Tensor, weight: Tensor) -> Graph:
@@ -164,7 +172,7 @@ class CompiledEngine:
 
     def _recorded(self, batches: Batches) -> Iterator[list[StepInfo]]:
         self._function.weighted |= any(weight != 1 for weight in batches.kl_weights)
-        if self._recording is None:
+        if self._recording is None or not self._recording.fits(batches):
             self._recording = Recording(self._function, self.graph, self._optimizer, batches.images, batches.size)
         size, count = batches.size, len(batches.order)
         for first, rows in self._recording.epoch(batches):
@@ -189,7 +197,7 @@ class CompiledEngine:
         replicate = f" of replicate {bad[0]}" if isinstance(self._program, Replicates) else ""
         with own_store(program):
             where = offending(program, batch, noise_state(batch.device) if noise is None else noise)
-        raise NonFiniteError(self._steps, losses[bad[0]], f"{where or 'no site on the same noise'}{replicate}")
+        raise NonFiniteError(self._steps, losses[bad[0]], f"{where or 'no site on the same or other noise'}{replicate}")
 
     def _info(
         self, losses: list[float], norms: list[float], data: int, learning_rate: float, kl_weight: float
@@ -197,7 +205,8 @@ class CompiledEngine:
         objectives = tuple(-loss / data for loss in losses)
         mean = sum(objectives) / len(objectives)
         replicates = objectives if isinstance(self._program, Replicates) else ()
-        return StepInfo(mean, kl_weight * self._beta, learning_rate, max(norms), replicates)
+        least = min(self._program.kl_weights) if isinstance(self._program, Replicates) else 1.0
+        return StepInfo(mean, kl_weight * self._beta * least, learning_rate, max(norms), replicates)
 
 
 def trace_checked(function: StepFunction | ReplicatedFunction, x: Tensor, weight: Tensor) -> GraphModule:
@@ -214,24 +223,29 @@ def compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Graph:
 
     Inductor is given the graph itself. By way of ``torch.compile`` every step would pay for Dynamo's guards, which
     look for changes that a graph without Python cannot have.
+
+    Raises:
+        InputError: no compiler, or one that cannot compile.
     """
     try:
         call: Graph = torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
     except Exception as error:
-        if any(isinstance(cause, InvalidCxxCompiler) for cause in _causes(error)):
-            hint = f"installing g++ (or setting CXX to a compiler), or {STOCK}"
-            raise InputError("a C++ compiler for engine compiled", "none that torch finds", hint) from error
+        lacking = [cause for cause in _causes(error) if isinstance(cause, NO_COMPILER)]
+        if lacking:
+            got = (str(lacking[0]).strip().splitlines() or [type(lacking[0]).__name__])[0].rstrip(".")
+            hint = f"installing g++ (CXX may name another compiler), {STOCK}, or --engine compiled:inductor=false"
+            raise InputError("a C++ compiler (on CUDA, Triton) for engine compiled", got, hint) from error
         raise
     return call
 
 
-def has_compiler() -> bool:
-    """Whether torch finds the C++ compiler that Inductor needs."""
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch finds the compilers that Inductor needs on a device."""
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         return False
-    return True
+    return device.type != "cuda" or bool(has_triton())
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -246,5 +260,6 @@ def build_optimizer(spec: str, groups: list[dict[str, Any]]) -> Optimizer:
     takes = inspect.signature(lookup(OPTIMIZERS, name.strip(), "optimizer")).parameters
     on_cuda = groups[0]["params"][0].device.type == "cuda"
     wanted: dict[str, Any] = {"fused": True, **({"capturable": True} if on_cuda else {})}
-    more = {key: value for key, value in wanted.items() if key in takes and key not in arguments}
+    said = {part.partition("=")[0].strip() for part in arguments.split(",")}
+    more = {} if said & HOW else {key: value for key, value in wanted.items() if key in takes}
     return from_spec(OPTIMIZERS, spec, "optimizer", params=groups, lr=1e-3, **more)

@@ -5,6 +5,7 @@ the KL) is read from tables on the device, at a counter that the step itself mov
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class Recording:
     generator, as all other noise does: its state is part of every checkpoint. On the CPU the same steps run unrecorded.
 
     A loss or gradient that is not finite changes neither parameters nor the estimator's memory, and no later step does.
+    (The optimiser's state and running statistics may: the run ends there.)
 
     Args:
         function: the step, for its tensors.
@@ -51,17 +53,17 @@ class Recording:
         device, count = images.device, -(-len(images) // size)
         self._order = torch.zeros(len(images), dtype=torch.int64, device=device)
         self._within = torch.arange(size, device=device)
-        self._rates = torch.zeros(count, device=device)
+        self._rates = torch.zeros(count, dtype=torch.float32, device=device)  # what fused kernels read
         self._weights = torch.zeros(count, dtype=torch.float64, device=device)
         self._batch = torch.zeros(1, dtype=torch.int64, device=device)  # the number of the coming batch
         replicates = len(getattr(function, "programs", [0]))
         self._metrics = torch.zeros(count, 2, replicates, dtype=torch.float64, device=device)  # loss, gradient's norm
         self._alive = torch.ones((), dtype=torch.bool, device=device)
         self._memory = [memory.clone() for memory in function.memory.values()]
-        for group in optimizer.param_groups:
-            group["lr"] = torch.zeros((), device=device)
+        self._lr = [torch.zeros((), dtype=torch.float32, device=device) for _ in optimizer.param_groups]
         self._warm = 0
-        self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
+        self._weighted = function.weighted
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def epoch(self, batches: Batches) -> Iterator[tuple[int, list[tuple[list[float], list[float]]]]]:
         """Take the steps of an epoch; yields the number of a first batch, and rows of losses and gradients' norms."""
@@ -76,9 +78,19 @@ class Recording:
             yield at, [tuple(row) for row in self._metrics[at:stop].tolist()]
             at = stop
 
+    def fits(self, batches: Batches) -> bool:
+        """Whether this is a recording of steps on these data, with a weight of the KL if one is needed."""
+        same = batches.images is self._images and batches.size == self._size
+        return same and self._function.weighted == self._weighted
+
     @torch.no_grad()
     def advance(self, count: int, size: int) -> None:
         """Take so many steps on batches of one size, without waiting for the device."""
+        on_cuda = self._images.device.type == "cuda"
+        with torch.cuda.device(self._images.device) if on_cuda else nullcontext():  # graphs record the current device
+            self._advance(count, size)
+
+    def _advance(self, count: int, size: int) -> None:
         while count > 0:
             taken = self._replay(count) if size == self._size and self._recordable else 0
             if not taken:
@@ -94,7 +106,7 @@ class Recording:
     def _replay(self, count: int) -> int:
         """Replay one graph, recorded on its first use; return how many steps it took."""
         steps = STEPS if count >= STEPS else 1
-        key = steps, self._function.weighted
+        key = steps
         if key not in self._graphs:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
@@ -110,6 +122,8 @@ class Recording:
         self._rates.copy_(torch.tensor(batches.learning_rates))
         self._weights.copy_(torch.tensor(batches.kl_weights, dtype=torch.float64))
         self._batch.fill_(batches.start)
+        for group, rate in zip(self._optimizer.param_groups, self._lr, strict=True):
+            group["lr"] = rate  # a single step in between has put a number there
         for tensor, value in zip(self._memory, self._function.memory.values(), strict=True):
             tensor.copy_(value)
         self._function.remember(StepResult(self._batch, self._batch, [], self._memory))
@@ -119,8 +133,8 @@ class Recording:
         function, optimizer = self._function, self._optimizer
         x = self._images.batch(self._order[self._batch * self._size + self._within[:size]])
         weight = self._weights[self._batch].reshape(())
-        for group, factor in zip(optimizer.param_groups, function.rates, strict=True):
-            group["lr"].copy_(self._rates[self._batch].reshape(()) * factor)
+        for rate, factor in zip(self._lr, function.rates, strict=True):
+            rate.copy_(self._rates[self._batch].reshape(()) * factor)
         tensors = [*function.tensors(), *self._memory]
         result = function.result(self._graph_for(x, weight)(x, weight, *tensors))
         self._alive.logical_and_((result.loss.isfinite() & result.norm.isfinite()).all())

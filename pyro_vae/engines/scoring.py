@@ -20,21 +20,23 @@ from pyro_vae.program import Program, program_error
 def can_be_compiled(program: Program, x: Tensor) -> bool:
     """Whether the terms of a program can be traced, and there is a compiler; its store must be active."""
     try:
-        CompiledTerms(program, inductor=False)(x, 2)
+        with isolated_rng(x.device):
+            CompiledTerms(program)(x, 2)
     except InputError:
         return False
-    return has_compiler()
+    return has_compiler(x.device)
 
 
 class CompiledTerms:
     """:func:`~pyro_vae.elbo.draw.draw_terms` of one program, compiled: the same numbers on the same noise.
 
-    The first shape asked for is compiled; others (the last, smaller chunk) run as they were traced. Every graph is
-    compared with the eager program before its first use.
+    One shape is compiled, which the caller names; others (the last, smaller chunk) run as they were traced, so that
+    what a chunk is computed by does not depend on those before it. Every graph is compared with the eager program
+    before its first use.
 
     Args:
         program: the program, on its device, in evaluation mode; its store active when this is called.
-        inductor: False runs the traced graph without compiling it.
+        compiled: (data, particles) of the draws that are compiled; None compiles nothing.
 
     Raises:
         InputError: when called, a program that cannot be traced, or a trace that differs from it.
@@ -44,12 +46,12 @@ class CompiledTerms:
         >>> from pyro_vae.evaluation.context import evaluating
         >>> vae, x = VAE((4,), latent_dim=2), torch.ones(10, 4)
         >>> with evaluating(vae, x.device, seed=0):
-        ...     CompiledTerms(vae, inductor=False)(x, 7).log_weight.shape
+        ...     CompiledTerms(vae)(x, 7).log_weight.shape
         torch.Size([7, 10])
     """
 
-    def __init__(self, program: Program, *, inductor: bool = True) -> None:
-        self._program, self._inductor = program, inductor
+    def __init__(self, program: Program, compiled: tuple[int, int] | None = None) -> None:
+        self._program, self._compiled = program, compiled
         self._tensors = held_tensors(program)
         self._values = [t.detach() for t in self._tensors.values()]
         self._graphs: dict[Any, Callable[..., Any]] = {}
@@ -81,8 +83,9 @@ class CompiledTerms:
         names = ["log p(x|z)", "log p(z)", "log q(z|x)", *self._tensors]
         reference = partial(score, x.roll(1, 0))
         check_same(partial(graph, x.roll(1, 0)), reference, self._values, names)
-        if not self._inductor or self._graphs:
+        if (len(x), num_particles) != self._compiled:
             return graph
-        call = compiled(graph, [x, *self._values])
+        with isolated_rng(x.device):
+            call = compiled(graph, [x, *self._values])
         check_same(partial(call, x.roll(1, 0)), reference, self._values, names)
         return call

@@ -97,7 +97,7 @@ class StepFunction:
     def hand_over(self, result: StepResult) -> None:
         """Put the gradients where an optimiser looks for them."""
         for name, gradient in zip(self.trained, result.gradients, strict=True):
-            self.parameters[name].grad = gradient
+            self.parameters[name].grad = laid_out_as(self.parameters[name], gradient)
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -151,6 +151,13 @@ class StepFunction:
                 return estimator.losses(self.program.model, self.program.guide, x)
 
         return swapped(self.program, given, losses)
+
+
+def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient in the parameter's memory layout, which fused optimisers take for granted."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 T = TypeVar("T")

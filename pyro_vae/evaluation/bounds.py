@@ -6,12 +6,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pyro_vae.engines.scoring import CompiledTerms
 from pyro_vae.evaluation.card import NATS, Entry, over_data, share
 from pyro_vae.evaluation.diagnostics import effective_sample_size, pareto_k
 from pyro_vae.evaluation.likelihood import draw_in_pieces, group_bounds, terms_of
 from pyro_vae.evaluation.part import Part
 from pyro_vae.evaluation.resuming import Values
-from pyro_vae.evaluation.subject import Subject
+from pyro_vae.evaluation.subject import IMPORTANCE_CHUNK, Subject
 
 TERMS = ("log_px_z", "log_pz", "log_qz")
 LOCAL_TRUST = "from below, and nearer than L_K where the guide's q is poor; too low where the flow misses modes"
@@ -22,7 +23,7 @@ def bounds(subject: Subject, where: slice, seed: int) -> Values:
     """ELBO with its two terms, and importance-weighted bounds, each (B,), from the same draws."""
     options = subject.options
     draws = max(options.iwae)
-    draw = terms_of(subject.program, subject.x[:2], pieces=1)  # of other sizes than those of L_K
+    draw = terms_of(subject.program, subject.x[:2], pieces=1, shape=(1, 1))  # few, of other sizes than those of L_K
     found: list[Values] = []
     for x in subject.x[where].split(max(1, options.draws_at_once // draws)):
         pieces = list(draw_in_pieces(draw, x, draws, options.draws_at_once))
@@ -151,7 +152,9 @@ def all_data_entries(subject: Subject, found: Mapping[str, Values]) -> list[tupl
 
 
 def _trust(k_hat: Tensor) -> str:
-    over, undefined = (k_hat > K_HAT_LIMITS[-1]).double().mean().item(), int(k_hat.isnan().sum())
+    defined = k_hat[~k_hat.isnan()]
+    over = (defined > K_HAT_LIMITS[-1]).double().mean().item() if len(defined) else math.nan
+    undefined = len(k_hat) - len(defined)
     ties = f"; k-hat undefined for {undefined} data" if undefined else ""
     return (
         f"L_K is from below, too: k-hat is above {K_HAT_LIMITS[-1]} for {over:.0%} of the data, and there it stands on "
@@ -171,9 +174,10 @@ BOUNDS = Part(
 IMPORTANCE = Part(
     what="log p(x) by importance sampling, k-hat, effective sample size",
     count=lambda subject: subject.options.importance_data,
-    chunk=lambda subject: 50,
+    chunk=lambda subject: IMPORTANCE_CHUNK,
     work=importance,
     entries=importance_entries,
     options=("num_particles", "draws_at_once"),
+    depends=lambda subject: {"compiled": isinstance(subject.draws, CompiledTerms)},
     per_datum=True,
 )

@@ -64,6 +64,7 @@ class Evaluation:
         left_out: part -> why it was not computed.
         per_datum: name -> the values datum by datum, (n, ...), of the first n of ``index``, on the CPU.
         index: which data, in the order in which they were taken; (N,).
+        per_latent: site -> name -> a number for every latent dimension, in the order of the site's event.
 
     Example:
         >>> card = Evaluation((Entry("elbo", "ELBO", -100.654, 0.257, NATS, 10, "1 draw"),), {"data": "10 images"})
@@ -81,6 +82,7 @@ class Evaluation:
     left_out: Mapping[str, str] = field(default_factory=dict)
     per_datum: Mapping[str, Tensor] = field(default_factory=dict)
     index: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    per_latent: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Entry:
         return lookup({entry.name: entry for entry in self.entries}, name, "figure")
@@ -105,7 +107,13 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Return the card ready for JSON; values datum by datum are left out."""
         figures = [asdict(entry) for entry in self.entries]
-        return {"about": dict(self.about), "figures": figures, "left_out": dict(self.left_out)}
+        latents = {site: dict(values) for site, values in self.per_latent.items()}
+        return {
+            "about": dict(self.about),
+            "figures": figures,
+            "left_out": dict(self.left_out),
+            "latents": latents,
+        }
 
 
 def over_data(name: str, label: str, values: Tensor, unit: str, how: str, trust: str = "") -> Entry:
@@ -120,14 +128,18 @@ def over_data(name: str, label: str, values: Tensor, unit: str, how: str, trust:
 
 
 def share(name: str, label: str, hits: Tensor, how: str, trust: str = "") -> Entry:
-    """Return the entry of a share of data, (n,) bool, with its binomial standard error.
+    r"""Return the entry of a share of data, (n,) bool, with its binomial standard error.
+
+    The error is that at :math:`(h + 2) / (n + 4)` for h hits (Agresti and Coull, The American Statistician 52,
+    1998): no hit among n data does not mean that there is none among all.
 
     Example:
         >>> share("k_hat", "k-hat > 0.7", torch.tensor([True, False, False, False]), "PSIS").figure
-        '0.25 ± 0.22'
+        '0.25 ± 0.17'
     """
     p, n = hits.double().mean().item(), len(hits)
-    return Entry(name, label, p, math.sqrt(p * (1 - p) / n), SHARE, n, how, trust)
+    q = (p * n + 2) / (n + 4)
+    return Entry(name, label, p, math.sqrt(q * (1 - q) / (n + 4)), SHARE, n, how, trust)
 
 
 def plus_minus(mean: float, standard_error: float) -> str:

@@ -14,6 +14,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation.bounds import all_data_entries
 from pyro_vae.evaluation.card import Entry, Evaluation
 from pyro_vae.evaluation.context import evaluating
+from pyro_vae.evaluation.latents import per_dimension
 from pyro_vae.evaluation.options import EvaluationOptions, options_of
 from pyro_vae.evaluation.part import Part
 from pyro_vae.evaluation.parts import PARTS
@@ -85,7 +86,8 @@ def evaluate(
                 raise InputError(str(reason)) from reason.__cause__
             left_out[name] = str(reason)
     per_datum = {key: value for name in found if PARTS[name].per_datum for key, value in found[name].items()}
-    return Evaluation(_entries(subject, found), _about(subject, about or {}), left_out, per_datum, subject.index)
+    entries, per_latent = _entries(subject, found), per_dimension(found.get("latents", {}))
+    return Evaluation(entries, _about(subject, about or {}), left_out, per_datum, subject.index, per_latent)
 
 
 def _entries(subject: Subject, found: dict[str, Values]) -> tuple[Entry, ...]:
@@ -102,7 +104,7 @@ def _values(name: str, part: Part, subject: Subject, save: str | Path | None, pr
         raise Unable(refusal)
     depends = {option: getattr(subject.options, option) for option in part.options}
     chunk, total = part.chunk(subject), min(part.count(subject), len(subject))
-    determined_by = {**subject.fingerprint, **depends, "part": name, "chunk": chunk}
+    determined_by = {**subject.fingerprint, **depends, **part.depends(subject), "part": name, "chunk": chunk}
     if part.takes_train and subject.train is not None:
         determined_by["train"] = crc({"pixels": subject.train.pixels, "labels": subject.train.labels})
     store = ChunkStore(None if save is None else Path(save).expanduser(), name, determined_by)

@@ -28,9 +28,21 @@ def use(subject: Subject, where: slice, seed: int) -> Values:
     values: Values = {}
     for site, of_site in found.items():
         values[f"{site}.mean_variance"] = of_site.mean_variance
+        values[f"{site}.mean_variance_error"] = of_site.mean_variance_error
         values[f"{site}.kl_by_dimension"] = of_site.kl
+        values[f"{site}.kl_by_dimension_error"] = of_site.kl_error
         values[f"{site}.closed"] = torch.tensor(of_site.kl_from == CLOSED_FORM)
     return values
+
+
+def per_dimension(values: Values) -> dict[str, dict[str, list[float]]]:
+    """Return the variance of the posterior mean and the KL of every latent dimension, with errors, site by site."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for key, value in values.items():
+        site, _, name = key.rpartition(".")
+        if name != "closed":
+            found.setdefault(site, {})[name] = value.double().flatten().tolist()
+    return found
 
 
 def use_entries(subject: Subject, values: Values) -> list[Entry]:

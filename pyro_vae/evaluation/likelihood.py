@@ -74,7 +74,8 @@ def importance_bounds(
     chunk = max(1, CHUNK // counts[0])
     few = data.batch(slice(0, 2), generator(data.device, seed))
     with evaluating(program, data.device, seed):
-        draw = terms_of(program, few, len(counts) * math.ceil(len(data) / chunk), compiled)
+        pieces = len(counts) * math.ceil(len(data) / chunk)
+        draw = terms_of(program, few, pieces, (min(chunk, len(data)), counts[0]), compiled)
 
     def bound(x: Tensor) -> Tensor:
         sums = torch.stack([draw(x, count).log_weight.logsumexp(0) for count in counts])
@@ -86,18 +87,19 @@ def importance_bounds(
 Draws = Callable[[Tensor, int], Terms]
 
 
-def terms_of(program: Program, x: Tensor, pieces: int, compiled: bool | None = None) -> Draws:
+def terms_of(program: Program, x: Tensor, pieces: int, shape: tuple[int, int], compiled: bool | None = None) -> Draws:
     """Return what draws and scores K particles for a batch: compiled if asked for, by default where it pays.
 
     Args:
         program: the program; its store must be active.
         x: a few data, on which tracing is tried.
         pieces: how often it will be called.
+        shape: (data, particles) of nearly all of them.
         compiled: True, False, or None: from :data:`COMPILED_FROM` pieces on, if the program can be traced and there is
             a compiler.
     """
     if compiled or (compiled is None and pieces >= COMPILED_FROM and can_be_compiled(program, x)):
-        return CompiledTerms(program)
+        return CompiledTerms(program, shape)
     return partial(draw_terms, program)
 
 
@@ -118,7 +120,7 @@ def draw_in_pieces(draw: Draws, x: Tensor, num_particles: int, draws_at_once: in
         >>> from pyro_vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> with evaluating(vae, torch.device("cpu"), seed=0):
-        ...     draw = terms_of(vae, torch.ones(2, 4), pieces=3)
+        ...     draw = terms_of(vae, torch.ones(2, 4), pieces=3, shape=(10, 2))
         ...     [piece.log_weight.shape[0] for piece in draw_in_pieces(draw, torch.ones(10, 4), 5, draws_at_once=20)]
         [2, 2, 1]
     """

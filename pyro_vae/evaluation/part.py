@@ -1,7 +1,8 @@
 """A part of an evaluation: what it computes for a chunk of data, and the figures it makes of all chunks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pyro_vae.evaluation.card import Entry
 from pyro_vae.evaluation.resuming import Values
@@ -19,6 +20,7 @@ class Part:
         work: (subject, where, seed) -> name -> values, the data in their first dimension; random states are its own.
         entries: (subject, values of all chunks) -> figures.
         options: the options that a chunk depends on.
+        depends: what else it depends on.
         takes_train: whether it depends on the training data.
         per_datum: whether the values are of data, one by one.
         refuses: why it cannot be computed for a subject; empty if it can.
@@ -30,6 +32,7 @@ class Part:
     work: Callable[[Subject, slice, int], Values]
     entries: Callable[[Subject, Values], list[Entry]]
     options: tuple[str, ...] = ()
+    depends: Callable[[Subject], Mapping[str, Any]] = lambda subject: {}
     takes_train: bool = False
     per_datum: bool = False
     refuses: Callable[[Subject], str] = lambda subject: ""

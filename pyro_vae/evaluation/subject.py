@@ -1,5 +1,6 @@
 """What an evaluation looks at: a program, the data it is judged on, and what can be said of both beforehand."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.resuming import code, crc
 from pyro_vae.program import FunctionProgram, Program, as_program, observed_site, sample_sites, trace_program
 
+IMPORTANCE_CHUNK = 50  # data of L_K in a chunk
 TRIED = 100  # data on which a program is tried out before the work
 
 
@@ -70,10 +72,12 @@ class Subject:
     @cached_property
     def draws(self) -> Draws:
         """What draws and scores particles: compiled where there are enough pieces to draw, whatever is left to do."""
-        options = self.options
-        data = min(options.importance_data, len(self))
-        pieces = data * options.num_particles // options.draws_at_once
-        return terms_of(self.program, self.x[:2], pieces)
+        options, data = self.options, min(self.options.importance_data, len(self))
+        chunk = min(IMPORTANCE_CHUNK, data)
+        particles = max(1, options.draws_at_once // chunk)
+        pieces = math.ceil(data / chunk) * math.ceil(options.num_particles / particles)
+        with evaluating(self.program, self.x.device, self.seed):
+            return terms_of(self.program, self.x[:2], pieces, (chunk, particles))
 
     @property
     def dims(self) -> int:
@@ -123,11 +127,12 @@ def look_at(
     fingerprint = {
         "program": f"{type(program).__module__}.{type(program).__qualname__}",
         "parameters": crc(program.state_dict()),
-        "log weights of two data": [f"{value:.3g}" for value in probe.flatten().tolist()],
+        "log weights of two data": [f"{value:.5g}" for value in probe.flatten().tolist()],
         "data": crc({"x": x}),
         "seed": seed,
         "device": device.type,
         "torch": torch.__version__,
+        "pyro": pyro.__version__,
         "code": code(),
     }
     return Subject(

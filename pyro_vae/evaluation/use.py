@@ -65,7 +65,10 @@ def _labels(subject: Subject) -> str:
     if subject.labels is None:
         return "Expected held-out data with labels; got none"
     if subject.train is None or subject.train.labels is None:
-        return "Expected training data with labels; got none. Try train=data.train"
+        return (
+            "Expected training data, with labels that mean the same, other than the data judged; got none. "
+            "Try train=data.train"
+        )
     return ""
 
 

@@ -14,6 +14,7 @@ from pyro_vae.evaluation.part import Part
 from pyro_vae.evaluation.resuming import Values
 from pyro_vae.evaluation.subject import Subject
 
+R_HAT_LIMIT = 1.05
 FEW = 10  # data that are annealed together
 
 
@@ -99,7 +100,8 @@ def hmc(subject: Subject, where: slice, seed: int) -> Values:
     """Log p(x) from samples of the posterior, (B,)."""
     count = subject.options.hmc_samples
     found = posterior_log_evidence(subject.program, subject.x[where], num_samples=count, warmup_steps=count, seed=seed)
-    return {"from_posterior": found.value, "from_posterior_error": found.standard_error}
+    values = {"from_posterior": found.value, "from_posterior_error": found.standard_error}
+    return values if found.r_hat is None else {**values, "r_hat": found.r_hat}
 
 
 def hmc_entries(subject: Subject, values: Values) -> list[Entry]:
@@ -107,7 +109,11 @@ def hmc_entries(subject: Subject, values: Values) -> list[Entry]:
     trust = "from above, and wrong where the posterior has modes that the sampler does not find"
     how = f"NUTS, 20 chains of {subject.options.hmc_samples} samples a datum; {subject.pixels}"
     entries = [over_data("from_posterior", "log p(x), HMC", values["from_posterior"], NATS, how, trust)]
-    unsure = values["from_posterior_error"] > 1
+    if "r_hat" in values:
+        mixed = "chains of a datum that have not mixed: neither its value nor its error can be trusted"
+        unmixed = ~(values["r_hat"] <= R_HAT_LIMIT)
+        entries.append(share("unmixed_posterior", f"R-hat > {R_HAT_LIMIT}", unmixed, how, mixed))
+    unsure = ~(values["from_posterior_error"] <= 1)  # an error that is no number is unsure, too
     if unsure.any():
         entries.append(
             share("unsure_posterior", "HMC unsure by > 1 nat", unsure, "own standard error of a datum", trust)
@@ -194,7 +200,7 @@ PRIOR = Part(
 HMC = Part(
     what="log p(x) from samples of the posterior, by Pyro's NUTS",
     count=lambda subject: subject.options.hmc_data,
-    chunk=lambda subject: subject.options.hmc_data,
+    chunk=lambda subject: FEW,
     work=hmc,
     entries=hmc_entries,
     options=("hmc_samples",),

@@ -104,7 +104,7 @@ def _opening(run: Run, data: DataSet, loop: Loop) -> list[str]:
         f"engine    {loop.engine_name} ({loop.why})",
     ]
     if loop.engine_name.startswith("compiled"):
-        lines.append("compiling, which takes about half a minute the first time")
+        lines.append("compiling, which takes ten seconds or more")
     if loop.position.step:
         lines.append(f"resuming  after step {loop.position.step}, in epoch {loop.position.epoch + 1}")
     return lines

@@ -16,7 +16,7 @@ RULE = f"compiling pays from {PAYS_FROM:,} on"
 def choose_engine(program: Program, estimator: object, optimizer: str, x: Tensor, steps: int) -> tuple[str, str]:
     """Return the engine that pays, and why, in words for people.
 
-    The compiled engine saves some milliseconds a step and costs half a minute before its first: it is taken from
+    The compiled engine saves some milliseconds a step and costs ten seconds or more before its first: it is taken from
     :data:`PAYS_FROM` steps on, if the program can be traced and there is a compiler. The choice is made by the number
     of steps and never by a clock, so that a run can be made again.
 

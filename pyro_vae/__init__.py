@@ -9,9 +9,10 @@ from pyro_vae.data import DataSet, Images, load
 from pyro_vae.errors import InputError, NonFiniteError
 from pyro_vae.evaluation.card import Evaluation
 from pyro_vae.evaluation.evaluate import evaluate
+from pyro_vae.loop import Hook
 from pyro_vae.program import FunctionProgram
 from pyro_vae.replicates import Replicates
-from pyro_vae.training import FitResult, Hook, fit
+from pyro_vae.training import FitResult, fit
 from pyro_vae.vae import VAE
 
 __all__ = [

@@ -18,11 +18,12 @@ from pyro_vae.data import DataSet
 from pyro_vae.devices import isolated_rng, resolve_device
 from pyro_vae.errors import InputError, lookup
 from pyro_vae.evaluation.likelihood import held_out_bounds
+from pyro_vae.loop import EpochRecord
 from pyro_vae.program import Program
 from pyro_vae.recording import CheckpointHook, FolderHook, InterruptHook, MetricsHook
 from pyro_vae.replicates import members
 from pyro_vae.run import Run, check_new, check_output, load_program, write_json
-from pyro_vae.training import EpochRecord, FitResult, fit
+from pyro_vae.training import FitResult, fit
 
 INTERRUPTED = 128 + signal.SIGINT
 CHECKPOINTS = {"last": "where the run stands", "best": "the best held-out bound"}

@@ -9,9 +9,9 @@ from torch.distributions import Normal
 from pyro_vae import plots
 from pyro_vae.data import DataSet, Images
 from pyro_vae.devices import isolated_rng
+from pyro_vae.loop import EpochRecord
 from pyro_vae.predictive import decode, latent_shapes, posterior_means, reconstruct, sample_prior
 from pyro_vae.program import Program
-from pyro_vae.training import EpochRecord
 
 SAMPLES, PAIRS, SCATTER, SIDE = 64, 10, 5000, 20
 

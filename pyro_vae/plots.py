@@ -19,8 +19,8 @@ from pyro_vae import comparison as stats
 from pyro_vae.benchmark.records import Point, Report, SizeReport
 from pyro_vae.comparison import EstimatorReport, GradientReport
 from pyro_vae.errors import InputError
+from pyro_vae.loop import EpochRecord
 from pyro_vae.race import Lap
-from pyro_vae.training import EpochRecord
 
 PIXEL, MIN_WIDTH = 3, 480  # screen pixels a data pixel, and at least for a whole picture
 

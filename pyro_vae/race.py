@@ -12,10 +12,11 @@ from pyro_vae.engines import AUTO, StepInfo
 from pyro_vae.engines.choice import PAYS_FROM
 from pyro_vae.engines.compiled import has_compiler
 from pyro_vae.evaluation.likelihood import importance_bounds
+from pyro_vae.loop import Hook, Loop
 from pyro_vae.numerics import Estimate, estimate
 from pyro_vae.program import Program
 from pyro_vae.replicates import Replicates, members
-from pyro_vae.training import Hook, Loop, fit
+from pyro_vae.training import fit
 
 FOREVER = 10**6  # epochs; the hook below ends the training
 

@@ -13,8 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 from pyro_vae.data import DataSet
 from pyro_vae.engines import StepInfo
 from pyro_vae.errors import NonFiniteError
+from pyro_vae.loop import EpochRecord, Hook, Loop, Position
 from pyro_vae.run import Run
-from pyro_vae.training import EpochRecord, Hook, Loop, Position
 
 
 class FolderHook(Hook):

@@ -17,10 +17,10 @@ from pyro_vae.crosscheck import Z_SCORE, Row
 from pyro_vae.data import DataSet
 from pyro_vae.engines import StepInfo
 from pyro_vae.evaluation.card import Evaluation, rows
+from pyro_vae.loop import EpochRecord, Hook, Loop
 from pyro_vae.numerics import Estimate
 from pyro_vae.race import Lap
 from pyro_vae.run import Run
-from pyro_vae.training import EpochRecord, Hook, Loop
 
 
 class ProgressHook(Hook):

@@ -1,10 +1,10 @@
-"""Training: the loop, and what surrounds it as hooks."""
+"""Training: a program, data and settings become a loop, and the loop is run."""
 
 import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,155 +13,18 @@ from torch import Tensor
 
 from pyro_vae.checking import check_particles, check_program
 from pyro_vae.data import Images, as_images
-from pyro_vae.devices import generator, isolated_rng, resolve_device, rng_state, set_rng_state
+from pyro_vae.devices import generator, isolated_rng, resolve_device
 from pyro_vae.elbo import ESTIMATORS, Estimator, Weighted
-from pyro_vae.engines import AUTO, ENGINES, SCHEDULES, Batches, Engine, StepInfo, choose_engine
+from pyro_vae.engines import AUTO, ENGINES, SCHEDULES, Batches, StepInfo, choose_engine
 from pyro_vae.errors import InputError, NonFiniteError, lookup
 from pyro_vae.evaluation.likelihood import held_out_bounds
+from pyro_vae.loop import EpochRecord, Hook, Loop, Settings
 from pyro_vae.numerics import Estimate
-from pyro_vae.program import Program, as_program, load_parameters, own_store
+from pyro_vae.program import Program, as_program, own_store
 from pyro_vae.replicates import Replicates, members
 from pyro_vae.specs import from_spec
 
 CHECKED = 100  # data on which a program is tried out before training
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train: everything but the program and the data. The fields are those of :func:`fit`."""
-
-    estimator: str | ELBO = "trace_elbo"
-    engine: str = AUTO
-    epochs: int = 10
-    batch_size: int = 128
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    schedule: str = "constant"
-    clip_norm: float | None = None
-    kl_warmup: float = 0.0
-    patience: int | None = None
-    eval_particles: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_particles", *_given(self, "patience")):
-            _at_least_one(name, getattr(self, name))
-        for name in ("learning_rate", *_given(self, "clip_norm")):
-            _number(name, getattr(self, name), "as a finite number above 0", lambda v: v > 0)
-        _number("kl_warmup", self.kl_warmup, "as a finite number of epochs, 0 or more", lambda v: v >= 0)
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise InputError("a seed that is a whole number of at least 0", self.seed, "--seed 0")
-
-
-@dataclass
-class Position:
-    """Where a run stands; with the parameters, optimiser and random states, all that a resumed run needs."""
-
-    epoch: int = 0
-    batch: int = 0  # batches of this epoch that are done
-    step: int = 0
-    objective_sum: float = 0.0  # nats, over the data of this epoch so far
-    seen: int = 0  # data of this epoch so far
-    kl_weight: float = 1.0  # least of this epoch so far
-    learning_rate: float = 0.0  # of the last step
-    best: float = -math.inf  # best held-out bound, nats per datum
-    best_epoch: int = 0
-    seconds: float = 0.0  # time spent in steps
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch gave; nats per datum."""
-
-    epoch: int
-    step: int
-    objective: float  # mean over the epoch; a bound where kl_weight is 1
-    kl_weight: float  # the least of the epoch
-    learning_rate: float
-    seconds: float
-    bound: float | None = None  # held out; None without validation data
-    bound_standard_error: float | None = None
-    improved: bool = False
-    bounds: list[float] = field(default_factory=list)  # of each replicate, if there are several; bound: their mean
-
-
-class Hook:
-    """Something that watches a loop; override what is of interest."""
-
-    def preparing(self, loop: "Loop") -> None:
-        """The engine is about to be made ready, which may take a while and may still refuse the program."""
-
-    def started(self, loop: "Loop") -> None:
-        """Training begins or continues."""
-
-    def stepped(self, loop: "Loop", info: StepInfo) -> None:
-        """One step is done, and ``loop.position`` counts it."""
-
-    def epoch_ended(self, loop: "Loop", record: EpochRecord) -> None:
-        """One epoch is done, and ``loop.position`` stands at the start of the next."""
-
-    def stopped(self, loop: "Loop") -> None:
-        """Training ends, by itself or because :meth:`Loop.stop` was called; not after an error."""
-
-    def closed(self) -> None:
-        """Training is over in whatever way, an error included: let go of what was opened."""
-
-
-@dataclass
-class Loop:
-    """A training run in progress, as hooks see it."""
-
-    program: Program
-    engine: Engine
-    engine_name: str
-    why: str  # this engine
-    train: Images
-    validation: Images | None
-    settings: Settings
-    position: Position = field(default_factory=Position)
-    history: list[EpochRecord] = field(default_factory=list)
-    stopping: str = ""
-    settled: bool = True  # whether the parameters stand where the position says; an engine may be some steps ahead
-
-    @property
-    def batches(self) -> int:
-        """Batches in an epoch; the last one may be smaller."""
-        return math.ceil(len(self.train) / self.settings.batch_size)
-
-    def stop(self, reason: str) -> None:
-        """Ask the loop to end before its next step."""
-        self.stopping = self.stopping or reason
-
-    def goes_on(self) -> bool:
-        """Whether there is a next epoch; out of patience is a reason to stop, also right after resuming."""
-        patience = self.settings.patience
-        if patience and self.position.epoch - self.position.best_epoch >= patience:
-            self.stop(f"no better held-out bound for {patience} epochs")
-        return self.position.epoch < self.settings.epochs and not self.stopping
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs, in types that load with ``weights_only``."""
-        return {
-            "program": self.program.state_dict(),
-            "engine": self.engine.state_dict(),
-            "engine_name": self.engine_name,
-            "rng": rng_state(self.train.device),
-            "position": asdict(self.position),
-            "history": [asdict(record) for record in self.history],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`."""
-        load_parameters(self.program, state["program"])
-        self.engine.load_state_dict(state["engine"])
-        set_rng_state(state["rng"], self.train.device)
-        self.position = Position(**state["position"])
-        self.history = [EpochRecord(**record) for record in state["history"]]
-
-    def kl_weight(self, later: int = 0) -> float:
-        """The KL's weight in the coming step, or so many later: linear over ``kl_warmup`` epochs, never 0, then 1."""
-        steps = self.settings.kl_warmup * self.batches
-        return min(1.0, (self.position.step + later + 1) / steps) if steps else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,8 +59,8 @@ def fit(
         validation: held-out data; each epoch reports its bound with a standard error.
         device: ``auto`` (CUDA where present), ``cpu`` or ``cuda``.
         hooks: watchers, called in their order.
-        resume: a state of :meth:`Loop.state_dict` to continue from.
-        settings: the fields of :class:`Settings`:
+        resume: a state of :meth:`~pyro_vae.loop.Loop.state_dict` to continue from.
+        settings: the fields of :class:`~pyro_vae.loop.Settings`:
 
             * estimator: a name of :data:`~pyro_vae.elbo.ESTIMATORS` with arguments
               (``"trace_elbo:num_particles=5"``), or any ``pyro.infer.ELBO``;
@@ -214,7 +77,7 @@ def fit(
             * seed: fixes order, binarization and noise.
 
     Returns:
-        The program, one :class:`EpochRecord` an epoch, and why training stopped early if it did.
+        The program, one :class:`~pyro_vae.loop.EpochRecord` an epoch, and why training stopped early if it did.
 
     Raises:
         InputError: an argument that does not fit; the message says which and what to try.
@@ -428,19 +291,3 @@ def _settings(values: dict[str, Any]) -> Settings:
     for name in values:
         lookup(Settings.__dataclass_fields__, name, "setting")
     return Settings(**values)
-
-
-def _given(settings: Settings, name: str) -> list[str]:
-    """Return the name unless its value is None, which switches that setting off."""
-    return [] if getattr(settings, name) is None else [name]
-
-
-def _at_least_one(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} as a whole number of at least 1", repr(value), f"--{name} 1")
-
-
-def _number(name: str, value: Any, what: str, accepts: Any) -> None:
-    fine = isinstance(value, int | float) and math.isfinite(value) and accepts(value)
-    if not fine:
-        raise InputError(f"{name} {what}", repr(value), f"leaving --{name} out")

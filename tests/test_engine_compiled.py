@@ -34,8 +34,8 @@ from pyro_vae.engines.tracing import StepFunction, check_trace, equal_estimator,
 from pyro_vae.evaluation import likelihood
 from pyro_vae.evaluation.context import evaluating
 from pyro_vae.evaluation.likelihood import importance_bounds
+from pyro_vae.loop import Hook
 from pyro_vae.program import as_program
-from pyro_vae.training import Hook
 
 B, D, Z = 6, 5, 2
 FAMILIES = ["bernoulli", "gaussian:scale=0.3", "learned_gaussian:min_scale=0.05"]

@@ -15,7 +15,7 @@ LAYERS = [
     ],
     ["elbo"],
     [
-        *("engines", "evaluation", "training", "config", "run", "recording"),
+        *("engines", "evaluation", "loop", "training", "config", "run", "recording"),
         *("crosscheck", "comparison", "race", "benchmark"),
     ],
     ["plots", "gallery", "report", "commands", "comparing", "evaluating", "benchmarking", "cli", "__main__"],

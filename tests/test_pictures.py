@@ -9,8 +9,8 @@ from scipy.stats import norm
 from pyro_vae import VAE, InputError, gallery, plots
 from pyro_vae.data import DataSet, Images
 from pyro_vae.devices import isolated_rng
+from pyro_vae.loop import EpochRecord
 from pyro_vae.predictive import reconstruct
-from pyro_vae.training import EpochRecord
 
 CPU = torch.device("cpu")
 G = 0.5  # the lines between tiles

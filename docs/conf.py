@@ -2,7 +2,7 @@
 
 import re
 
-from pyro_vae._version import __version__
+from pyro_vae.base.version import __version__
 
 project = "pyro-vae"
 author = "The pyro-vae engineers"

@@ -25,11 +25,14 @@ from pathlib import Path
 
 import torch
 
-from pyro_vae import gallery, plots
-from pyro_vae.cli import main as pyro_vae
-from pyro_vae.devices import isolated_rng, resolve_device
-from pyro_vae.predictive import reconstruct, sample_prior
-from pyro_vae.run import Run, load_program, write_json
+from pyro_vae.base.devices import resolve_device
+from pyro_vae.base.files import write_json
+from pyro_vae.base.random import isolated_rng
+from pyro_vae.cli.main import main as pyro_vae
+from pyro_vae.figures import gallery
+from pyro_vae.figures import images as plots
+from pyro_vae.program.predictive import reconstruct, sample_prior
+from pyro_vae.training.folder import Run, load_program
 
 
 def main() -> int:

@@ -36,8 +36,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.cli import main as pyro_vae
-from pyro_vae.run import write_json
+from pyro_vae.base.files import write_json
+from pyro_vae.cli.main import main as pyro_vae
 
 PARTICLES = (1, 4, 16, 64)
 ESTIMATORS = ["trace_elbo", "stl", *(f"{name}:num_particles={k}" for name in ("iwae", "dreg") for k in PARTICLES)]

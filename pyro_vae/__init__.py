@@ -4,16 +4,12 @@ Importing this package changes nothing: no torch, Pyro or logging setting is tou
 """
 
 from pyro_vae import elbo
-from pyro_vae._version import __version__
+from pyro_vae.base import InputError, NonFiniteError, __version__
 from pyro_vae.data import DataSet, Images, load
-from pyro_vae.errors import InputError, NonFiniteError
-from pyro_vae.evaluation.card import Evaluation
-from pyro_vae.evaluation.evaluate import evaluate
-from pyro_vae.loop import Hook
+from pyro_vae.evaluation import Evaluation, evaluate
+from pyro_vae.models import VAE, Replicates
 from pyro_vae.program import FunctionProgram
-from pyro_vae.replicates import Replicates
-from pyro_vae.training import FitResult, fit
-from pyro_vae.vae import VAE
+from pyro_vae.training import FitResult, Hook, fit
 
 __all__ = [
     "VAE",

@@ -17,8 +17,12 @@ from pathlib import Path
 
 import torch
 
-from pyro_vae import cli, commands, gallery, recording, run
-from pyro_vae.engines import SVIEngine
+from pyro_vae.cli import train as commands
+from pyro_vae.cli.main import main
+from pyro_vae.engines.svi import SVIEngine
+from pyro_vae.figures import gallery
+from pyro_vae.training import folder as run
+from pyro_vae.training import hooks as recording
 
 
 def send(number):
@@ -110,7 +114,7 @@ def child(order):
     commands.MetricsHook = functools.partial(recording.MetricsHook, every=2)
     gallery.draw_all = lambda *args, **kwargs: []  # pictures are tested elsewhere and take most of the time
     PLANS[order["plan"]](order["at"])
-    return cli.main(order["argv"])
+    return main(order["argv"])
 
 
 def answer(order):

@@ -25,7 +25,7 @@ def switches():
     }
 
 before = switches()
-import pyro_vae, pyro_vae.cli, pyro_vae.crosscheck, pyro_vae.elbo
+import pyro_vae, pyro_vae.cli, pyro_vae.studies, pyro_vae.figures, pyro_vae.elbo
 changed = {name: (before[name], value) for name, value in switches().items() if value != before[name]}
 assert not changed, f"importing pyro_vae changed {changed}"
 print("unchanged")

@@ -31,15 +31,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toys import NOISE, discrete, gaussian, hierarchy
 
 from pyro_vae import VAE, InputError, elbo, fit
-from pyro_vae.config import RunConfig
 from pyro_vae.data import as_images
 from pyro_vae.elbo import analytic
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.elbo.weighted import WEIGHTABLE
-from pyro_vae.engines import SVIEngine
-from pyro_vae.evaluation.likelihood import held_out_elbo
-from pyro_vae.program import own_store
-from pyro_vae.run import Run
+from pyro_vae.engines.svi import SVIEngine
+from pyro_vae.evaluation.methods.bounds import held_out_elbo
+from pyro_vae.program.contexts import own_store
+from pyro_vae.training.config import RunConfig
+from pyro_vae.training.folder import Run
 
 MAKE = {
     "sampled_kl": lambda: elbo.SampledKL(3),

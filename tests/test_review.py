@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from pyro_vae import VAE, InputError, NonFiniteError, elbo, fit
-from pyro_vae.cli import main
-from pyro_vae.elbo import ESTIMATORS
-from pyro_vae.predictive import sample_prior
-from pyro_vae.priors import StandardNormal
-from pyro_vae.run import finite, write_json
+from pyro_vae.base.files import finite, write_json
+from pyro_vae.cli.main import main
+from pyro_vae.elbo.catalogue import ESTIMATORS
+from pyro_vae.models.priors import StandardNormal
+from pyro_vae.program.predictive import sample_prior
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 NOISE = 0.7  # σ of p(x|z)
 
@@ -157,3 +157,49 @@ def gauss_hermite(count):
     """Nodes and log-weights of the standard normal expectation."""
     nodes, weights = map(torch.from_numpy, __import__("numpy").polynomial.hermite_e.hermegauss(count))
     return nodes, weights.log() - 0.5 * math.log(2 * math.pi)
+
+
+class Module(nn.Module):
+    """Any toy with ``model`` and ``guide`` as a program."""
+
+    def __init__(self, toy):
+        super().__init__()
+        self.toy = toy
+
+    def model(self, x):
+        return self.toy.model(x)
+
+    def guide(self, x):
+        return self.toy.guide(x)
+
+
+def scalar_gaussian(theta=0.9, off=0.0, scale=1.0):
+    """The Gaussian toy with scalar parameters; the guide is the posterior where ``off`` = 0 and ``scale`` = 1."""
+    precision = 1 + theta**2 / NOISE**2
+    values = theta, theta / NOISE**2 / precision, off, math.log(scale) - 0.5 * math.log(precision)
+    return Module(Gaussian(*(torch.tensor(value, dtype=torch.float64) for value in values)))
+
+
+class TwoUnits(nn.Module):
+    """Two latents, prior N(0, 1): the mean of the first is a x with scale s, the second stays at the prior."""
+
+    def __init__(self, sampled=False, a=0.5, s=0.8):
+        super().__init__()
+        self.sampled, self.a, self.s = sampled, a, s
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", self.standard(2, x))
+            pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+    def standard(self, size, x):
+        return dist.Normal(torch.zeros(size, dtype=x.dtype, device=x.device), 1.0).to_event(1)
+
+    def guide(self, x):
+        loc = torch.stack([self.a * x, 0 * x], -1)
+        scale = torch.tensor([self.s, 1.0], dtype=x.dtype, device=x.device)
+        q = dist.Normal(loc, scale).to_event(1)
+        if self.sampled:  # the same distribution, of which neither mean nor KL is known
+            q = dist.TransformedDistribution(q, [dist.transforms.AffineTransform(0.0, 1.0, event_dim=1)])
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", q)

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torchvision.datasets import MNIST, FashionMNIST
 
+from pyro_vae.base.errors import InputError, lookup
 from pyro_vae.data.images import BINARIZATIONS, Binarization, Images
 from pyro_vae.data.mnist import Idx
 from pyro_vae.data.omniglot import read_omniglot
-from pyro_vae.data.own import default_binarization, read_own
 from pyro_vae.data.published import read_binarized_mnist, read_caltech, read_digits, read_frey
 from pyro_vae.data.splits import Parts, complete, how_split
-from pyro_vae.errors import InputError, lookup
+from pyro_vae.data.user_files import default_binarization, read_own
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pyro_vae.errors import InputError, lookup
+from pyro_vae.base.errors import InputError, lookup
 
 Binarization = Literal["dynamic", "threshold", "none"]
 BINARIZATIONS: tuple[Binarization, ...] = get_args(Binarization)

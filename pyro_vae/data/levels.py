@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.files import Array
-from pyro_vae.errors import InputError
+from pyro_vae.base.errors import InputError
+from pyro_vae.data.reading import Array
 
 TOLERANCE = 1e-6  # of a value in [0, 1]: float32 holds k / 255 to 6e-8, float16 only to 2e-4
 

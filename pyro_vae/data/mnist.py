@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torchvision.datasets import MNIST
 
-from pyro_vae.data.files import Array, reading
+from pyro_vae.base.errors import InputError
 from pyro_vae.data.images import Images
+from pyro_vae.data.reading import Array, reading
 from pyro_vae.data.splits import Parts
-from pyro_vae.errors import InputError
 
 HELD_OUT = 5000  # of the 60000 training images, for validation
 SIZES = {"train": 60000, "t10k": 10000}

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pyro_vae.data.files import Array, Form, pick, read_first, read_mat, read_npz, reading
+from pyro_vae.base.errors import InputError
 from pyro_vae.data.images import Images
 from pyro_vae.data.levels import to_levels
+from pyro_vae.data.reading import Array, Form, pick, read_first, read_mat, read_npz, reading
 from pyro_vae.data.splits import Parts
-from pyro_vae.errors import InputError
 
 CHARACTERS = {"background": 964, "evaluation": 659}
 DRAWINGS = 20  # of each character

@@ -6,21 +6,10 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from pyro_vae.data.files import (
-    Array,
-    Form,
-    check_top,
-    fits,
-    pick,
-    read_first,
-    read_mat,
-    read_npy,
-    read_npz,
-    reading,
-)
+from pyro_vae.base.errors import InputError
 from pyro_vae.data.images import Images
+from pyro_vae.data.reading import Array, Form, check_top, fits, pick, read_first, read_mat, read_npy, read_npz, reading
 from pyro_vae.data.splits import Parts
-from pyro_vae.errors import InputError
 
 FREY_SHAPE = (1965, 28, 20)
 SPLITS = ("train", "valid", "test")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vae.base.errors import InputError
 from pyro_vae.data.images import Images
-from pyro_vae.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,16 +1,14 @@
 """Estimators of the evidence lower bound: drop-in ``pyro.infer.ELBO`` objects, by name."""
 
-from collections.abc import Callable
-
-from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
-
-from pyro_vae.elbo.base import Bound, Estimator, Weighting, at_least_one
+from pyro_vae.elbo.catalogue import ESTIMATORS, beta_vae, trace_elbo, trace_mean_field_elbo
 from pyro_vae.elbo.draw import Draw, Terms, draw_terms
+from pyro_vae.elbo.estimator import Bound, Estimator, Weighting
 from pyro_vae.elbo.importance import CIWAE, IWAE, IWAESTL, MIWAE, PIWAE, DReG, Renyi
 from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
-from pyro_vae.elbo.score import RWS, TVO, VIMCO, Reinforce, ReinforceMovingAverage, WakeSleep
+from pyro_vae.elbo.score import VIMCO, Reinforce, ReinforceMovingAverage
+from pyro_vae.elbo.thermodynamic import TVO
+from pyro_vae.elbo.wake_sleep import RWS, WakeSleep
 from pyro_vae.elbo.weighted import Weighted
-from pyro_vae.specs import from_spec
 
 __all__ = [
     "CIWAE",
@@ -41,68 +39,3 @@ __all__ = [
     "trace_elbo",
     "trace_mean_field_elbo",
 ]
-
-
-def trace_elbo(num_particles: int = 1) -> Trace_ELBO:
-    """Return Pyro's own ``Trace_ELBO`` for a program: particles vectorized, one batch plate.
-
-    The plate nesting is stated because Pyro would otherwise guess it in the first step by drawing noise
-    that a resumed run would not draw.
-
-    Example:
-        >>> trace_elbo(num_particles=5).num_particles
-        5
-    """
-    at_least_one("num_particles", num_particles)
-    return Trace_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
-
-
-def trace_mean_field_elbo(num_particles: int = 1) -> TraceMeanField_ELBO:
-    """Return Pyro's own ``TraceMeanField_ELBO``: the KL in closed form where Pyro knows one.
-
-    Where Pyro knows none it samples that term, without saying so; ``analytic_kl`` refuses.
-    """
-    at_least_one("num_particles", num_particles)
-    return TraceMeanField_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
-
-
-def beta_vae(
-    beta: float = 4.0, estimator: str = "analytic_kl", num_particles: int = 1, free_bits: float = 0.0
-) -> Weighted:
-    """Return an estimator with its KL weighted by β, and for ``analytic_kl`` with free bits.
-
-    Args:
-        beta: weight of the KL.
-        estimator: a name of :data:`ESTIMATORS` that can be weighted.
-        num_particles: K.
-        free_bits: nats of each latent site's KL that cost nothing more; ``analytic_kl`` only.
-
-    Example:
-        >>> beta_vae(beta=2.0)
-        Weighted(estimator=AnalyticKL(num_particles=1, free_bits=0.0), beta=2.0)
-    """
-    arguments = {"num_particles": num_particles, **({"free_bits": free_bits} if free_bits else {})}
-    return Weighted(from_spec(ESTIMATORS, estimator, "estimator", **arguments), beta)  # type: ignore[arg-type]
-
-
-ESTIMATORS: dict[str, Callable[..., ELBO]] = {
-    "trace_elbo": trace_elbo,
-    "trace_mean_field_elbo": trace_mean_field_elbo,
-    "sampled_kl": SampledKL,
-    "analytic_kl": AnalyticKL,
-    "stl": STL,
-    "iwae": IWAE,
-    "iwae_stl": IWAESTL,
-    "dreg": DReG,
-    "miwae": MIWAE,
-    "piwae": PIWAE,
-    "ciwae": CIWAE,
-    "renyi": Renyi,
-    "reinforce": Reinforce,
-    "reinforce_moving_average": ReinforceMovingAverage,
-    "vimco": VIMCO,
-    "wake_sleep": WakeSleep,
-    "rws": RWS,
-    "tvo": TVO,
-    "beta": beta_vae,
-}

@@ -8,15 +8,17 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.errors import InputError
-from pyro_vae.joint import total_log_prob
-from pyro_vae.program import PARTICLES, Program, check_latents, sample_sites
+from pyro_vae.base.errors import InputError
+from pyro_vae.program.handlers import DetachSamples
+from pyro_vae.program.protocol import PARTICLES, Program
+from pyro_vae.program.tracing import check_latents, sample_sites, total_log_prob
 
 Function = Callable[..., Any]
+
+
 Latents = Literal["attached", "leaves", "fixed"]
 
 
@@ -54,7 +56,7 @@ class Draw:
         num_particles: K; an outermost plate in dimension −2 holds the particles.
         latents: how the densities see the latents: ``attached`` to the guide that drew them; ``leaves``, tensors of
             their own whose gradient can be asked for; or ``fixed``, cut off already while they are drawn.
-        beta: weight of log p(z) and log q(z|x) in the terms (:class:`~pyro_vae.elbo.weighted.Weighted`).
+        beta: weight of log p(z) and log q(z|x) in the terms (:class:`~pyro_vae.elbo.Weighted`).
 
     Raises:
         InputError: a site outside the one batch plate (dimension −1), a latent that only one of model and guide
@@ -145,17 +147,6 @@ def differ(left: Any, right: Any) -> bool:
     """Whether two scales or two masks differ anywhere; plain numbers are compared without reading a tensor."""
     unequal = left != right
     return bool(unequal.any() if isinstance(unequal, Tensor) else unequal)
-
-
-class DetachSamples(Messenger):
-    """Cut every sample off from what drew it, as it is drawn: what comes after it in the guide sees a constant.
-
-    A sample without a gradient stays the same object: a flow without an inverse scores only what it has drawn itself.
-    """
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if isinstance(msg["value"], Tensor) and msg["value"].requires_grad:
-            msg["value"] = msg["value"].detach()
 
 
 def _substituted(trace: poutine.Trace, latents: Mapping[str, Tensor]) -> poutine.Trace:

@@ -5,21 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from pyro_vae.elbo.base import Estimator, Form, Weighting, at_least_one
+from pyro_vae.base.errors import InputError
+from pyro_vae.base.statistics import log_mean_exp
 from pyro_vae.elbo.draw import Terms
-from pyro_vae.errors import InputError
-
-
-def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
-    r""":math:`\log \frac1K \sum_k w_k` along a dimension, without overflow.
-
-    Example:
-        >>> log_mean_exp(torch.tensor([1000.0, 1000.0]))
-        tensor(1000.)
-    """
-    return log_w.logsumexp(dim) - math.log(log_w.shape[dim])
+from pyro_vae.elbo.estimator import Estimator, Form, Weighting, at_least_one
 
 
 @dataclass(frozen=True)

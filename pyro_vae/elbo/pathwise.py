@@ -9,10 +9,10 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.elbo.base import Bound, Estimator, Form, Weighting, at_least_one
+from pyro_vae.base.errors import InputError
 from pyro_vae.elbo.draw import Draw, Terms, differ
-from pyro_vae.errors import InputError
-from pyro_vae.program import sample_sites
+from pyro_vae.elbo.estimator import Bound, Estimator, Form, Weighting, at_least_one
+from pyro_vae.program.tracing import sample_sites
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,15 @@
-"""Estimators that need no reparameterization: REINFORCE and VIMCO, wake-sleep, and the thermodynamic objective."""
+"""Estimators that need no reparameterization: REINFORCE and VIMCO."""
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.elbo.base import Bound, Estimator, Form, Weighting, at_least_one
+from pyro_vae.base.errors import InputError
+from pyro_vae.base.statistics import log_mean_exp
 from pyro_vae.elbo.draw import Draw, Terms
-from pyro_vae.elbo.importance import log_mean_exp
-from pyro_vae.errors import InputError
-from pyro_vae.joint import total_log_prob
-from pyro_vae.predictive import Unobserve, as_observed
-from pyro_vae.program import observed_site, sample_sites
+from pyro_vae.elbo.estimator import Bound, Estimator, Form, Weighting, at_least_one
 
 
 @dataclass(frozen=True)
@@ -134,162 +128,3 @@ class VIMCO(Reinforce):
         weight = log_w.softmax(0)
         value = log_mean_exp(log_w)
         return Weighting(value, weight, None, value - without - weight)
-
-
-@dataclass(frozen=True)
-class WakeSleep(Estimator):
-    r"""Wake-sleep: θ and φ follow two different objectives, and no single bound is maximised.
-
-    .. math:: \theta: \ \frac1K \sum_k \log p_\theta(x, z_k), \ z_k \sim q \qquad
-        \varphi: \ \log q_\varphi(z'|x'), \ (x', z') \sim p_\theta
-
-    The value is the ELBO. One dream (x', z') is drawn for every datum. AEVB's baseline. Source: Hinton, Dayan, Frey and
-    Neal, Science 268, 1995.
-
-    Args:
-        num_particles: K, of the wake phase.
-
-    Raises:
-        InputError: when used, a model without one observed site of the shape of its first argument.
-    """
-
-    form: ClassVar[Form] = "fixed"
-    num_particles: int = 1
-
-    def __post_init__(self) -> None:
-        at_least_one("num_particles", self.num_particles)
-
-    def weighting(self, terms: Terms) -> Weighting:
-        """The wake phase: θ alone."""
-        log_w = terms.log_weight
-        return Weighting(log_w.mean(0), torch.full_like(log_w, 1 / len(log_w)), None, None)
-
-    def of_draw(self, draw: Draw) -> Bound:
-        """Add the sleep phase."""
-        wake = super().of_draw(draw)
-        return Bound(wake.value, wake.surrogate + dreamt_log_q(draw).sum())
-
-
-@dataclass(frozen=True)
-class RWS(Estimator):
-    r"""Reweighted wake-sleep: θ and φ follow two different objectives, and no single bound is maximised.
-
-    .. math:: \theta: \ \sum_k \tilde w_k \log p_\theta(x, z_k) \qquad
-        \varphi: \ a \sum_k \tilde w_k \log q_\varphi(z_k|x) + b \log q_\varphi(z'|x'), \ (x', z') \sim p_\theta
-
-    The wake phases are self-normalised estimates of ∇ log p(x) and of the descent of KL(p(z|x) ‖ q), biased as 1/K; the
-    value is the importance-weighted bound. For discrete latents too. Source: Bornschein and Bengio, arXiv 1406.2751.
-
-    Args:
-        num_particles: K.
-        wake_phi: a, the weight of φ's wake phase.
-        sleep_phi: b, the weight of φ's sleep phase.
-
-    Raises:
-        InputError: weights that are negative, or both 0.
-    """
-
-    form: ClassVar[Form] = "fixed"
-    num_particles: int = 5
-    wake_phi: float = 1.0
-    sleep_phi: float = 0.0
-
-    def __post_init__(self) -> None:
-        at_least_one("num_particles", self.num_particles)
-        if not (min(self.wake_phi, self.sleep_phi) >= 0 and 0 < self.wake_phi + self.sleep_phi < math.inf):
-            got = f"wake_phi={self.wake_phi}, sleep_phi={self.sleep_phi}"
-            raise InputError("finite weights of at least 0, not both 0", got, "wake_phi=1,sleep_phi=0")
-
-    def weighting(self, terms: Terms) -> Weighting:
-        """The wake phases."""
-        log_w = terms.log_weight
-        weight = log_w.softmax(0)
-        return Weighting(log_mean_exp(log_w), weight, None, self.wake_phi * weight if self.wake_phi else None)
-
-    def of_draw(self, draw: Draw) -> Bound:
-        """Add the sleep phase, if it has a weight."""
-        wake = super().of_draw(draw)
-        if not self.sleep_phi:
-            return wake
-        return Bound(wake.value, wake.surrogate + self.sleep_phi * dreamt_log_q(draw).sum())
-
-
-@dataclass(frozen=True)
-class TVO(Estimator):
-    r"""The thermodynamic variational objective: a left Riemann sum along the path from q to p.
-
-    .. math:: \mathcal L = \sum_{i=0}^{S-1} (\beta_{i+1} - \beta_i)\, E_{\pi_{\beta_i}}[\log w] \le \log p(x), \qquad
-        \pi_\beta \propto q^{1-\beta} p^\beta
-
-    Each expectation is estimated from the same K particles with weights :math:`w_k^\beta` normalised, and its
-    gradient by the covariance :math:`\nabla E_\pi[f] = E_\pi[\nabla f] + \mathrm{Cov}_\pi(\nabla \log \tilde\pi,
-    f)`: no reparameterization. Biased for finite K. A single partition is the ELBO, with a φ-gradient that is too small
-    by the factor (K − 1)/K. Source: Masrani, Le and Wood, arXiv 1907.00031.
-
-    Args:
-        num_particles: K.
-        partitions: S.
-        first_beta: β_1; the others are log-uniform from it to 1.
-
-    Raises:
-        InputError: fewer than one partition, a first_beta outside (0, 1), fewer than two particles.
-    """
-
-    form: ClassVar[Form] = "fixed"
-    num_particles: int = 10
-    partitions: int = 2
-    first_beta: float = 0.025
-
-    def __post_init__(self) -> None:
-        at_least_one("num_particles", self.num_particles)
-        at_least_one("partitions", self.partitions)
-        if self.num_particles < 2:
-            raise InputError("num_particles of at least 2", self.num_particles, "num_particles=10")
-        if not 0 < self.first_beta < 1:
-            raise InputError("a first_beta between 0 and 1", self.first_beta, "first_beta=0.025")
-
-    def betas(self) -> Tensor:
-        """Return β_0 = 0, …, β_S = 1, (S + 1,).
-
-        Example:
-            >>> TVO(partitions=3, first_beta=0.01).betas()
-            tensor([0.0000, 0.0100, 0.1000, 1.0000], dtype=torch.float64)
-        """
-        if self.partitions == 1:
-            return torch.tensor([0.0, 1.0], dtype=torch.float64)
-        inner = torch.logspace(math.log10(self.first_beta), 0, self.partitions, dtype=torch.float64)
-        return torch.cat([inner.new_zeros(1), inner])
-
-    def weighting(self, terms: Terms) -> Weighting:
-        """Sum the gradients of all partitions."""
-        log_w = terms.log_weight
-        betas = self.betas().to(log_w)
-        value, theta, score = torch.zeros_like(log_w[0]), torch.zeros_like(log_w), torch.zeros_like(log_w)
-        for beta, width in zip(betas[:-1], betas.diff(), strict=True):
-            share = (beta * log_w).softmax(0)
-            mean = (share * log_w).sum(0)
-            centred = share * (log_w - mean)
-            value = value + width * mean
-            theta = theta + width * (share + beta * centred)
-            score = score + width * ((1 - beta) * centred - share)
-        return Weighting(value, theta, None, score)
-
-
-def dreamt_log_q(draw: Draw) -> Tensor:
-    """Return ``log q(z'|x')``, (B,), for one dream (x', z') of the model for every datum; the dream is cut off.
-
-    Raises:
-        InputError: the first argument is not the data of one observed site.
-    """
-    if not draw.args or len([1 for _, site in sample_sites(draw.model_trace) if site["is_observed"]]) > 1:
-        got = (
-            "no positional argument" if not draw.args else "several observed sites, of which one alone would be dreamt"
-        )
-        raise InputError("data as first argument, and one observed site of them, to dream of", got, "rws:sleep_phi=0")
-    x, *others = draw.args
-    with torch.no_grad():
-        dream = poutine.trace(Unobserve()(draw.model)).get_trace(x, *others, **draw.kwargs)
-    dreamt = as_observed(prune_subsample_sites(dream))
-    seen = dreamt.nodes[observed_site(dreamt, x)]["value"]
-    asleep = poutine.trace(poutine.replay(draw.guide, trace=dream)).get_trace(seen, *others, **draw.kwargs)
-    return total_log_prob([site for _, site in sample_sites(prune_subsample_sites(asleep))])

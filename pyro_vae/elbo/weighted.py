@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.elbo.base import LATENTS, Bound, Estimator, Weighting
+from pyro_vae.base.errors import InputError
 from pyro_vae.elbo.draw import Draw, Function, Latents, Terms
+from pyro_vae.elbo.estimator import LATENTS, Bound, Estimator, Weighting
 from pyro_vae.elbo.importance import CIWAE, IWAE, MIWAE, Renyi
 from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
-from pyro_vae.errors import InputError
 
 # DReG, PIWAE, VIMCO, TVO and wake-sleep are derived for w = p/q itself; with another weight they would not hold.
 WEIGHTABLE = (AnalyticKL, SampledKL, STL, IWAE, MIWAE, CIWAE, Renyi)

@@ -1,11 +1,12 @@
 """Engines: how a step is executed. The table names them for :func:`pyro_vae.fit` and the command line."""
 
-from collections.abc import Callable
-
-from pyro_vae.engines.base import OPTIMIZERS, SCHEDULES, Engine, StepInfo
 from pyro_vae.engines.batches import Batches
-from pyro_vae.engines.choice import AUTO, choose_engine
-from pyro_vae.engines.compiled import CompiledEngine
+from pyro_vae.engines.catalogue import ENGINES
+from pyro_vae.engines.compiled.engine import CompiledEngine
+from pyro_vae.engines.optimizers import OPTIMIZERS
+from pyro_vae.engines.protocol import Engine, StepInfo
+from pyro_vae.engines.schedules import SCHEDULES
+from pyro_vae.engines.select import AUTO, choose_engine
 from pyro_vae.engines.svi import SVIEngine
 
 __all__ = [
@@ -20,5 +21,3 @@ __all__ = [
     "StepInfo",
     "choose_engine",
 ]
-
-ENGINES: dict[str, Callable[..., Engine]] = {"svi": SVIEngine, "compiled": CompiledEngine}

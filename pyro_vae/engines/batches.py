@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pyro_vae.base.random import generator
 from pyro_vae.data import Images
-from pyro_vae.devices import generator
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,34 +11,20 @@ import pyro
 import torch
 from pyro.infer import SVI
 from pyro.optim import PyroOptim
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_vae.devices import noise_state
-from pyro_vae.elbo import Estimator, Weighted
-from pyro_vae.engines.base import OPTIMIZERS, StepInfo, one_by_one
+from pyro_vae.base.errors import InputError, NonFiniteError
+from pyro_vae.base.random import noise_state
+from pyro_vae.base.registry import from_spec
+from pyro_vae.elbo.estimator import Estimator
+from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.engines.batches import Batches
-from pyro_vae.engines.failures import offending
-from pyro_vae.errors import InputError, NonFiniteError
-from pyro_vae.program import Program, own_store
-from pyro_vae.specs import from_spec
-
-
-class WeightLatents(Messenger):
-    """Multiply the log-density of every latent site by a weight: KL warm-up inside stock Pyro.
-
-    Around model and guide alike it makes ``Trace_ELBO`` compute log p(x|z) + β (log p(z) − log q(z|x)), and
-    ``TraceMeanField_ELBO``, which reads the guide's scale alone, log p(x|z) − β KL.
-    """
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and not site_is_subsample(msg):
-            msg["scale"] = msg["scale"] * self.weight
+from pyro_vae.engines.nonfinite import offending
+from pyro_vae.engines.optimizers import OPTIMIZERS
+from pyro_vae.engines.protocol import StepInfo, one_by_one
+from pyro_vae.program.contexts import own_store
+from pyro_vae.program.handlers import WeightLatents
+from pyro_vae.program.protocol import Program
 
 
 class SVIEngine:
@@ -50,7 +36,7 @@ class SVIEngine:
     Args:
         program: the program, on its device.
         estimator: a ``pyro.infer.ELBO`` (its base class declares neither ``loss`` nor ``loss_and_grads``).
-        optimizer: a name of :data:`~pyro_vae.engines.base.OPTIMIZERS` with arguments, ``"adam:eps=1e-4"``.
+        optimizer: a name of :data:`~pyro_vae.engines.OPTIMIZERS` with arguments, ``"adam:eps=1e-4"``.
         clip_norm: largest Euclidean norm of the gradient of the loss (summed over the batch); None: no limit.
 
     Raises:

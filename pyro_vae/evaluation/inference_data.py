@@ -12,17 +12,17 @@ import torch
 import xarray
 from torch import Tensor
 
-from pyro_vae._version import __version__
+from pyro_vae.base.devices import resolve_device
+from pyro_vae.base.errors import InputError
+from pyro_vae.base.version import __version__
 from pyro_vae.data import Images
-from pyro_vae.devices import resolve_device
 from pyro_vae.elbo.draw import Draw
-from pyro_vae.errors import InputError
-from pyro_vae.evaluation.arviz_adapter import to_arviz, write_netcdf
-from pyro_vae.evaluation.context import evaluating
-from pyro_vae.evaluation.diagnostics import pareto_k
+from pyro_vae.evaluation.methods.arviz import to_arviz, write_netcdf
+from pyro_vae.evaluation.methods.psis import pareto_k
 from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.subject import Subject, look_at
-from pyro_vae.predictive import decode, sample_prior
+from pyro_vae.program.contexts import evaluating
+from pyro_vae.program.predictive import decode, sample_prior
 
 Arrays = dict[str, Tensor]
 Groups = dict[str, xarray.Dataset]

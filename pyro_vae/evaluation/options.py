@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyro_vae.errors import InputError, lookup
+from pyro_vae.base.errors import InputError, lookup
 
 LEAST = {
     "num_particles": 30,

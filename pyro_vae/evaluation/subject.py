@@ -11,16 +11,18 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae.checking import check_particles, check_program
+from pyro_vae.base.errors import InputError
+from pyro_vae.base.random import generator
 from pyro_vae.data import Images, as_images
-from pyro_vae.devices import generator
 from pyro_vae.elbo.draw import draw_terms
-from pyro_vae.errors import InputError
-from pyro_vae.evaluation.context import evaluating
-from pyro_vae.evaluation.likelihood import Draws, terms_of
+from pyro_vae.evaluation.methods.bounds import Draws, terms_of
 from pyro_vae.evaluation.options import EvaluationOptions
-from pyro_vae.evaluation.resuming import code, crc
-from pyro_vae.program import FunctionProgram, Program, as_program, observed_site, sample_sites, trace_program
+from pyro_vae.evaluation.store import code, crc
+from pyro_vae.program.adapter import FunctionProgram, as_program
+from pyro_vae.program.contexts import evaluating
+from pyro_vae.program.protocol import Program
+from pyro_vae.program.tracing import observed_site, sample_sites, trace_program
+from pyro_vae.program.validation import check_particles, check_program
 
 IMPORTANCE_CHUNK = 50  # data of L_K in a chunk
 TRIED = 100  # data on which a program is tried out before the work

@@ -1,0 +1,167 @@
+r"""Information of any Pyro or torch distributions: in closed form where torch has one, else sampled with its error.
+
+==================  ============================================
+self-information    :math:`-\log p(x)`
+entropy             :math:`H(p) = -E_p \log p`
+cross-entropy       :math:`H(p, q) = -E_p \log q = H(p) + KL(p \| q)`
+KL divergence       :math:`KL(p \| q) = E_p \log p - \log q`
+==================  ============================================
+
+Of densities, entropies are differential: they depend on the unit of x and may be negative.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
+
+from pyro_vae.base.errors import InputError, lookup
+from pyro_vae.base.random import isolated_rng
+
+Unit = Literal["nats", "bits"]
+SAMPLES_AT_ONCE = 1000
+NATS: dict[str, float] = {"nats": 1.0, "bits": math.log(2)}
+
+
+@dataclass(frozen=True, eq=False)
+class Information:
+    """An amount of information for each element of a batch."""
+
+    value: Tensor  # of the batch shape
+    standard_error: Tensor | None  # likewise; None where the value is exact
+    unit: Unit = "nats"
+
+    @property
+    def exact(self) -> bool:
+        """Whether the value is a closed form and not a mean of samples."""
+        return self.standard_error is None
+
+    def to(self, unit: Unit) -> "Information":
+        """Return the same amount in another unit.
+
+        Example:
+            >>> Information(torch.tensor(math.log(8)), None).to("bits").value
+            tensor(3.)
+        """
+        factor = _nats(self.unit) / _nats(unit)
+        error = None if self.standard_error is None else self.standard_error * factor
+        return Information(self.value * factor, error, unit)
+
+
+def self_information(p: Distribution, x: Tensor, unit: Unit = "nats") -> Information:
+    r"""Return :math:`-\log p(x)`, the surprise of x, of p's batch shape.
+
+    Example:
+        >>> from torch.distributions import Bernoulli
+        >>> self_information(Bernoulli(0.25), torch.tensor(1.0), unit="bits").value
+        tensor(2.)
+    """
+    return Information(-p.log_prob(x), None).to(unit)
+
+
+def entropy(p: Distribution, unit: Unit = "nats", num_samples: int = 10_000, seed: int = 0) -> Information:
+    r"""Return the entropy :math:`H(p) = -E_p \log p`, of p's batch shape.
+
+    Args:
+        p: the distribution.
+        unit: ``nats`` or ``bits``.
+        num_samples: drawn where torch has no closed form.
+        seed: of these draws; the caller's random states are left as they were.
+
+    Raises:
+        InputError: an unknown unit; fewer than 2 samples where there is no closed form.
+
+    Example:
+        >>> from torch.distributions import Bernoulli
+        >>> entropy(Bernoulli(0.5), unit="bits").value
+        tensor(1.)
+    """
+    exact = _closed(lambda: p.entropy())
+    return (exact or _sampled(p, lambda x: -p.log_prob(x), num_samples, seed)).to(unit)
+
+
+def cross_entropy(
+    p: Distribution, q: Distribution, unit: Unit = "nats", num_samples: int = 10_000, seed: int = 0
+) -> Information:
+    r"""Return the cross-entropy :math:`H(p, q) = -E_p \log q`; arguments as for :func:`entropy`.
+
+    It is exact where torch has both the entropy of p and the divergence from q. Batch shapes are broadcast.
+
+    Raises:
+        InputError: event shapes that differ; else as for :func:`entropy`.
+
+    Example:
+        >>> from torch.distributions import Normal
+        >>> found = cross_entropy(Normal(0.0, 1.0), Normal(1.0, 1.0))
+        >>> round(found.value.item() - entropy(Normal(0.0, 1.0)).value.item(), 6), found.exact
+        (0.5, True)
+    """
+    p, q = _alongside(p, q)
+    exact = _closed(lambda: p.entropy() + kl_divergence(p, q))
+    return (exact or _sampled(p, lambda x: -q.log_prob(x), num_samples, seed)).to(unit)
+
+
+def kl(p: Distribution, q: Distribution, unit: Unit = "nats", num_samples: int = 10_000, seed: int = 0) -> Information:
+    r"""Return the divergence :math:`KL(p \| q) = E_p [\log p - \log q]`; arguments as for :func:`entropy`.
+
+    Batch shapes are broadcast.
+
+    Raises:
+        InputError: event shapes that differ; else as for :func:`entropy`.
+
+    Example:
+        >>> from torch.distributions import Normal, StudentT
+        >>> kl(Normal(0.0, 1.0), Normal(2.0, 1.0))
+        Information(value=tensor(2.), standard_error=None, unit='nats')
+        >>> kl(Normal(0.0, 1.0), StudentT(3.0)).exact
+        False
+    """
+    p, q = _alongside(p, q)
+    exact = _closed(lambda: kl_divergence(p, q))
+    return (exact or _sampled(p, lambda x: p.log_prob(x) - q.log_prob(x), num_samples, seed)).to(unit)
+
+
+def _alongside(p: Distribution, q: Distribution) -> tuple[Distribution, Distribution]:
+    """Return both with one batch shape: some of torch's closed forms index one by the other."""
+    if p.event_shape != q.event_shape:
+        got = f"{tuple(p.event_shape)} and {tuple(q.event_shape)}"
+        raise InputError("two distributions of one event shape", got, "the same .to_event in both")
+    shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    both = (d if shape == d.batch_shape else d.expand(shape) for d in (p, q))
+    return next(both), next(both)
+
+
+def _closed(formula: Callable[[], Tensor]) -> Information | None:
+    """Return what a formula of torch gives, or None where it has none."""
+    try:
+        return Information(formula(), None)
+    except NotImplementedError:
+        return None
+
+
+@torch.no_grad()
+def _sampled(p: Distribution, integrand: Callable[[Tensor], Tensor], num_samples: int, seed: int) -> Information:
+    if num_samples < 2:
+        raise InputError("num_samples of at least 2, for a standard error", num_samples, "num_samples=10_000")
+    counts = [min(SAMPLES_AT_ONCE, num_samples - start) for start in range(0, num_samples, SAMPLES_AT_ONCE)]
+    with isolated_rng(_device(p), seed):
+        terms = torch.cat([integrand(p.sample(torch.Size([count]))) for count in counts])
+    return Information(terms.mean(0), terms.std(0, correction=1) / math.sqrt(num_samples))
+
+
+def _device(p: Distribution) -> torch.device:
+    """Return the device of a distribution's parameters; wrappers hold others inside."""
+    parts: list[Any] = list(vars(p).values())
+    for part in parts:
+        if isinstance(part, Tensor):
+            return part.device
+    inner = [_device(part) for part in parts if isinstance(part, Distribution)]
+    return inner[0] if inner else torch.device("cpu")
+
+
+def _nats(unit: str) -> float:
+    return lookup(NATS, unit, "unit")

@@ -1,0 +1,90 @@
+"""Values written as text: ``dreg:num_particles=5`` names a row of a table and its arguments."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import yaml
+
+from pyro_vae.base.errors import InputError, lookup
+
+T = TypeVar("T")
+
+
+def from_spec(table: Mapping[str, Callable[..., T]], text: str, what: str, **given: Any) -> T:
+    """Build the value that ``name:key=value,key=value`` means; values are read as YAML scalars.
+
+    Args:
+        table: name -> constructor.
+        text: the specification.
+        what: the word for such a value in error messages.
+        given: arguments that come from elsewhere, which the text must not give again.
+
+    Raises:
+        InputError: an unknown name (the nearest is suggested), an argument the constructor does not take
+            or does not accept.
+
+    Example:
+        >>> from_spec({"point": complex}, "point:real=1,imag=2.5", "number")
+        (1+2.5j)
+    """
+    name, _, rest = text.partition(":")
+    constructor = lookup(table, name.strip(), what)
+    arguments = _arguments(rest, text)
+    takes = [key for key in inspect.signature(constructor).parameters if key not in given]
+    for key in arguments:
+        if key not in takes:
+            known = f"an argument of {what} {name}, one of {', '.join(takes)}" if takes else "no argument"
+            elsewhere = f" ({key} is set by an option of its own)" if key in given else ""
+            raise InputError(known, repr(key), f"{name} alone for its defaults{elsewhere}")
+    try:
+        return constructor(**given, **arguments)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"arguments that {what} {name} takes", f"{text!r}: {error}", f"{name} alone") from None
+
+
+def split_specs(text: str) -> list[str]:
+    """Split ``name,name:key=value,key=value,name`` where a new name begins.
+
+    Example:
+        >>> split_specs("stl,ciwae:num_particles=5,beta=0.1,dreg")
+        ['stl', 'ciwae:num_particles=5,beta=0.1', 'dreg']
+    """
+    parts: list[str] = []
+    for part in (part.strip() for part in text.split(",")):
+        if parts and "=" in part and ":" not in part.partition("=")[0]:
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
+    return parts
+
+
+def _arguments(rest: str, text: str) -> dict[str, Any]:
+    arguments = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not (equals and key.strip() and value.strip()):
+            raise InputError("name:key=value,key=value", repr(text), "a text such as 'adam:eps=1e-4'")
+        arguments[key.strip()] = number(value)
+    return arguments
+
+
+def number(text: str) -> Any:
+    """Read one YAML scalar; 1e-4 is a number here, as it is everywhere but in YAML 1.1.
+
+    Example:
+        >>> number("1e-4"), number("5"), number("true"), number("sigmoid")
+        (0.0001, 5, True, 'sigmoid')
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError("a number or a word", repr(text), "a text such as 1e-4 or sigmoid") from None
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value.strip()
+    return value

@@ -1,0 +1,142 @@
+"""Small numerical tools that every layer shares: means with standard errors, bounded scales."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean of independent terms with its standard error, in the unit of the terms.
+
+    Example:
+        >>> estimate(torch.tensor([1.0, 2.0, 3.0]))
+        Estimate(mean=2.0, standard_error=0.5773502691896258, count=3)
+    """
+
+    mean: float
+    standard_error: float  # NaN for a single term: one term says nothing of its spread
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.standard_error:.2f}"
+
+
+def estimate(terms: Tensor) -> Estimate:
+    r"""Return the mean of a flat tensor and its standard error :math:`s/\sqrt{n}`, computed in float64."""
+    values = terms.detach().flatten().double()
+    n = len(values)
+    spread = values.std(correction=1).item() / math.sqrt(n) if n > 1 else math.nan
+    return Estimate(values.mean().item(), spread, n)
+
+
+def bounded_below(log_scale: Tensor, floor: float) -> Tensor:
+    r"""Keep a log-scale above ``log(floor)``, smoothly: :math:`\log f + \mathrm{softplus}(s - \log f)`.
+
+    Far above the floor the value is unchanged; far below it the gradient fades instead of stopping dead,
+    as it would with a clamp.
+
+    Args:
+        log_scale: any shape.
+        floor: the smallest scale, in the unit of the data; positive.
+
+    Example:
+        >>> bounded_below(torch.tensor([-50.0, -2.0]), floor=0.01).exp()
+        tensor([0.0100, 0.1453])
+    """
+    log_floor = math.log(floor)
+    return log_floor + F.softplus(log_scale - log_floor)
+
+
+class Moments:
+    """The running mean and total variance of a stream of vectors (Welford), in memory that does not grow.
+
+    Kept in blocks, so that any statistic of mean and variance gets a standard error by the jackknife.
+
+    Args:
+        blocks: how many; draws go to them in turn.
+
+    Example:
+        >>> moments = Moments(blocks=2)
+        >>> for value in (1.0, 2.0, 3.0, 6.0):
+        ...     moments.add(torch.tensor([value]))
+        >>> moments.mean(), moments.variance(), moments.count
+        (tensor([3.], dtype=torch.float64), 4.666666666666667, 4)
+    """
+
+    def __init__(self, blocks: int = 10) -> None:
+        self._counts = [0] * blocks
+        self._means: list[Tensor] = [torch.zeros(())] * blocks
+        self._squares = [0.0] * blocks  # sums of squared distances to the block's mean, over all coordinates
+        self._next = 0
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks."""
+        return len(self._counts)
+
+    @property
+    def count(self) -> int:
+        """How many vectors were added."""
+        return sum(self._counts)
+
+    def add(self, vector: Tensor) -> None:
+        """Take a vector in."""
+        block = self._next
+        self._next = (block + 1) % self.blocks
+        value = vector.detach().double()
+        mean = self._means[block] if self._counts[block] else torch.zeros_like(value)
+        self._counts[block] += 1
+        moved = mean + (value - mean) / self._counts[block]
+        self._squares[block] += torch.dot(value - mean, value - moved).item()
+        self._means[block] = moved
+
+    def mean(self, without: int | None = None) -> Tensor:
+        """Return the mean of all vectors, or of all but one block's."""
+        kept = [b for b in range(self.blocks) if b != without and self._counts[b]]
+        total = torch.stack([self._counts[b] * self._means[b] for b in kept]).sum(0)
+        return total / sum(self._counts[b] for b in kept)
+
+    def variance(self, without: int | None = None) -> float:
+        """Return the unbiased variance summed over coordinates (the trace of the covariance)."""
+        kept = [b for b in range(self.blocks) if b != without and self._counts[b]]
+        mean = self.mean(without)
+        squares = sum(self._squares[b] + self._counts[b] * (self._means[b] - mean).square().sum().item() for b in kept)
+        return squares / (sum(self._counts[b] for b in kept) - 1)
+
+    def counted(self, without: int | None = None) -> int:
+        """Return how many vectors :meth:`mean` is of."""
+        return self.count - (self._counts[without] if without is not None else 0)
+
+
+def jackknife(statistic: Callable[[int | None], float], blocks: int) -> tuple[float, float]:
+    """Return a statistic of all blocks and its standard error from leaving out one block at a time.
+
+    Args:
+        statistic: takes the block to leave out, or None.
+        blocks: how many blocks there are.
+
+    Example:
+        >>> data = torch.tensor([1.0, 2.0, 3.0, 6.0])
+        >>> leave = lambda b: (data if b is None else torch.cat([data[:b], data[b + 1:]])).mean().item()
+        >>> value, error = jackknife(leave, 4)  # of a mean it is the usual standard error
+        >>> round(value, 6), round(error, 6)
+        (3.0, 1.080123)
+    """
+    parts = torch.tensor([statistic(block) for block in range(blocks)], dtype=torch.float64)
+    spread = (blocks - 1) / blocks * (parts - parts.mean()).square().sum()
+    return statistic(None), math.sqrt(spread.item())
+
+
+def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
+    r""":math:`\log \frac1K \sum_k w_k` along a dimension, without overflow.
+
+    Example:
+        >>> log_mean_exp(torch.tensor([1000.0, 1000.0]))
+        tensor(1000.)
+    """
+    return log_w.logsumexp(dim) - math.log(log_w.shape[dim])

@@ -1,0 +1,265 @@
+"""The command ``bench``: how fast a step is, side by side with what else there is."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pyro_vae.base.devices import resolve_device
+from pyro_vae.base.errors import InputError
+from pyro_vae.base.files import check_output, write_json
+from pyro_vae.figures.benchmark import benchmark_figure
+from pyro_vae.studies.benchmark.goals import Outcome, outcomes
+from pyro_vae.studies.benchmark.machine import describe_machine
+from pyro_vae.studies.benchmark.memory import MEANING
+from pyro_vae.studies.benchmark.records import Report, Row, SizeReport, Spread
+from pyro_vae.studies.benchmark.sizes import SIZES
+from pyro_vae.studies.benchmark.suite import COMPILES, SCALING, VARIANTS, Plan, benchmark
+
+SLOW = (*COMPILES, "numpyro")  # what a quick look leaves out
+EVALUATED = {"cpu": 100, "cuda": 10_000}
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """The options of ``pyro-vae bench``.
+
+    Args:
+        device: cpu, cuda, or auto: cuda where present.
+        sizes: names with commas between; by default mlp,iwae-1,iwae-5,iwae-50,conv.
+        variants: names with commas between; by default all: stock,stock-unvalidated,elbo-module,svi,compiled,hand,
+            hand-compiled,numpyro,floor.
+        rounds: of timing; 15 by default.
+        threads: of torch; torch's own choice by default. JAX has a pool of its own.
+        scaling: whether to measure cost against batch, latent dimensions and particles too.
+        quick: a look of seconds, to see that all works: the smallest size, three short rounds, nothing that compiles
+            unless it is asked for by name. Its figures mean little.
+        json: write every figure to this file.
+        figure: draw the figures to this file.
+    """
+
+    device: str = "auto"
+    sizes: str | None = None
+    variants: str | None = None
+    rounds: int | None = None
+    threads: int | None = None
+    scaling: bool = True
+    quick: bool = False
+    json: str | None = None
+    figure: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, value, least in (("rounds", self.rounds, 2), ("threads", self.threads, 1)):
+            if value is not None and value < least:
+                raise InputError(f"{option} of at least {least}", value, f"--{option} {least}")
+
+    def plan(self) -> Plan:
+        """Return what to measure."""
+        device = resolve_device(self.device)
+        sizes = _names(self.sizes) or (["mlp"] if self.quick else list(SIZES))
+        variants = _names(self.variants) or [name for name in VARIANTS if not (self.quick and name in SLOW)]
+        axes = {axis: values for axis, (_, _, values, _) in SCALING.items()}
+        if self.quick:
+            few = {"batch": (8, 32)} if self.scaling else {}
+            return Plan(device, sizes, variants, self.rounds or 3, 0.01, 8, few, 2, 50)
+        scaling = axes if self.scaling else {}
+        return Plan(device, sizes, variants, self.rounds or 15, scaling=scaling, evaluated=EVALUATED[device.type])
+
+
+def bench(options: Any, console: Console) -> int:
+    """Measure, print tables, write JSON and figure; 1 if a variant did other maths or failed."""
+    wanted = BenchmarkOptions(**{name: options[name] for name in BenchmarkOptions.__dataclass_fields__})
+    for path in (wanted.json, wanted.figure):
+        check_output(path)
+    plan = wanted.plan()
+    with _threads(wanted.threads), console.status("starting") as status:
+        machine = describe_machine(plan.device)
+        report = benchmark(plan, status.update)
+    _print(report, machine, plan, console)
+    if wanted.json:
+        write_json(Path(wanted.json), as_json(report, machine, wanted))
+        console.print(f"figures   {wanted.json}", highlight=False, markup=False)
+    if wanted.figure:
+        benchmark_figure(Path(wanted.figure), report)
+        console.print(f"picture   {wanted.figure}", highlight=False, markup=False)
+    return 1 if report.wrong else 0
+
+
+def as_json(report: Report, machine: dict[str, Any], wanted: BenchmarkOptions) -> dict[str, Any]:
+    """Return everything that was found, with the figures that people ask for worked out."""
+    return {
+        "command": " ".join(["pyro-vae", *sys.argv[1:]]),
+        "options": asdict(wanted),
+        "machine": machine,
+        "memory": MEANING,
+        "sizes": [_size_as_json(size, report) for size in report.sizes],
+        "scaling": [
+            {"axis": point.axis, "value": point.value, **_size_as_json(point.report, report)}
+            for point in report.scaling
+        ],
+        "evaluation": [
+            {**asdict(found), "images_per_second": asdict(found.images_per_second)} for found in report.evaluations
+        ],
+        "device": {"operations_per_second": report.rate, "bytes_per_second": report.bandwidth},
+        "goals": [asdict(outcome) for outcome in outcomes(report)],
+    }
+
+
+def _size_as_json(size: SizeReport, report: Report) -> dict[str, Any]:
+    rows = []
+    for row in size.rows:
+        passed = None if row.agreement is None else row.agreement.passed
+        found = {**asdict(row), "agrees": passed, "seconds": row.seconds and asdict(row.seconds)}
+        found |= {"over_svi": _as_dict(size.ratio(row.variant, "svi")), "pays_after_steps": _pays(size, row)}
+        rows.append(found)
+    return {**asdict(size), "rows": rows, "roofline_seconds": report.roofline(size)}
+
+
+def _as_dict(figure: Spread | None) -> dict[str, float] | None:
+    return None if figure is None else asdict(figure)
+
+
+def _print(report: Report, machine: dict[str, Any], plan: Plan, console: Console) -> None:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    for line in (
+        f"machine   {machine['processor']}, {machine['cores']} cores; on {machine['device']}",
+        f"torch     {machine['threads']} threads, float32 products {machine['float32_matmul_precision']}; {versions}",
+        f"rounds    {plan.rounds}, variants in turn; medians and quartiles; memory beyond parameters and optimiser",
+    ):
+        console.print(line, highlight=False, markup=False)
+    for size in report.sizes:
+        console.print(speed_table(size, report))
+        console.print(start_table(size))
+    if report.scaling:
+        console.print(scaling_table(report))
+    for found in report.evaluations:
+        rate = written(found.images_per_second)
+        how = {"svi": "eager", "compiled": "compiled, compiling included"}[found.how]
+        text = f"L_{found.particles} of {found.images} images, 784-200-200-50, {how}: {rate} images/s"
+        console.print(text, highlight=False, markup=False)
+    console.print(goal_table(outcomes(report)))
+    for row in report.wrong:
+        console.print(f"{row.status}: {row.variant}: {row.reason}", style="red", highlight=False, markup=False)
+
+
+def speed_table(size: SizeReport, report: Report) -> Table:
+    """Return a line a variant: the time of a step, against stock Pyro, and over the floor."""
+    title = f"{size.name}: {size.title}; {size.operations / 1e6:.0f} million operations a step"
+    table = _table(title, "", "ms a step", "× as fast as stock", "× the floor")
+    for row in size.rows:
+        if row.rounds:
+            faster, over = size.ratio("stock", row.variant), size.ratio(row.variant, "floor")
+            table.add_row(row.title, written(row.seconds, 1e3), written(faster), written(over))
+        else:
+            table.add_row(row.title, f"[{'dim' if row.status == 'absent' else 'red'}]{row.status}[/]", "", "")
+    bound = report.roofline(size)
+    if bound is not None:
+        table.add_row("floor: larger of bytes / bandwidth, operations / rate", f"{1e3 * bound:.4f}", "", "computed")
+    return table
+
+
+def start_table(size: SizeReport) -> Table:
+    """Return a line a variant: the first step, when it has paid for itself, memory, and how the maths was checked."""
+    table = _table("", "", "first step", "pays after", "MB", "maths")
+    for row in size.rows:
+        if not row.rounds:
+            table.add_row(row.title, "", "", "", row.reason)
+            continue
+        first = "" if row.first_step is None else f"{row.first_step:.2f} s"
+        memory = "" if not row.memory else f"{row.memory / 1e6:.1f}"
+        agreement = row.agreement
+        same = "" if agreement is None else "same noise" if agreement.same_noise else "in distribution"
+        table.add_row(row.title, first, _pays_text(size, row), memory, same)
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title or None, box=box.SIMPLE)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _pays(size: SizeReport, row: Row) -> float | None:
+    """Return the steps after which a variant's slower start has paid for itself against engine svi."""
+    base = size.row("svi")
+    slow_start = row.variant in SLOW
+    return row.pays_after(base) if base is not None and slow_start else None
+
+
+def _pays_text(size: SizeReport, row: Row) -> str:
+    steps = _pays(size, row)
+    if steps is None:
+        return ""
+    return "never" if steps == float("inf") else f"{steps:,.0f} steps"
+
+
+def scaling_table(report: Report) -> Table:
+    """Return how time grows beside how the work grows, each variant against the smallest value of the series."""
+    names = list(dict.fromkeys(row.variant for point in report.scaling for row in point.report.rows))
+    title = "does the time grow as the work does? ms a step, and how much more than in the first line"
+    table = _table(title, "", "", "work", *(VARIANTS[name][0].partition(":")[0] for name in names))
+    for axis in dict.fromkeys(point.axis for point in report.scaling):
+        points = [point for point in report.scaling if point.axis == axis]
+        first = points[0].report
+        for point in points:
+            work = f"× {point.report.operations / first.operations:.1f}"
+            cells = [_growth(point.report.row(name), first.row(name)) for name in names]
+            table.add_row(axis, str(point.value), work, *cells)
+    return table
+
+
+def _growth(row: Row | None, first: Row | None) -> str:
+    if row is None or row.seconds is None:
+        return "" if row is None else row.status
+    growth = f" (× {row.seconds.median / first.seconds.median:.1f})" if first and first.seconds else ""
+    return f"{1e3 * row.seconds.median:.2f}{growth}"
+
+
+def goal_table(found: Sequence[Outcome]) -> Table:
+    """Return each goal beside its figure, or beside the reason why there is none."""
+    table = _table("goals", "", "goal", "figure", "")
+    for outcome in found:
+        if outcome.figure is None:
+            table.add_row(outcome.goal, outcome.wanted, f"[dim]{outcome.reason}[/]", "")
+        else:
+            verdict = "[green]met[/]" if outcome.met else "[yellow]not met[/]"
+            table.add_row(outcome.goal, outcome.wanted, f"{written(outcome.figure)} {outcome.unit}", verdict)
+    return table
+
+
+def written(figure: Spread | None, unit: float = 1.0) -> str:
+    """Write a median with its quartiles.
+
+    Example:
+        >>> written(Spread(0.0123, 0.012, 0.0131), 1e3), written(None)
+        ('12.3 (12.0–13.1)', '')
+    """
+    if figure is None:
+        return ""
+    values = [unit * value for value in (figure.median, figure.lower, figure.upper)]
+    digits = next((d for limit, d in ((100, 0), (10, 1), (1, 2), (0.1, 3)) if values[0] >= limit), 4)
+    middle, lower, upper = (f"{value:.{digits}f}" for value in values)
+    return f"{middle} ({lower}–{upper})"
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let torch have so many threads for a block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]

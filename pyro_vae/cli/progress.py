@@ -1,0 +1,110 @@
+"""Progress while training, and single lines."""
+
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pyro_vae.data import DataSet
+from pyro_vae.engines.protocol import StepInfo
+from pyro_vae.training.folder import Run
+from pyro_vae.training.loop import EpochRecord, Hook, Loop
+
+
+class ProgressHook(Hook):
+    """A bar with rate, remaining time and the current objective, and a line an epoch.
+
+    ``bound`` stands beside figures that bound log p(x); while the KL is down-weighted the figure is none and is
+    called ``objective``.
+    """
+
+    def __init__(self, run: Run, data: DataSet, console: Console) -> None:
+        self._run, self._data, self._console = run, data, console
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def preparing(self, loop: Loop) -> None:
+        """Say what is trained on what, and how."""
+        for line in _opening(self._run, self._data, loop):
+            self._console.print(line, highlight=False, markup=False)
+
+    def started(self, loop: Loop) -> None:
+        """Show the bar."""
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figure]}"),
+            console=self._console,
+            transient=True,
+        )
+        total = loop.settings.epochs * loop.batches
+        self._task = self._bar.add_task(
+            "", total=total, completed=loop.position.step, epoch=loop.position.epoch + 1, rate="", figure=""
+        )
+        self._bar.start()
+
+    def stepped(self, loop: Loop, info: StepInfo) -> None:
+        """Move the bar."""
+        position = loop.position
+        word = "bound" if position.kl_weight == 1 else "objective"
+        if self._bar is None:
+            return
+        self._bar.update(
+            self._task,
+            completed=position.step,
+            epoch=position.epoch + 1,
+            rate=f"{position.step / position.seconds:.0f} steps/s",
+            figure=f"{word} {position.objective_sum / position.seen:.2f}",
+        )
+
+    def epoch_ended(self, loop: Loop, record: EpochRecord) -> None:
+        """Print a line."""
+        word = "bound" if record.kl_weight == 1 else "objective"
+        held_out = ""
+        if record.bound is not None and record.bound_standard_error is not None:
+            held_out = f"   held-out bound {record.bound:.2f} ± {record.bound_standard_error:.2f}"
+            if record.bounds:
+                held_out += f" ({min(record.bounds):.2f} to {max(record.bounds):.2f})"
+        rate = record.step / record.seconds
+        line = f"epoch {record.epoch:>3}   {word} {record.objective:.2f}{held_out}   {rate:.0f} steps/s"
+        self._console.print(line, highlight=False)
+
+
+def _opening(run: Run, data: DataSet, loop: Loop) -> list[str]:
+    sizes = ", ".join(f"{len(getattr(data, split))} {split}" for split in ("train", "validation", "test"))
+    count = sum(parameter.numel() for parameter in loop.program.parameters())
+    shape = "x".join(map(str, data.event_shape))
+    config = run.config
+    lines = [
+        f"data      {data.name}: {sizes} images of {shape}, split {data.split}, binarize {data.train.binarize}",
+        f"program   {config.model}, {count:,} parameters, on {loop.train.device}",
+        f"training  {config.estimator} by {config.optimizer} at {config.learning_rate:g}, "
+        f"batches of {config.batch_size}, {config.epochs} epochs",
+        f"engine    {loop.engine_name} ({loop.why})",
+    ]
+    if loop.engine_name.startswith("compiled"):
+        lines.append("compiling, which takes ten seconds or more")
+    if loop.position.step:
+        lines.append(f"resuming  after step {loop.position.step}, in epoch {loop.position.epoch + 1}")
+    return lines
+
+
+def say_pictures(console: Console, files: list[Path]) -> None:
+    """Say where pictures lie, a line each."""
+    for file in files:
+        say(console, f"picture   {file}")
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is, without colour or markup."""
+    console.print(line, highlight=False, markup=False)

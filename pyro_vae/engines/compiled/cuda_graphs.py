@@ -1,0 +1,151 @@
+"""Whole training steps on the device: gather, binarization, gradients, optimiser and metrics, several to a CUDA graph.
+
+Nothing in a step waits for the host. What changes from step to step (the number of the batch, learning rate, weight of
+the KL) is read from tables on the device, at a counter that the step itself moves on.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyro_vae.data import Images
+from pyro_vae.engines.batches import Batches
+from pyro_vae.engines.compiled.replicated import ReplicatedFunction
+from pyro_vae.engines.compiled.step import StepFunction, StepResult
+
+WARM_UP = 3  # steps before the first recording: they make the optimiser's state and load every kernel
+STEPS = 10  # to a CUDA graph
+READ = 50  # steps between two readings of the metrics
+
+
+class Recording:
+    """The steps of one engine on one data set, on the device.
+
+    On CUDA, after a few ordinary steps, one graph of :data:`STEPS` steps and one of a single step are recorded and
+    replayed; the last, smaller batch of an epoch is an ordinary step. Binarization draws from the device's own
+    generator, as all other noise does: its state is part of every checkpoint. On the CPU the same steps run unrecorded.
+
+    A loss or gradient that is not finite changes neither parameters nor the estimator's memory, and no later step does.
+    (The optimiser's state and running statistics may: the run ends there.)
+
+    Args:
+        function: the step, for its tensors.
+        graph_for: gives the graph for a batch and a weight.
+        optimizer: with ``capturable`` state.
+        images: the data, on the device.
+        size: data in a batch.
+    """
+
+    def __init__(
+        self,
+        function: StepFunction | ReplicatedFunction,
+        graph_for: Callable[[Tensor, Tensor], Callable[..., Any]],
+        optimizer: Optimizer,
+        images: Images,
+        size: int,
+    ) -> None:
+        self._function, self._graph_for, self._optimizer = function, graph_for, optimizer
+        self._images, self._size = images, size
+        device, count = images.device, -(-len(images) // size)
+        self._order = torch.zeros(len(images), dtype=torch.int64, device=device)
+        self._within = torch.arange(size, device=device)
+        self._rates = torch.zeros(count, dtype=torch.float32, device=device)  # what fused kernels read
+        self._weights = torch.zeros(count, dtype=torch.float64, device=device)
+        self._batch = torch.zeros(1, dtype=torch.int64, device=device)  # the number of the coming batch
+        replicates = len(getattr(function, "programs", [0]))
+        self._metrics = torch.zeros(count, 2, replicates, dtype=torch.float64, device=device)  # loss, gradient's norm
+        self._alive = torch.ones((), dtype=torch.bool, device=device)
+        self._memory = [memory.clone() for memory in function.memory.values()]
+        self._lr = [torch.zeros((), dtype=torch.float32, device=device) for _ in optimizer.param_groups]
+        self._warm = 0
+        self._weighted = function.weighted
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+
+    def epoch(self, batches: Batches) -> Iterator[tuple[int, list[tuple[list[float], list[float]]]]]:
+        """Take the steps of an epoch; yields the number of a first batch, and rows of losses and gradients' norms."""
+        self._begin(batches)
+        whole, end = len(batches.order) // self._size, len(batches)
+        at = batches.start
+        while at < end:
+            stop = min(at + READ, end)
+            self.advance(min(stop, whole) - at, self._size)
+            if stop > whole:
+                self.advance(1, len(batches.order) - whole * self._size)
+            yield at, [tuple(row) for row in self._metrics[at:stop].tolist()]
+            at = stop
+
+    def fits(self, batches: Batches) -> bool:
+        """Whether this is a recording of steps on these data, with a weight of the KL if one is needed."""
+        same = batches.images is self._images and batches.size == self._size
+        return same and self._function.weighted == self._weighted
+
+    @torch.no_grad()
+    def advance(self, count: int, size: int) -> None:
+        """Take so many steps on batches of one size, without waiting for the device."""
+        on_cuda = self._images.device.type == "cuda"
+        with torch.cuda.device(self._images.device) if on_cuda else nullcontext():  # graphs record the current device
+            self._advance(count, size)
+
+    def _advance(self, count: int, size: int) -> None:
+        while count > 0:
+            taken = self._replay(count) if size == self._size and self._recordable else 0
+            if not taken:
+                self._step(size)
+                self._warm += size == self._size
+                taken = 1
+            count -= taken
+
+    @property
+    def _recordable(self) -> bool:
+        return self._images.device.type == "cuda" and self._warm >= WARM_UP
+
+    def _replay(self, count: int) -> int:
+        """Replay one graph, recorded on its first use; return how many steps it took."""
+        steps = STEPS if count >= STEPS else 1
+        key = steps
+        if key not in self._graphs:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for _ in range(steps):
+                    self._step(self._size)
+            self._graphs[key] = graph
+        self._graphs[key].replay()
+        return steps
+
+    @torch.no_grad()
+    def _begin(self, batches: Batches) -> None:
+        self._order.copy_(batches.order)
+        self._rates.copy_(torch.tensor(batches.learning_rates))
+        self._weights.copy_(torch.tensor(batches.kl_weights, dtype=torch.float64))
+        self._batch.fill_(batches.start)
+        for group, rate in zip(self._optimizer.param_groups, self._lr, strict=True):
+            group["lr"] = rate  # a single step in between has put a number there
+        for tensor, value in zip(self._memory, self._function.memory.values(), strict=True):
+            tensor.copy_(value)
+        self._function.remember(StepResult(self._batch, self._batch, [], self._memory))
+
+    def _step(self, size: int) -> None:
+        """One step, on the device alone."""
+        function, optimizer = self._function, self._optimizer
+        x = self._images.batch(self._order[self._batch * self._size + self._within[:size]])
+        weight = self._weights[self._batch].reshape(())
+        for rate, factor in zip(self._lr, function.rates, strict=True):
+            rate.copy_(self._rates[self._batch].reshape(()) * factor)
+        tensors = [*function.tensors(), *self._memory]
+        result = function.result(self._graph_for(x, weight)(x, weight, *tensors))
+        self._alive.logical_and_((result.loss.isfinite() & result.norm.isfinite()).all())
+        function.hand_over(result)
+        parameters = [function.parameters[name] for name in function.trained]
+        before = [p.clone() for p in parameters]
+        optimizer.step()
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(torch.where(self._alive, parameter, value))
+        for tensor, value in zip(self._memory, result.memory, strict=True):
+            tensor.copy_(torch.where(self._alive, value, tensor))
+        row = torch.stack([result.loss.double(), result.norm.double()]).reshape(2, -1)
+        self._metrics.index_copy_(0, self._batch, row[None])
+        self._batch.add_(1)

@@ -1,0 +1,56 @@
+"""Inductor: compiling a traced graph, and whether there is a compiler."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch._inductor
+from torch import Tensor
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import CppCompileError, GPUTooOldForTriton, InvalidCxxCompiler, TritonMissing
+from torch.fx import GraphModule
+from torch.utils._triton import has_triton
+
+from pyro_vae.base.errors import InputError
+from pyro_vae.engines.compiled.step import STOCK
+
+Graph = Callable[..., Any]
+
+
+NO_COMPILER = (InvalidCxxCompiler, CppCompileError, TritonMissing, GPUTooOldForTriton)
+
+
+def compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Graph:
+    """Compile a traced graph by Inductor, for inputs of these shapes; its noise stays that of torch's own generator.
+
+    Inductor is given the graph itself. By way of ``torch.compile`` every step would pay for Dynamo's guards, which
+    look for changes that a graph without Python cannot have.
+
+    Raises:
+        InputError: no compiler, or one that cannot compile.
+    """
+    try:
+        call: Graph = torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
+    except Exception as error:
+        lacking = [cause for cause in _causes(error) if isinstance(cause, NO_COMPILER)]
+        if lacking:
+            got = (str(lacking[0]).strip().splitlines() or [type(lacking[0]).__name__])[0].rstrip(".")
+            hint = f"installing g++ (CXX may name another compiler), {STOCK}, or --engine compiled:inductor=false"
+            raise InputError("a C++ compiler (on CUDA, Triton) for engine compiled", got, hint) from error
+        raise
+    return call
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch finds the compilers that Inductor needs on a device."""
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return device.type != "cuda" or bool(has_triton())
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

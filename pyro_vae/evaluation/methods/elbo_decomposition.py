@@ -1,0 +1,192 @@
+r"""What the ELBO is made of: reconstruction and KL, cross-entropy and entropy of q, and the KL cut in two.
+
+.. math::
+
+    \mathcal L = E_q \log p(x|z) - KL(q(z|x) \| p(z)), \qquad
+    KL = \underbrace{-E_q \log p(z)}_{\text{cross-entropy}} - \underbrace{-E_q \log q(z|x)}_{\text{entropy}}
+
+and, averaged over N data,
+
+.. math::
+
+    \frac1N \sum_n KL(q(z|x_n) \| p(z)) = I_q(n; z) + KL(q(z) \| p(z)), \qquad q(z) = \frac1N \sum_n q(z|x_n)
+
+All figures of one call come from the same draws, so that they add up to rounding.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_vae.base.statistics import Estimate, estimate
+from pyro_vae.elbo.draw import Draw, Terms, draw_terms
+from pyro_vae.evaluation.chunking import data_chunks, particle_chunks
+from pyro_vae.program.contexts import evaluating
+from pyro_vae.program.joint import Joint
+from pyro_vae.program.protocol import Program
+
+PAIRS_AT_ONCE = 200_000  # (code, datum) pairs whose log q(z|x) is taken together
+DATA_AT_ONCE = 500
+SATURATED = math.log(2)  # nats
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The ELBO of every datum in parts, each (B,), in nats: means over the particles.
+
+    ``reconstruction`` is E log p(x|z), ``cross_entropy`` is −E log p(z), ``entropy`` is −E log q(z|x).
+    """
+
+    reconstruction: Tensor
+    cross_entropy: Tensor
+    entropy: Tensor
+
+    @property
+    def kl(self) -> Tensor:
+        """KL(q(z|x)‖p(z)) = cross-entropy − entropy, (B,); sampled, so it may be below 0 for a datum."""
+        return self.cross_entropy - self.entropy
+
+    @property
+    def elbo(self) -> Tensor:
+        """Reconstruction − KL, (B,)."""
+        return self.reconstruction - self.kl
+
+
+@dataclass(frozen=True, eq=False)
+class Surgery:
+    """The KL of a data set in two, each (B,), nats, one term a datum: their means are the figures.
+
+    ``mutual_information`` is log q(z|x_n) − log q(z), how much a code tells of which datum it was drawn for, and
+    ``marginal_kl`` is log q(z) − log p(z), how far the codes of all data are from the prior. ``parts`` holds the whole
+    ELBO from the same draws: the two add up to its KL.
+    """
+
+    mutual_information: Tensor
+    marginal_kl: Tensor
+    parts: Parts
+
+    @property
+    def log_n(self) -> float:
+        """Log N, in nats, which the mutual information cannot exceed."""
+        return math.log(len(self.mutual_information))
+
+    @property
+    def index_entropy(self) -> Estimate:
+        """Log N − I, nats: what remains unknown of the datum when its code is known; 0 where codes never overlap."""
+        return estimate(self.log_n - self.mutual_information.double())
+
+    @property
+    def saturated(self) -> bool:
+        """Whether I is within log 2 of log N: a code names its datum among fewer than two.
+
+        Then I speaks of N and not of the program, the marginal KL takes the rest, and more data would move both.
+        """
+        return self.index_entropy.mean < SATURATED
+
+
+@torch.no_grad()
+def elbo_parts(program: Program, x: Tensor, num_particles: int = 100, seed: int = 0) -> Parts:
+    """Return the parts of the ELBO of every datum.
+
+    Args:
+        program: the program.
+        x: the data, (B, *event_shape).
+        num_particles: K.
+        seed: fixes the noise.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> parts = elbo_parts(VAE((4,), latent_dim=2), torch.ones(10, 4))
+        >>> bool((parts.elbo == parts.reconstruction - parts.kl).all())
+        True
+    """
+    with evaluating(program, x.device, seed):
+        found = [_parts_of_chunk(program, part, num_particles) for part in data_chunks(x, num_particles)]
+    return _joined(found)
+
+
+@torch.no_grad()
+def elbo_surgery(program: Program, x: Tensor, num_particles: int = 1, seed: int = 0) -> Surgery:
+    r"""Cut the KL of a data set into mutual information and marginal KL.
+
+    The aggregate posterior q(z) is the mixture over the N data given, all of them, so the cost grows with K N²; the
+    memory does not. Of this data set the figures are unbiased; of the distribution that it was drawn from, the mutual
+    information is too low, the more so the nearer to log N (:attr:`Surgery.saturated`). A standard error over data
+    knows of the draws and of the spread over data, not of that bias.
+
+    Source: Hoffman and Johnson, ELBO surgery: yet another way to carve up the variational evidence lower bound, 2016.
+
+    Args:
+        program: the program; its guide's density must be computable at any z.
+        x: the data, (N, *event_shape).
+        num_particles: K codes for every datum; averages are over them.
+        seed: fixes the noise.
+
+    Raises:
+        InputError: a flow without an inverse as q.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> found = elbo_surgery(VAE((4,), latent_dim=2), torch.bernoulli(torch.full((50, 4), 0.5)))
+        >>> bool(found.mutual_information.mean() < found.log_n)
+        True
+    """
+    with evaluating(program, x.device, seed):
+        draws = [_codes(program, part, num_particles) for part in data_chunks(x, num_particles)]
+        codes = {name: torch.cat([codes[name] for codes, _ in draws], 1) for name in draws[0][0]}
+        terms = _concatenated([terms for _, terms in draws])
+        log_marginal = _log_aggregate(program, x, {n: z.flatten(0, 1) for n, z in codes.items()}).view_as(terms.log_qz)
+    return Surgery(
+        (terms.log_qz - log_marginal).mean(0),
+        (log_marginal - terms.log_pz).mean(0),
+        Parts(terms.log_px_z.mean(0), -terms.log_pz.mean(0), -terms.log_qz.mean(0)),
+    )
+
+
+def _parts_of_chunk(program: Program, x: Tensor, num_particles: int) -> Parts:
+    sums = torch.zeros(3, len(x), device=x.device, dtype=torch.float64)
+    for count in particle_chunks(num_particles):
+        terms = draw_terms(program, x, count)
+        sums += torch.stack([terms.log_px_z.sum(0), -terms.log_pz.sum(0), -terms.log_qz.sum(0)])
+    return Parts(*(sums / num_particles))
+
+
+def _joined(parts: list[Parts]) -> Parts:
+    names = ("reconstruction", "cross_entropy", "entropy")
+    return Parts(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+def _codes(program: Program, x: Tensor, num_particles: int) -> tuple[dict[str, Tensor], Terms]:
+    """Draw K codes a datum: {site: (K, B, *S)}, and their terms, in float64."""
+    draws = [Draw(program.model, program.guide, (x,), {}, k, "fixed") for k in particle_chunks(num_particles)]
+    codes = {name: torch.cat([draw.drawn[name] for draw in draws]) for name in draws[0].drawn}
+    terms = [draw.terms for draw in draws]
+    return codes, Terms(*(torch.cat([getattr(t, name) for t in terms]).double() for name in TERMS))
+
+
+TERMS = ("log_px_z", "log_pz", "log_qz")
+
+
+def _concatenated(terms: list[Terms]) -> Terms:
+    return Terms(*(torch.cat([getattr(t, name) for t in terms], 1) for name in TERMS))
+
+
+def _log_aggregate(program: Program, x: Tensor, codes: dict[str, Tensor]) -> Tensor:
+    """Log q(z) of M codes, (M,), float64: the log of the mean of q(z|x) over all the data."""
+    parts = x.split(DATA_AT_ONCE)
+    at_once = max(1, PAIRS_AT_ONCE // len(parts[0]))
+    number = len(next(iter(codes.values())))
+    totals = []
+    for start in range(0, number, at_once):
+        some = {name: z[start : start + at_once] for name, z in codes.items()}
+        sums = torch.stack([_log_q_of_pairs(program, part, some).double().logsumexp(1) for part in parts])
+        totals.append(sums.logsumexp(0) - math.log(len(x)))
+    return torch.cat(totals)
+
+
+def _log_q_of_pairs(program: Program, x: Tensor, codes: dict[str, Tensor]) -> Tensor:
+    """Log q(z_m|x_n), (M, N): the guide of every datum at every code."""
+    number = len(next(iter(codes.values())))
+    return Joint(program, x).log_q({n: z[:, None].expand(number, len(x), *z.shape[1:]) for n, z in codes.items()})

@@ -1,0 +1,187 @@
+"""Latent dimensions: which are active and which have collapsed."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import distributions as dist
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_vae.base.errors import InputError
+from pyro_vae.elbo.draw import Draw
+from pyro_vae.evaluation.chunking import data_chunks
+from pyro_vae.program.contexts import evaluating
+from pyro_vae.program.protocol import Program
+from pyro_vae.program.tracing import sample_sites
+
+ACTIVE_VARIANCE = 0.01  # Burda et al.
+
+
+COLLAPSED_KL = 0.01  # nats
+
+
+CLOSED_FORM, SAMPLED = "closed form", "sampled"
+
+
+@dataclass(frozen=True, eq=False)
+class LatentDiagnostics:
+    """How much one latent site is used, over the data; its event shape is written S.
+
+    ``mean_variance``, S: variance over the data of the mean of q, Var E[z|x], with its standard error; NaN for a
+    categorical site, whose class numbers have no mean. ``mean_from`` says how the mean was had.
+    ``kl``, S, or () where it does not come apart into dimensions: KL(q‖p) in nats, averaged over the data, with its
+    standard error over the data; ``kl_from`` says how it was had. A sampled figure holds the noise of the particles in
+    its error too.
+    """
+
+    mean_variance: Tensor
+    mean_variance_error: Tensor
+    mean_from: str
+    kl: Tensor
+    kl_error: Tensor
+    kl_from: str
+
+    @property
+    def active(self) -> Tensor:
+        """Which dimensions are active, S: the variance of their posterior mean is above 0.01."""
+        return self.mean_variance > ACTIVE_VARIANCE
+
+    @property
+    def active_units(self) -> int:
+        """How many dimensions are active."""
+        return int(self.active.sum())
+
+    @property
+    def collapsed(self) -> Tensor:
+        """Which dimensions (or whether the site) have collapsed to the prior: a KL below 0.01 nats on average."""
+        return self.kl < COLLAPSED_KL
+
+
+@torch.no_grad()
+def latent_diagnostics(
+    program: Program, x: Tensor, num_particles: int = 10, seed: int = 0
+) -> dict[str, LatentDiagnostics]:
+    r"""Return which latent dimensions are active and which have collapsed, site by site.
+
+    .. math:: A = \mathrm{Var}_x\, E_{q(z|x)}[z], \qquad
+        \frac1N \sum_n KL(q(z_j|x_n) \,\|\, p(z_j))
+
+    The posterior mean is the distribution's own where the first site of the guide has one; elsewhere it is the mean of
+    the K particles, and the variance that their number adds to A is taken off. The KL is in closed form where both
+    distributions have one and the guide draws its sites in the model's order (then it is given what was drawn before);
+    else it is sampled, log q − log p.
+
+    Source: Burda, Grosse and Salakhutdinov, arXiv 1509.00519.
+
+    Args:
+        program: the program.
+        x: the data, (B, *event_shape).
+        num_particles: K, at least 2.
+        seed: fixes the noise.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> found = latent_diagnostics(VAE((4,), latent_dim=2), torch.ones(10, 4))["z"]
+        >>> found.kl.shape, found.kl_from, found.active_units
+        (torch.Size([2]), 'closed form', 0)
+    """
+    if num_particles < 2:
+        raise InputError("at least 2 particles, which show their own spread", num_particles, "num_particles=10")
+    parts: dict[str, list[_SitePart]] = {}
+    with evaluating(program, x.device, seed):
+        for part in data_chunks(x, num_particles):
+            for name, of_site in _site_parts(program, part, num_particles):
+                parts.setdefault(name, []).append(of_site)
+    return {name: _joined(of_site, num_particles) for name, of_site in parts.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _SitePart:
+    """One site, some data: means (B, *S), variance of the particles (B, *S) or None, KL (B, *S) or (B,)."""
+
+    mean: Tensor
+    particle_variance: Tensor | None
+    kl: Tensor
+    kl_from: str
+
+
+def _site_parts(program: Program, x: Tensor, num_particles: int) -> Iterable[tuple[str, _SitePart]]:
+    draw = Draw(program.model, program.guide, (x,), {}, num_particles, "fixed")
+    guide = {n: s for n, s in sample_sites(draw.guide_trace) if not s["infer"].get("is_auxiliary")}
+    model = {n: s for n, s in sample_sites(draw.model_trace) if not s["is_observed"]}
+    same_order = list(guide) == list(model)
+    first = next(iter(dict(sample_sites(draw.guide_trace))))
+    for name, site in guide.items():
+        mean, variance = posterior_mean(site, depends_on_x_alone=name == first)
+        kl, kl_from = _site_kl(site, model[name], same_order)
+        yield name, _SitePart(mean, variance, kl.double().mean(0), kl_from)
+
+
+def posterior_mean(site: Any, depends_on_x_alone: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the mean of q at one site of a guide's trace with K particles, (B, S), float64.
+
+    It is the distribution's own where the site depends on x alone and has one (the second part is then None); else the
+    mean of the particles, and their variance. NaN for a categorical site, whose class numbers have no mean.
+    """
+    particles = site["value"].double()
+    if isinstance(_elementary(site["fn"]), dist.Categorical):
+        return torch.full_like(particles[0], math.nan), None
+    if depends_on_x_alone:
+        try:
+            return site["fn"].mean.expand_as(particles)[0].double(), None
+        except NotImplementedError:  # a flow
+            pass
+    return particles.mean(0), particles.var(0)
+
+
+def _site_kl(q: Any, p: Any, same_order: bool) -> tuple[Tensor, str]:
+    """The KL of one site, (K, B, *S) or (K, B), and how it was had."""
+    apart = [_elementary(q["fn"]), _elementary(p["fn"])]
+    whole = any(fn.event_shape for fn in apart)
+    q_fn, p_fn = (q["fn"], p["fn"]) if whole else apart
+    if same_order:
+        shape = torch.broadcast_shapes(q_fn.batch_shape, p_fn.batch_shape)  # torch's own do not all broadcast
+        try:
+            return _masked(kl_divergence(q_fn.expand(shape), p_fn.expand(shape)), q), CLOSED_FORM
+        except NotImplementedError:
+            pass
+    return _masked(q_fn.log_prob(q["value"]), q) - _masked(p_fn.log_prob(q["value"]), p), SAMPLED
+
+
+def _masked(values: Tensor, site: Any) -> Tensor:
+    mask = site["mask"]
+    if isinstance(mask, Tensor):
+        mask = mask.reshape(mask.shape + (1,) * (values.ndim - len(site["fn"].batch_shape)))
+    masked: Tensor = scale_and_mask(values, scale=1.0, mask=mask)
+    return masked
+
+
+def _elementary(fn: Any) -> Any:
+    """The distribution inside any number of ``to_event``."""
+    while isinstance(fn, torch.distributions.Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def _joined(parts: list[_SitePart], num_particles: int) -> LatentDiagnostics:
+    mean = torch.cat([part.mean for part in parts])
+    kl = torch.cat([part.kl for part in parts])
+    squares = (mean - mean.mean(0)).square() * len(mean) / max(1, len(mean) - 1)
+    sampled = parts[0].particle_variance is not None
+    if sampled:
+        noise = torch.cat([part.particle_variance for part in parts if part.particle_variance is not None])
+        squares = squares - noise / num_particles
+    return LatentDiagnostics(
+        squares.mean(0), _error(squares), SAMPLED if sampled else CLOSED_FORM, kl.mean(0), _error(kl), parts[0].kl_from
+    )
+
+
+def _error(terms: Tensor) -> Tensor:
+    """The standard error of the mean along the first dimension; NaN of a single term."""
+    if len(terms) < 2:
+        return torch.full_like(terms[0], math.nan)
+    return terms.std(0) / math.sqrt(len(terms))

@@ -1,0 +1,111 @@
+"""log p(x) of every datum from weights, with its standard error: the value that every estimator of it returns."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_vae.base.statistics import log_mean_exp
+from pyro_vae.program.contexts import evaluating
+from pyro_vae.program.joint import Joint
+from pyro_vae.program.protocol import Program
+
+STATES_AT_ONCE = 4000  # particles or chains, times data, in memory at once
+
+
+@dataclass(frozen=True, eq=False)
+class LogEvidence:
+    r"""An estimate of log p(x) for each of B data, in nats.
+
+    The standard error is the delta method's, from the spread of the weights themselves. It is itself an estimate: where
+    few weights hold most of the sum, both it and the value are too small.
+    """
+
+    value: Tensor  # (B,)
+    standard_error: Tensor  # (B,)
+    log_weights: Tensor  # (K, B)
+    acceptance: Tensor | None = None  # (B,), mean rate of annealed chains
+    r_hat: Tensor | None = None  # (B,), of chains that sample the posterior; near 1 where they agree
+
+    @classmethod
+    def of_weights(cls, log_weights: Tensor, acceptance: Tensor | None = None) -> "LogEvidence":
+        r"""Return :math:`\log \frac1K \sum_k w_k`: a lower bound in expectation where each w is unbiased for p(x).
+
+        Example:
+            >>> LogEvidence.of_weights(torch.tensor([[1.0], [3.0]]).log()).value.exp()
+            tensor([2.])
+        """
+        value = log_mean_exp(log_weights)
+        return cls(value, _relative_error(log_weights - value), log_weights, acceptance)
+
+    @classmethod
+    def of_reciprocals(cls, log_weights: Tensor, acceptance: Tensor | None = None) -> "LogEvidence":
+        r"""Return :math:`-\log \frac1K \sum_k 1/w_k`: an upper bound in expectation where E 1/w = 1/p(x).
+
+        Example:
+            >>> LogEvidence.of_reciprocals(torch.tensor([[1.0], [3.0]]).log()).value.exp()
+            tensor([1.5000])
+        """
+        value = -log_mean_exp(-log_weights)
+        return cls(value, _relative_error(value - log_weights), log_weights, acceptance)
+
+    @classmethod
+    def cat(cls, parts: "list[LogEvidence]") -> "LogEvidence":
+        """Join the estimates of several chunks of data."""
+        whole = {n: _cat([getattr(part, n) for part in parts]) for n in ("acceptance", "r_hat")}
+        value, error = (torch.cat([getattr(part, n) for part in parts]) for n in ("value", "standard_error"))
+        return cls(value, error, torch.cat([part.log_weights for part in parts], 1), **whole)
+
+
+@torch.no_grad()
+def prior_log_evidence(program: Program, x: Tensor, *, num_particles: int = 1000, seed: int = 0) -> LogEvidence:
+    r"""Return log p(x) from draws of the prior, which shows why a guide is needed.
+
+    .. math:: \log p(x) \approx \log \frac1K \sum_k p(x|z_k), \quad z_k \sim p(z)
+
+    Nearly all draws make nothing that looks like x, so that the sum is that of its few luckiest terms, and far too
+    low for any K that can be had (Doersch, `Tutorial on Variational Autoencoders <https://arxiv.org/abs/1606.05908>`_,
+    section 2). The standard error knows of the drawn terms only and is too small as well.
+
+    Args:
+        program: the program.
+        x: data, (B, *event_shape), binarized where the likelihood is binary, on the program's device.
+        num_particles: K.
+        seed: of the noise.
+
+    Example:
+        >>> from pyro_vae.models.oracles import LinearGaussian
+        >>> oracle = LinearGaussian(4, 1)
+        >>> x = oracle.simulate(3)
+        >>> estimate = prior_log_evidence(oracle, x, num_particles=5000)
+        >>> bool(((estimate.value - oracle.log_evidence(x)).abs() < 5 * estimate.standard_error).all())
+        True
+    """
+    with evaluating(program, x.device, seed):
+        return LogEvidence.cat([_from_prior(program, part, num_particles) for part in chunks(x, 1)])
+
+
+def chunks(x: Tensor, states: int) -> tuple[Tensor, ...]:
+    """Split data so that ``states`` for each of them fit into memory at once."""
+    parts: tuple[Tensor, ...] = x.split(max(1, STATES_AT_ONCE // states))
+    return parts
+
+
+def _cat(parts: list[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
+
+
+def _from_prior(program: Program, x: Tensor, num_particles: int) -> LogEvidence:
+    joint = Joint(program, x)
+    at_once = max(1, STATES_AT_ONCE // len(x))
+    counts = [min(at_once, num_particles - start) for start in range(0, num_particles, at_once)]
+    return LogEvidence.of_weights(torch.cat([joint.draw_prior(count)[1] for count in counts]))
+
+
+def _relative_error(log_ratio: Tensor) -> Tensor:
+    """Standard error of a mean of ratios whose mean is 1, (B,); NaN for a single one."""
+    ratios = log_ratio.exp()
+    spread = ratios.std(0, correction=1) if len(ratios) > 1 else torch.full_like(ratios[0], math.nan)
+    return spread / math.sqrt(len(ratios))

@@ -1,0 +1,188 @@
+"""Is it useful: a linear probe on what q says of the data, and how near reconstructions come."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae.base.errors import InputError
+from pyro_vae.base.random import generator
+from pyro_vae.base.statistics import Estimate, estimate
+from pyro_vae.elbo.draw import Draw
+from pyro_vae.evaluation.chunking import data_chunks, particle_chunks
+from pyro_vae.evaluation.methods.latent_usage import posterior_mean
+from pyro_vae.program.contexts import evaluating
+from pyro_vae.program.protocol import Program
+from pyro_vae.program.tracing import observed_site, sample_sites, total_log_prob
+
+MAX_ITERATIONS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """How well a linear classifier tells labels from posterior means.
+
+    ``accuracy`` is the share of test data told right, with its standard error over them; ``chance`` the share of the
+    test labels' most frequent class; ``features`` how many numbers a datum gave; ``trained_on`` how many data the
+    classifier saw; ``converged`` whether its fit had ended when it was stopped.
+    """
+
+    accuracy: Estimate
+    chance: float
+    features: int
+    trained_on: int
+    converged: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """How near reconstructions come, datum by datum, (B,).
+
+    ``squared_error``: (x − mean of p(x|z))², averaged over the event's dimensions, in the data's unit squared.
+    ``log_likelihood``: log p(x|z) in nats, over all dimensions; for binary data minus the cross-entropy.
+    ``cross_entropy``: that cross-entropy, nats; None where p(x|z) is not a distribution of binary data.
+    All are means over draws of z from q(z|x).
+    """
+
+    squared_error: Tensor
+    log_likelihood: Tensor
+    cross_entropy: Tensor | None
+
+
+@torch.no_grad()
+def latent_features(program: Program, x: Tensor, num_particles: int = 10, seed: int = 0) -> Tensor:
+    """Return the posterior means of all latents as one vector a datum, (B, D), float64.
+
+    The mean is the distribution's own for the first site of a guide, where it has one; elsewhere it is that of K draws.
+
+    Raises:
+        InputError: a categorical latent, whose class numbers have no mean.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> latent_features(VAE((4,), latent_dim=2), torch.ones(10, 4)).shape
+        torch.Size([10, 2])
+    """
+    with evaluating(program, x.device, seed):
+        features = torch.cat([_features(program, part, num_particles) for part in data_chunks(x, num_particles)])
+    if features.isnan().any():
+        raise InputError("latents with a mean", "a Categorical, of class numbers, or NaN", "OneHotCategorical")
+    return features
+
+
+def linear_probe(
+    program: Program,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    max_train: int | None = 10_000,
+    num_particles: int = 10,
+    seed: int = 0,
+) -> Probe:
+    """Fit a logistic regression from posterior means to labels on one split and score it on another.
+
+    Features are standardised by the training data; scikit-learn's default penalty stays. The accuracy's standard error
+    is over the test data: it does not hold what another training set would have given.
+
+    Args:
+        program: the program.
+        train: data (N, *event_shape) and labels (N,), whole numbers.
+        test: likewise; data that neither the classifier nor, for an honest figure, the program was trained on.
+        max_train: at most so many training data, drawn without replacement by the seed; None takes all.
+        num_particles: K, where the means must be sampled.
+        seed: fixes noise and subsample.
+
+    Raises:
+        InputError: data and labels of other lengths, fewer than two classes.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> x, labels = torch.bernoulli(torch.full((40, 4), 0.5)), torch.arange(40) % 2
+        >>> probe = linear_probe(VAE((4,), latent_dim=2), (x[:20], labels[:20]), (x[20:], labels[20:]))
+        >>> probe.chance, probe.features, probe.accuracy.count
+        (0.5, 2, 20)
+    """
+    for x, labels in (train, test):
+        if labels.shape != x.shape[:1]:
+            raise InputError(
+                f"a label for each of {len(x)} data", f"labels of shape {tuple(labels.shape)}", "labels (N,)"
+            )
+    x, labels = _subsample(*train, max_train, seed)
+    if len(labels.unique()) < 2:
+        raise InputError("labels of at least two classes", labels.unique().tolist(), "a larger max_train")
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
+    features = latent_features(program, x, num_particles, seed).cpu().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # reported as a field
+        classifier.fit(features, labels.cpu().numpy())
+    predicted = classifier.predict(latent_features(program, test[0], num_particles, seed).cpu().numpy())
+    truth = test[1].cpu()
+    return Probe(
+        estimate((torch.from_numpy(predicted) == truth).double()),
+        truth.unique(return_counts=True)[1].max().item() / len(truth),
+        features.shape[1],
+        len(labels),
+        bool((classifier[-1].n_iter_ < MAX_ITERATIONS).all()),
+    )
+
+
+@torch.no_grad()
+def reconstruction_scores(program: Program, x: Tensor, num_particles: int = 10, seed: int = 0) -> Reconstruction:
+    """Score reconstructions of data: z from q(z|x), then p(x|z) against x.
+
+    Args:
+        program: the program.
+        x: the data, (B, *event_shape).
+        num_particles: K draws of z for every datum.
+        seed: fixes the noise.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> scores = reconstruction_scores(VAE((4,), latent_dim=2), torch.ones(10, 4))
+        >>> scores.squared_error.shape, bool((scores.cross_entropy == -scores.log_likelihood).all())
+        (torch.Size([10]), True)
+    """
+    with evaluating(program, x.device, seed):
+        parts = [_scores(program, part, num_particles) for part in data_chunks(x, num_particles)]
+    squared_error = torch.cat([squares for squares, _, _ in parts])
+    log_likelihood = torch.cat([log_px_z for _, log_px_z, _ in parts])
+    return Reconstruction(squared_error, log_likelihood, -log_likelihood if parts[0][2] else None)
+
+
+def _features(program: Program, x: Tensor, num_particles: int) -> Tensor:
+    trace = Draw(program.model, program.guide, (x,), {}, num_particles, "fixed").guide_trace
+    means = [posterior_mean(site, i == 0)[0].reshape(len(x), -1) for i, (_, site) in enumerate(sample_sites(trace))]
+    return torch.cat(means, -1)
+
+
+def _subsample(x: Tensor, labels: Tensor, most: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    if most is None or most >= len(x):
+        return x, labels
+    chosen = torch.randperm(len(x), generator=generator(torch.device("cpu"), seed))[:most]
+    return x[chosen.to(x.device)], labels[chosen.to(labels.device)]
+
+
+def _scores(program: Program, x: Tensor, num_particles: int) -> tuple[Tensor, Tensor, bool]:
+    squared_error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    log_likelihood, binary = torch.zeros_like(squared_error), True
+    for count in particle_chunks(num_particles):
+        trace = Draw(program.model, program.guide, (x,), {}, count, "fixed").model_trace
+        site = dict(sample_sites(trace))[observed_site(trace, x)]
+        squares = (site["fn"].mean - x).square().expand(count, *x.shape).double()
+        squared_error += squares.flatten(2).mean(2).sum(0) if x.ndim > 1 else squares.sum(0)
+        log_likelihood += total_log_prob([site]).double().expand(count, len(x)).sum(0)
+        binary &= _is_binary(site["fn"])
+    return squared_error / num_particles, log_likelihood / num_particles, binary
+
+
+def _is_binary(fn: Any) -> bool:
+    support = fn.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.boolean

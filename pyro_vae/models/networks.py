@@ -1,0 +1,78 @@
+"""Networks: maps from one event shape to one or more heads of another, over any leading dimensions."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.base.errors import InputError, lookup
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron (..., *in_shape) -> (..., heads, *out_shape).
+
+    Each parameter of a distribution gets a head: a diagonal normal needs two (location and log-scale), a
+    Bernoulli one (logits). Leading dimensions, a batch or particles by batch, are kept.
+
+    Args:
+        in_shape: event shape of the input.
+        hidden: units of each hidden layer; empty for an affine map.
+        out_shape: event shape of every head.
+        heads: how many heads.
+        activation: a name in :data:`ACTIVATIONS`.
+
+    Raises:
+        InputError: a size that is not positive, an unknown activation, or (when called) an input whose
+            last dimensions are not ``in_shape``.
+
+    Example:
+        >>> net = MLP((28, 28), (400,), (20,), heads=2)
+        >>> net(torch.zeros(5, 128, 28, 28)).shape
+        torch.Size([5, 128, 2, 20])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        hidden: Sequence[int],
+        out_shape: Sequence[int],
+        heads: int = 1,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        for size in (*in_shape, *hidden, *out_shape, heads):
+            if not isinstance(size, int) or size < 1:
+                raise InputError("layer sizes that are whole numbers of at least 1", size, "--hidden '[400]'")
+        self.in_shape = torch.Size(in_shape)
+        self.out_shape = torch.Size((heads, *out_shape))
+        activate = lookup(ACTIVATIONS, activation, "activation")
+        widths = (math.prod(in_shape), *hidden)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(widths):
+            layers += [nn.Linear(fan_in, fan_out), activate()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(self.out_shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., *in_shape) to (..., heads, *out_shape)."""
+        leading = x.ndim - len(self.in_shape)
+        if leading < 0 or x.shape[leading:] != self.in_shape:
+            raise InputError(
+                f"an input of shape (..., {', '.join(map(str, self.in_shape))})",
+                tuple(x.shape),
+                f"VAE(event_shape={tuple(x.shape[1:])}) if these are images",
+            )
+        flat: Tensor = self.layers(x.flatten(leading))
+        heads: Tensor = flat.unflatten(-1, self.out_shape)
+        return heads

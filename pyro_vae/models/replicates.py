@@ -1,0 +1,81 @@
+"""Replicates: R copies of one program, trained at once, so that a result comes with its spread over seeds."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from pyro_vae.base.errors import InputError
+from pyro_vae.program.protocol import Program
+
+
+class Replicates(nn.Module):
+    """R programs of one architecture, each with parameters of its own.
+
+    ``fit(Replicates(programs), data)`` trains them in one graph, batched over parameters, on the same batches and each
+    on noise of its own. What looks at a single program (pictures, evaluation) is given one of ``programs``.
+
+    Args:
+        programs: modules with ``model`` and ``guide``, alike but for the values of their parameters.
+        rates: factor of the learning rate of each; all 1 by default.
+        kl_weights: weight of the KL of each (β of a β-VAE); all 1 by default.
+
+    Raises:
+        InputError: no program, programs that are not alike or share parameters, or settings that are not one a program.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> len(Replicates([VAE((4,), latent_dim=2) for _ in range(3)], kl_weights=[0.5, 1.0, 2.0]).programs)
+        3
+    """
+
+    def __init__(
+        self,
+        programs: Iterable[nn.Module],
+        rates: Sequence[float] | None = None,
+        kl_weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.programs = nn.ModuleList(programs)
+        if not len(self.programs):
+            raise InputError("at least one program", "none", "Replicates([program, ...])")
+        self.rates = _one_each("rates", rates, len(self.programs))
+        self.kl_weights = _one_each("kl_weights", kl_weights, len(self.programs))
+        layouts = [_layout(program) for program in self.programs]
+        if any(layout != layouts[0] for layout in layouts):
+            raise InputError("programs of one architecture", "parameters of other names or shapes", "one constructor")
+        if len({id(p) for program in self.programs for p in program.parameters()}) < sum(
+            len(list(program.parameters())) for program in self.programs
+        ):
+            raise InputError("programs with parameters of their own", "shared ones", "building each anew")
+
+    def __len__(self) -> int:
+        """Return R."""
+        return len(self.programs)
+
+    def model(self, x: Tensor) -> Any:
+        """The model of the first program."""
+        return self.programs[0].model(x)  # type: ignore[operator]
+
+    def guide(self, x: Tensor) -> Any:
+        """The guide of the first program."""
+        return self.programs[0].guide(x)  # type: ignore[operator]
+
+
+def members(program: Program) -> list[Program]:
+    """Return the programs of replicates, and of any other program itself alone."""
+    return list(program.programs) if isinstance(program, Replicates) else [program]  # type: ignore[arg-type]
+
+
+def _layout(program: nn.Module) -> list[tuple[str, Any, Any, bool]]:
+    """Names, shapes, types, and what is trained."""
+    tensors = [*program.named_parameters(), *program.named_buffers()]
+    return [(name, tensor.shape, tensor.dtype, tensor.requires_grad) for name, tensor in tensors]
+
+
+def _one_each(name: str, values: Sequence[float] | None, count: int) -> tuple[float, ...]:
+    found = (1.0,) * count if values is None else tuple(values)
+    if len(found) != count or not all(math.isfinite(value) and value > 0 for value in found):
+        raise InputError(f"{name}: {count} finite numbers above 0, one a program", values, f"{name}=None")
+    return found

@@ -1,0 +1,144 @@
+"""Any pair of Pyro functions, or any object with both, as a program."""
+
+import functools
+import inspect
+import types
+from collections.abc import Iterable
+from typing import Any, cast
+
+import pyro
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_vae.base.errors import InputError
+from pyro_vae.base.random import isolated_rng
+from pyro_vae.program.explain import explained
+from pyro_vae.program.protocol import MODULE_DIVIDER, Program, ProgramFunction
+
+
+class FunctionProgram(nn.Module):
+    """The program of any two Pyro functions, however they hold their parameters.
+
+    The functions run once on ``example``, in a parameter store of their own, to find their parameters.
+    Modules registered with ``pyro.module`` (or that are a ``PyroModule``) and reachable from the functions
+    become submodules, so that buffers travel too; every ``pyro.param`` becomes a parameter of this module.
+
+    Args:
+        model: p(x, z) with x observed.
+        guide: q(z|x).
+        example: a few data, (B, *event_shape).
+        modules: modules that the search of globals, closures and attributes cannot see.
+
+    Raises:
+        InputError: a registered module that cannot be found (its buffers would be lost at a checkpoint).
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x), dim=-1):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+        >>> def guide(x):
+        ...     weight = pyro.param("weight", torch.tensor(0.5))
+        ...     with pyro.plate("data", len(x), dim=-1):
+        ...         pyro.sample("z", dist.Normal(weight * x[..., 0], 0.7))
+        >>> program = FunctionProgram(model, guide, torch.zeros(4, 1))
+        >>> [name for name, _ in program.named_parameters()]
+        ['free.weight']
+    """
+
+    def __init__(
+        self,
+        model: ProgramFunction,
+        guide: ProgramFunction,
+        example: Tensor,
+        modules: Iterable[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        self._functions = (model, guide)
+        with isolated_rng(example.device), pyro.get_param_store().scope() as found, explained():
+            samples = poutine.trace(guide).get_trace(example)
+            poutine.replay(model, trace=samples)(example)
+        reachable = {id(m): m for f in (*self._functions, *modules) for m in _modules_of(f)}
+        self.submodules = nn.ModuleList(reachable.values())
+        owned = {id(p) for p in self.submodules.parameters()}
+        self.free = nn.Module()
+        self._names: dict[str, str] = {}  # name in the store -> attribute of self.free
+        for name, tensor in found["params"].items():
+            if id(tensor) not in owned:
+                _refuse_lost_module(name)
+                attribute = name.replace(".", "/")  # module attributes must not hold a dot
+                self.free.register_parameter(attribute, nn.Parameter(tensor.detach()))
+                self._names[name] = attribute
+        self._constraints = {name: found["constraints"][name] for name in self._names}
+
+    def model(self, x: Tensor) -> Any:
+        """Run the model given at construction."""
+        return self._functions[0](x)
+
+    def guide(self, x: Tensor) -> Any:
+        """Run the guide given at construction."""
+        return self._functions[1](x)
+
+    def store_state(self) -> dict[str, dict[str, Any]]:
+        """Return the free parameters as a state for Pyro's parameter store; tensors are shared, not copied."""
+        params = {name: getattr(self.free, attribute) for name, attribute in self._names.items()}
+        return {"params": params, "constraints": dict(self._constraints)}
+
+
+def as_program(thing: object, example: Tensor) -> Program:
+    """Return ``thing`` as a program: an ``nn.Module`` as it is, functions through :class:`FunctionProgram`.
+
+    Args:
+        thing: an ``nn.Module`` with ``model`` and ``guide``; any object or module with these two functions;
+            or a pair ``(model, guide)``.
+        example: a few data, (B, *event_shape).
+
+    Raises:
+        InputError: none of these.
+    """
+    if isinstance(thing, nn.Module) and _has_both(thing):
+        return cast(Program, thing)
+    if isinstance(thing, tuple) and len(thing) == 2 and all(map(callable, thing)):
+        return cast(Program, FunctionProgram(*thing, example))
+    if _has_both(thing) and not inspect.isclass(thing):
+        functions = cast(Any, thing)
+        return cast(Program, FunctionProgram(functions.model, functions.guide, example))
+    raise InputError(
+        "a program: an nn.Module with model(x) and guide(x), or a pair of functions",
+        f"{thing!r:.80}",
+        "fit((model, guide), data)",
+    )
+
+
+def _has_both(thing: object) -> bool:
+    return callable(getattr(thing, "model", None)) and callable(getattr(thing, "guide", None))
+
+
+def _refuse_lost_module(name: str) -> None:
+    module, divider, _ = name.partition(MODULE_DIVIDER)
+    if divider:
+        raise InputError(
+            f"pyro.module({module!r}, ...) on a module that is a global, a closure variable or an attribute",
+            "one made elsewhere, whose buffers no checkpoint could hold",
+            "FunctionProgram(model, guide, example, modules=[...])",
+        )
+
+
+def _modules_of(thing: object, depth: int = 3) -> list[nn.Module]:
+    """Return the nn.Modules that a function can see: itself, its object's, globals and closures, helpers'."""
+    if isinstance(thing, nn.Module):
+        return [thing]
+    if isinstance(thing, functools.partial):
+        seen: list[object] = [thing.func, *thing.args, *thing.keywords.values()]
+    elif isinstance(thing, types.MethodType):
+        owner = thing.__self__
+        seen = [owner] if isinstance(owner, nn.Module) else [*vars(owner).values(), thing.__func__]
+    elif isinstance(thing, types.FunctionType):
+        variables = inspect.getclosurevars(thing)
+        seen = [*variables.nonlocals.values(), *variables.globals.values()]
+    elif isinstance(thing, dict | list | tuple):
+        seen = list(thing.values()) if isinstance(thing, dict) else list(thing)
+    else:
+        return []
+    return [module for item in seen for module in _modules_of(item, depth - 1)] if depth else []

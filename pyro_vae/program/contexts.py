@@ -1,0 +1,69 @@
+"""Where a program runs: its own parameter store, evaluation mode, frozen parameters, random states of its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pyro
+import torch
+
+from pyro_vae.base.errors import InputError
+from pyro_vae.base.random import isolated_rng
+from pyro_vae.program.adapter import FunctionProgram
+from pyro_vae.program.protocol import Program
+
+
+@contextmanager
+def frozen(program: Program) -> Iterator[None]:
+    """Run a block in which no gradient is kept for the program's parameters; flags are put back afterwards."""
+    flags = [(parameter, parameter.requires_grad) for parameter in program.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def own_store(program: Program) -> Iterator[None]:
+    """Run a block in a parameter store that holds this program's parameters and no other's."""
+    state = program.store_state() if isinstance(program, FunctionProgram) else None
+    with pyro.get_param_store().scope(cast(Any, state)):
+        yield
+
+
+def load_parameters(program: Program, state: dict[str, Any]) -> None:
+    """Copy parameters and buffers by name.
+
+    Raises:
+        InputError: the state is of another program.
+    """
+    try:
+        program.load_state_dict(state)
+    except RuntimeError as error:
+        got = str(error).splitlines()[-1].strip().rstrip(".")
+        raise InputError("a state of this program", got, "the program that it was saved from") from None
+
+
+@contextmanager
+def evaluating(program: Program, device: torch.device, seed: int) -> Iterator[None]:
+    """Run a block that looks at a program and changes nothing: neither its mode nor the caller's random states.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> with evaluating(vae, torch.device("cpu"), seed=0):
+        ...     vae.training
+        False
+        >>> vae.training
+        True
+    """
+    was_training = getattr(program, "training", True)
+    program.train(False)
+    try:
+        with isolated_rng(device, seed), own_store(program):
+            yield
+    finally:
+        program.train(was_training)

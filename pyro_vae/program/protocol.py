@@ -1,0 +1,48 @@
+"""The protocol of a program: what every estimator, engine, evaluation and plot asks of a model and a guide."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+ProgramFunction = Callable[[Tensor], Any]
+
+
+Trace = poutine.Trace
+
+
+PARTICLES = "num_particles_vectorized"  # Pyro's own name for the plate over particles
+
+
+MODULE_DIVIDER = "$$$"  # what pyro.module puts between a module's name and its parameter's
+
+
+@runtime_checkable
+class Program(Protocol):
+    """A model, a guide and their parameters; an ``nn.Module`` with two methods satisfies it."""
+
+    def model(self, x: Tensor) -> Any:
+        """p(x, z) for a batch x of shape (B, *event_shape), x observed."""
+
+    def guide(self, x: Tensor) -> Any:
+        """q(z|x) for the same batch; samples every latent of the model."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every trainable tensor."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Every trainable tensor with its name."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and buffers by name."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Copy parameters and buffers by name."""
+
+    def to(self, device: torch.device) -> Any:
+        """Move parameters and buffers, keeping their identity."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training mode (dropout, batch normalisation)."""

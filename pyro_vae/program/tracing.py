@@ -1,0 +1,83 @@
+"""Traces of a program: running guide and model, and reading sites off them."""
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.base.errors import InputError
+from pyro_vae.program.protocol import PARTICLES, Program, Trace
+
+
+def total_log_prob(sites: list[Any]) -> Tensor:
+    """Sum the log-densities of sites; masks count, scales do not."""
+    log_probs = [site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]) for site in sites]
+    masked = [scale_and_mask(p, scale=1.0, mask=site["mask"]) for p, site in zip(log_probs, sites, strict=True)]
+    total: Tensor = sum(masked[1:], masked[0])
+    return total
+
+
+def trace_program(program: Program, x: Tensor, num_particles: int | None = None) -> tuple[Trace, Trace]:
+    """Trace the guide, then the model replayed on its samples; returns (guide trace, model trace).
+
+    Args:
+        program: the program; its store must be active (:func:`own_store`).
+        x: a batch, (B, *event_shape).
+        num_particles: K, an outermost plate in dimension -2; None traces without that plate.
+    """
+    model, guide = program.model, program.guide
+    if num_particles is not None:
+        model = pyro.plate(PARTICLES, num_particles, dim=-2)(model)
+        guide = pyro.plate(PARTICLES, num_particles, dim=-2)(guide)
+    guide_trace = poutine.trace(guide).get_trace(x)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+    return prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
+
+
+def observed_site(trace: Trace, x: Tensor) -> str:
+    """Return the name of the one observed site whose value has the shape of the data.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    names = [n for n, s in sample_sites(trace) if s["is_observed"] and s["value"].shape == x.shape]
+    if len(names) != 1:
+        raise InputError(f"one observed site of shape {tuple(x.shape)}", names, "pyro.sample('x', ..., obs=x)")
+    return names[0]
+
+
+def latent_sites(trace: Trace) -> dict[str, torch.Size]:
+    """Return the event shape of every latent site, in the order of sampling."""
+    return {name: site["fn"].event_shape for name, site in sample_sites(trace) if not site["is_observed"]}
+
+
+def check_latents(guide_trace: Trace, model_trace: Trace) -> None:
+    """Refuse a guide that does not draw just the model's latents, in their shapes, or a model that observes nothing.
+
+    Raises:
+        InputError: as said.
+    """
+    guide = {n: s for n, s in sample_sites(guide_trace) if not s["infer"].get("is_auxiliary") and not s["is_observed"]}
+    model = {n: s for n, s in sample_sites(model_trace) if not s["is_observed"]}
+    if len(model) == len(sample_sites(model_trace)):
+        raise InputError("an observed site in the model", "none", "pyro.sample('x', ..., obs=x)")
+    if guide.keys() != model.keys():
+        got = f"model {sorted(model)}, guide {sorted(guide)}"
+        raise InputError("the same latent sites in model and guide", got, "one pyro.sample name for both")
+    for name, site in guide.items():
+        shapes = tuple(model[name]["fn"].event_shape), tuple(site["fn"].event_shape)
+        if shapes[0] != shapes[1]:  # broadcasting would count log p(z) more than once
+            got = f"{shapes[1]} in the guide, {shapes[0]} in the model"
+            raise InputError(
+                f"one event shape of latent {name!r} in model and guide", got, "the same .to_event in both"
+            )
+
+
+def sample_sites(trace: Trace) -> list[tuple[str, Any]]:
+    """Return the name and the record of every sample site, in the order of sampling; not of ``pyro.deterministic``."""
+    sites: list[tuple[str, Any]] = list(trace.nodes.items())
+    return [(n, s) for n, s in sites if s["type"] == "sample" and not s["infer"].get("_deterministic")]

@@ -1,0 +1,185 @@
+"""The same program in NumPyro: ``lax.fori_loop`` over steps of ``SVI.update``, under jit.
+
+NumPyro and JAX are not among this package's requirements: ``pip install 'pyro-vae[bench]'`` brings them. This module
+can be imported without them, and :class:`InNumPyro` then says so.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.models.vae import VAE
+from pyro_vae.studies.benchmark.sizes import Size
+from pyro_vae.studies.benchmark.variant import Unavailable, Variant, bare
+
+try:
+    import jax
+    import jax.numpy as jnp
+    import numpyro
+    from jax import lax
+    from numpyro import distributions as dist
+    from numpyro.infer import SVI, RenyiELBO, Trace_ELBO
+except ImportError:
+    jax = None
+
+INSTALL = "pip install 'pyro-vae[bench]'"
+
+
+class InNumPyro(Variant):
+    """NumPyro's SVI, all steps of a call in one compiled loop; the rate and the number of steps are arguments of it.
+
+    Convolutions on the CPU are the exception: inside a loop XLA runs them several times slower (jax issue 12868), so
+    there each step is a compiled call of its own.
+    """
+
+    def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
+        super().__init__(size, vae, x)
+        if jax is None:
+            raise Unavailable(f"not installed: {INSTALL}")
+        self.device = _device(x.device)
+        with jax.default_device(self.device):
+            self.batch = _array(x)
+            elbo = Trace_ELBO() if size.particles == 1 else RenyiELBO(alpha=0, num_particles=size.particles)
+            self.svi = SVI(*_program(size, vae), numpyro.optim.Adam(lambda step: self._rate), elbo)
+            self._rate: Any = 0.0
+            self.state = self.svi.init(jax.random.key(0), self.batch)
+            self.step = jax.jit(self._step, donate_argnums=0)
+            self.loop = jax.jit(self._loop, donate_argnums=0)
+            self.one_by_one = size.convolutional and x.device.type == "cpu"
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """On the device asked for."""
+        with jax.default_device(self.device) if jax is not None else nullcontext():
+            yield
+
+    def run(self, steps: int, learning_rate: float) -> float:
+        """Take the steps in one call."""
+        if self.one_by_one:
+            for _ in range(steps):
+                self.state, loss = self.step(self.state, learning_rate, self.batch)
+        else:
+            self.state, loss = self.loop(self.state, steps, learning_rate, self.batch)
+        return float(loss) / len(self.x)
+
+    def seed(self, seed: int) -> None:
+        """Fix the noise of the steps to come; JAX's noise is never torch's."""
+        self.state = self.state._replace(rng_key=jax.random.key(seed))
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the parameters as torch has them."""
+        return {name: torch.tensor(jax.device_get(p).tolist()) for name, p in self.svi.get_params(self.state).items()}
+
+    def memory(self) -> float | None:
+        """Return what XLA says that its compiled loop takes beside its arguments."""
+        lowered = (
+            self.step.lower(self.state, 0.0, self.batch)
+            if self.one_by_one
+            else self.loop.lower(self.state, 1, 0.0, self.batch)
+        )
+        found = lowered.compile().memory_analysis()
+        return None if found is None else float(found.temp_size_in_bytes + found.output_size_in_bytes)
+
+    def _step(self, state: Any, learning_rate: Any, batch: Any) -> Any:
+        self._rate = learning_rate  # read by the optimiser while this is traced
+        return self.svi.update(state, batch)
+
+    def _loop(self, state: Any, steps: Any, learning_rate: Any, batch: Any) -> Any:
+        start = (state, jnp.zeros(()))
+        return lax.fori_loop(0, steps, lambda _, carried: self._step(carried[0], learning_rate, batch), start)
+
+
+def _device(device: torch.device) -> Any:
+    """Return JAX's word for a device; its backend is started without taking most of a GPU's memory for itself."""
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    before = os.environ.get(name)
+    os.environ[name] = before or "false"
+    try:
+        return jax.devices("gpu" if device.type == "cuda" else "cpu")[0]
+    except RuntimeError:
+        raise Unavailable("jax sees no GPU: pip install 'jax[cuda12]'") from None
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
+def _program(size: Size, vae: VAE) -> tuple[Callable[[Any], None], Callable[[Any], None]]:
+    """Return model and guide; parameters have the torch program's names and values."""
+    encoder, decoder = (_Network(name, getattr(vae, name)) for name in ("encoder", "decoder"))
+    event_dim = len(size.event_shape)
+    zeros, ones = jnp.zeros(size.latent_dim), jnp.ones(size.latent_dim)
+
+    def model(x: Any) -> None:
+        logits_of = decoder.registered()
+        with numpyro.plate("data", len(x), dim=-1):
+            z = numpyro.sample("z", dist.Normal(zeros, ones).to_event(1))
+            logits = logits_of(z).reshape(x.shape)
+            numpyro.sample("x", dist.Bernoulli(logits=logits).to_event(event_dim), obs=x)
+
+    def guide(x: Any) -> None:
+        heads_of = encoder.registered()
+        with numpyro.plate("data", len(x), dim=-1):
+            loc, log_scale = jnp.split(heads_of(x), 2, -1)
+            numpyro.sample("z", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
+
+    return model, guide
+
+
+class _Network:
+    """A torch network's layers as functions of JAX arrays."""
+
+    def __init__(self, name: str, network: nn.Module) -> None:
+        self.layers = list(bare(network).children())
+        self.names = [f"{name}.layers.{index}" for index in range(len(self.layers))]
+        self.initial = {f"{name}.{key}": _array(p) for key, p in network.named_parameters()}
+
+    def registered(self) -> Callable[[Any], Any]:
+        """Register the parameters with NumPyro and return the network."""
+        values = {name: numpyro.param(name, value) for name, value in self.initial.items()}
+
+        def apply(x: Any) -> Any:
+            for name, layer in zip(self.names, self.layers, strict=True):
+                x = LAYERS[type(layer)](layer, values.get(f"{name}.weight"), values.get(f"{name}.bias"), x)
+            return x
+
+        return apply
+
+
+def _convolution(layer: Any, weight: Any, bias: Any, x: Any) -> Any:
+    padding = [(p, p) for p in layer.padding]
+    kernel = weight.transpose(2, 3, 1, 0)
+    return _channels_last(x, lambda x: lax.conv_general_dilated(x, kernel, layer.stride, padding, **LAYOUT) + bias)
+
+
+def _transposed_convolution(layer: Any, weight: Any, bias: Any, x: Any) -> Any:
+    padding = [(k - 1 - p, k - 1 - p) for k, p in zip(layer.kernel_size, layer.padding, strict=True)]
+    kernel = jnp.flip(weight, (2, 3)).transpose(2, 3, 0, 1)
+    more = {"lhs_dilation": layer.stride, **LAYOUT}
+    return _channels_last(x, lambda x: lax.conv_general_dilated(x, kernel, (1, 1), padding, **more) + bias)
+
+
+LAYOUT = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+
+def _channels_last(x: Any, apply: Callable[[Any], Any]) -> Any:
+    """Apply with channels last: with channels first XLA is slower, above all inside a loop on the CPU (jax 12868)."""
+    return apply(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+LAYERS: dict[type[nn.Module], Callable[[Any, Any, Any, Any], Any]] = {
+    nn.Linear: lambda layer, weight, bias, x: x @ weight.T + bias,
+    nn.ReLU: lambda layer, weight, bias, x: jax.nn.relu(x),
+    nn.Tanh: lambda layer, weight, bias, x: jnp.tanh(x),
+    nn.Flatten: lambda layer, weight, bias, x: x.reshape(len(x), -1),
+    nn.Unflatten: lambda layer, weight, bias, x: x.reshape(*x.shape[:-1], *layer.unflattened_size),
+    nn.Conv2d: _convolution,
+    nn.ConvTranspose2d: _transposed_convolution,
+}
+
+
+def _array(tensor: Tensor) -> Any:
+    return jnp.asarray(tensor.detach().cpu().numpy())

@@ -1,0 +1,299 @@
+"""The benchmark: every variant on every size, checked, then timed round by round, in one process."""
+
+import importlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.base.errors import InputError, NonFiniteError, lookup
+from pyro_vae.base.random import isolated_rng, seed_noise
+from pyro_vae.data import as_images
+from pyro_vae.evaluation.methods.bounds import importance_bounds
+from pyro_vae.studies.benchmark import floor
+from pyro_vae.studies.benchmark.agreement import Agreement, Reference, compare, course, refer
+from pyro_vae.studies.benchmark.floor import Products
+from pyro_vae.studies.benchmark.handwritten import ByHand, ByHandCompiled
+from pyro_vae.studies.benchmark.pyros import Module, OnCompiled, OnEngine, Stock, StockUnvalidated
+from pyro_vae.studies.benchmark.records import Evaluation, Point, Report, Row, SizeReport
+from pyro_vae.studies.benchmark.sizes import SIZES, Size
+from pyro_vae.studies.benchmark.variant import Unavailable, Variant
+
+Build = Callable[[Size, Any, Tensor], Variant]
+Tell = Callable[[str], None]
+
+WARM_UP = 100  # steps by hand before everybody starts: at initial parameters the loss hardly depends on the noise
+RATE = 1e-5  # of the timed steps, thousands of them on one batch
+PEER = "pyro_vae.studies.benchmark.numpyro_peer"
+COMPILES = ("compiled", "hand-compiled")
+
+
+def _in_numpyro(size: Size, vae: Any, x: Tensor) -> Variant:
+    """Build the variant whose module, with JAX behind it, takes a second to import."""
+    peer: Variant = importlib.import_module(PEER).InNumPyro(size, vae, x)
+    return peer
+
+
+VARIANTS: dict[str, tuple[str, Build]] = {
+    "stock": ("stock Pyro", Stock),
+    "stock-unvalidated": ("stock Pyro, validation off", StockUnvalidated),
+    "elbo-module": ("ELBOModule, one fused optimiser", Module),
+    "svi": ("engine svi", OnEngine),
+    "compiled": ("engine compiled", OnCompiled),
+    "hand": ("by hand in PyTorch", ByHand),
+    "hand-compiled": ("by hand, torch.compile", ByHandCompiled),
+    "numpyro": ("NumPyro, fori_loop under jit", _in_numpyro),
+    "floor": ("floor: matrix products alone", Products),
+}
+"""Name -> what people read, and what builds it from a size, a program of its own and a batch."""
+
+SCALED = ("svi", "compiled", "hand", "floor")
+SCALING: dict[str, tuple[Size, str, tuple[int, ...], tuple[str, ...]]] = {
+    "batch": (SIZES["mlp"], "batch", (32, 128, 512, 2048), SCALED),
+    "latent dimensions": (SIZES["mlp"], "latent_dim", (2, 20, 200), SCALED),
+    "particles": (SIZES["iwae-1"], "particles", (1, 5, 50), SCALED),
+    "replicates": (SIZES["mlp"], "replicates", (1, 4, 16), ("compiled",)),
+}
+"""What is varied: axis -> (size, its field, values, variants)."""
+
+EVALUATORS: dict[str, Callable[..., Tensor]] = {
+    "svi": partial(importance_bounds, compiled=False),
+    "compiled": partial(importance_bounds, compiled=True),
+}
+"""Ways to L_K, each with the variant that it goes with: called with program, images, particles and seed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure and how long.
+
+    Args:
+        device: where.
+        sizes: names of :data:`~pyro_vae.studies.benchmark.SIZES`.
+        variants: names of :data:`VARIANTS`.
+        rounds: of timing; the order of the variants turns by one from round to round.
+        seconds: about how long the hand-written loop runs in one round.
+        draws: of the loss, when variants are checked against each other.
+        scaling: axis -> values; empty for none.
+        evaluated: how many images L_K is taken of; 0 for none.
+        particles: K of that.
+
+    Raises:
+        InputError: an unknown name, a count that is too small.
+    """
+
+    device: torch.device
+    sizes: Sequence[str]
+    variants: Sequence[str]
+    rounds: int = 15
+    seconds: float = 0.15
+    draws: int = 32
+    scaling: Any = None
+    evaluated: int = 0
+    particles: int = 5000
+
+    def __post_init__(self) -> None:
+        for name in self.sizes:
+            lookup(SIZES, name, "size")
+        for name in self.variants:
+            lookup(VARIANTS, name, "variant")
+        if self.rounds < 2:
+            raise InputError("rounds of at least 2", self.rounds, "--rounds 15")
+
+
+def benchmark(plan: Plan, tell: Tell = lambda what: None) -> Report:
+    """Measure what a plan asks for.
+
+    Args:
+        plan: what and how long.
+        tell: called with what is being done.
+    """
+    device = plan.device
+    rate, bandwidth = floor.measure_device(device) if device.type == "cuda" else (None, None)
+    with isolated_rng(device, 0), _empty_caches() as emptied:
+        setting = _Setting(plan, tell, emptied, _load(plan.variants, device))
+        sizes = tuple(_measure(name, SIZES[name], plan.variants, setting) for name in plan.sizes)
+        scaling = tuple(_scaling(setting))
+        evaluations = tuple(_evaluations(setting))
+    return Report(device.type, sizes, scaling, evaluations, rate, bandwidth)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What every size is measured with."""
+
+    plan: Plan
+    tell: Tell
+    emptied: Callable[[], None]  # gives the compiler an empty cache
+    loading: float  # seconds that torch's compiler took to load
+
+
+def _measure(name: str, size: Size, variants: Sequence[str], setting: _Setting) -> SizeReport:
+    """Check and time the variants on one size."""
+    plan, tell = setting.plan, setting.tell
+    torch.compiler.reset()  # graphs of the size before count against the compiler's limit of recompilations
+    tell(f"{name}: the reference")
+    subject = _Subject(size, plan)
+    with ExitStack() as stack:
+        rows, ready = [], {}
+        for key in variants:
+            tell(f"{name}: first step of {key}")
+            setting.emptied()
+            row, variant = subject.prepare(key, setting.loading if key in COMPILES else 0.0)
+            rows.append(row)
+            if variant is not None:
+                ready[key] = stack.enter_context(closing(variant))
+        timed = _rounds(ready, subject.steps, plan.rounds, lambda done: tell(f"{name}: round {done} of {plan.rounds}"))
+    measured = tuple(replace(row, rounds=tuple(timed[row.variant])) if row.variant in timed else row for row in rows)
+    return SizeReport(name, size.title, *floor.work(size, subject.build(), subject.x), subject.steps, measured)
+
+
+def _load(variants: Sequence[str], device: torch.device) -> float:
+    """Load what the first variant to use it would else pay for all; returns the seconds that torch's compiler took."""
+    if "numpyro" in variants:
+        importlib.import_module(PEER)
+    if not set(variants) & set(COMPILES):
+        return 0.0
+    began = perf_counter()
+    with suppress(RuntimeError):  # what is amiss is told by the rows that it concerns
+        torch.compile(torch.exp)(torch.ones(4, device=device))
+    return perf_counter() - began
+
+
+class _Subject:
+    """One size: the batch and the parameters that every variant starts from, and the reference."""
+
+    def __init__(self, size: Size, plan: Plan) -> None:
+        self.size, self.device, self.draws = size, plan.device, plan.draws
+        self.x = size.images(size.batch, self.device)
+        start = ByHand(size, size.build(self.device), self.x)
+        seed_noise(0, self.device)
+        start.run(WARM_UP, 1e-3)
+        self.start = {name: tensor.clone() for name, tensor in start.vae.state_dict().items()}
+        self.reference: Reference = refer(self._begun, self.draws)
+        self.steps = self._steps(start, plan.seconds)
+
+    def build(self) -> Any:
+        """Return a program of its own, with the common parameters."""
+        vae = self.size.build(self.device)
+        vae.load_state_dict(self.start)
+        return vae
+
+    def prepare(self, key: str, loading: float) -> tuple[Row, Variant | None]:
+        """Build a variant, time its first step and check it; a variant to be timed, or a row that says why not."""
+        title, build = VARIANTS[key]
+        vae = self.build()
+        try:
+            began = perf_counter()
+            variant = build(self.size, vae, self.x)
+            with variant.active():
+                variant.seed(0)
+                variant.run(1, 0.0)
+                first = loading + perf_counter() - began
+                agreement = self._agreement(variant)
+                memory = variant.memory()
+        except Unavailable as error:
+            return Row(key, title, "absent", str(error)), None
+        except (InputError, NonFiniteError, RuntimeError) as error:  # of a compiler, a tracer, a step
+            return Row(key, title, "failed", f"{type(error).__name__}: {_first_line(error)}"), None
+        if agreement is not None and not agreement.passed:
+            variant.close()
+            return Row(key, title, "disagrees", str(agreement), agreement=agreement), None
+        return Row(key, title, "measured", first_step=first, memory=memory, agreement=agreement), variant
+
+    def _begun(self) -> Variant:
+        """Return the reference after the first step that every variant takes."""
+        variant = ByHand(self.size, self.build(), self.x)
+        variant.seed(0)
+        variant.run(1, 0.0)
+        return variant
+
+    def _agreement(self, variant: Variant) -> Agreement | None:
+        if isinstance(variant, Products):
+            return None
+        return compare(course(variant, self.draws), self.reference)
+
+    def _steps(self, variant: Variant, seconds: float) -> int:
+        began = perf_counter()
+        variant.run(5, RATE)
+        return max(2, round(5 * seconds / (perf_counter() - began)))
+
+
+def _rounds(
+    variants: dict[str, Variant], steps: int, rounds: int, tell: Callable[[int], None]
+) -> dict[str, list[float]]:
+    """Return the seconds a step of every variant in every round; A B C, B C A, C A B and so on."""
+    found: dict[str, list[float]] = {key: [] for key in variants}
+    for number in range(rounds):
+        tell(number + 1)
+        turn = number % max(1, len(variants))
+        for key in [*variants][turn:] + [*variants][:turn]:
+            variant = variants[key]
+            with variant.active():
+                variant.run(1, RATE)
+                began = perf_counter()
+                variant.run(steps, RATE)
+                found[key].append((perf_counter() - began) / steps)
+    return found
+
+
+def _scaling(setting: _Setting) -> Iterator[Point]:
+    plan = setting.plan
+    for axis, values in (plan.scaling or {}).items():
+        size, field, _, scaled = SCALING[axis]
+        variants = [key for key in scaled if key in plan.variants]
+        for value in values if variants else ():
+            changed = replace(size, **{field: value})
+            yield Point(axis, value, _measure(f"{axis} {value}", changed, variants, setting))
+
+
+def _evaluations(setting: _Setting) -> Iterator[Evaluation]:
+    plan, tell = setting.plan, setting.tell
+    wanted = {how: evaluate for how, evaluate in EVALUATORS.items() if how in plan.variants}
+    if not (plan.evaluated and wanted):
+        return
+    size = SIZES["iwae-1"]
+    images = as_images(size.images(plan.evaluated, plan.device))
+    program = size.build(plan.device)
+    setting.emptied()
+    seconds: dict[str, list[float]] = {how: [] for how in wanted}
+    for number in range(3):
+        for how, evaluate in wanted.items():
+            tell(f"L_{plan.particles} of {len(images)} images, {how}, round {number + 1} of 3")
+            began = perf_counter()
+            evaluate(program, images, plan.particles, 0).sum().item()
+            seconds[how].append(perf_counter() - began)
+    for how, rounds in seconds.items():
+        yield Evaluation(how, len(images), plan.particles, tuple(rounds))
+
+
+@contextmanager
+def _empty_caches() -> Iterator[Callable[[], None]]:
+    """Yield what gives torch's compiler a new, empty folder for its results, so that the first step is a first one."""
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    before = {name: os.environ.get(name) for name in names}
+    # the compiler's workers may still write when all is done
+    with tempfile.TemporaryDirectory(prefix="pyro-vae-bench-", ignore_cleanup_errors=True) as folder:
+
+        def empty() -> None:
+            for name in names:
+                os.environ[name] = tempfile.mkdtemp(dir=folder)
+
+        try:
+            yield empty
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

@@ -1,0 +1,322 @@
+r"""The cross-check: Pyro's ELBO against the hand-written one, values and gradients, on this machine.
+
+Four kinds of row, for the three likelihoods, K = 1 and K > 1, float32 and float64:
+
+1. *same noise*: ``Trace_ELBO`` against the sampled form and ``TraceMeanField_ELBO`` against the closed form, the
+   value, in sum and per datum, and the gradient of every parameter;
+2. *by hand*: the hand-derived gradient against autograd on the hand-written value (head by head), and, chained
+   through the networks, against Pyro's gradient of every parameter;
+3. *fresh noise*: the mean of many ``Trace_ELBO`` draws against the closed form on the same draws, as a z-score;
+4. *devices*: where CUDA is present, all of it there, and the CPU against CUDA on the same noise.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_vae.base.random import isolated_rng, seed_noise
+from pyro_vae.base.statistics import estimate
+from pyro_vae.data import load
+from pyro_vae.elbo import analytic
+from pyro_vae.models.vae import VAE
+from pyro_vae.program.contexts import own_store
+from pyro_vae.program.handlers import GivenNoise
+from pyro_vae.program.protocol import Program
+from pyro_vae.program.tracing import trace_program
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}  # relative
+
+
+Z_SCORE = "z-score"
+
+
+Z_LIMIT = 5.0  # standard errors
+
+
+BATCH, LATENT_DIM, HIDDEN, PARTICLES, DRAWS = 24, 5, 32, 7, 1000
+
+
+SCALE, MIN_SCALE = 0.3, 0.05  # of the fixed Gaussian; floor of the learned one
+
+
+LIKELIHOODS = {
+    "bernoulli": "bernoulli",
+    "gaussian": f"gaussian:scale={SCALE}",
+    "learned_gaussian": f"learned_gaussian:min_scale={MIN_SCALE}",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison and its outcome."""
+
+    comparison: str
+    quantity: str
+    likelihood: str
+    num_particles: int
+    dtype: str
+    device: str
+    error: float  # relative, or a z-score in standard errors
+    limit: float
+    worst: str  # the tensor with the largest error
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the limit; NaN is not."""
+        return self.error <= self.limit
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting: a likelihood, a number of particles, a precision, a device."""
+
+    likelihood: str
+    num_particles: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def row(self, comparison: str, quantity: str, error: float, worst: str = "", limit: float = 0.0) -> Row:
+        """Return a row of this case; the limit is the precision's tolerance if none is given."""
+        limit = limit or TOLERANCES[self.dtype]
+        dtype = str(self.dtype).removeprefix("torch.")
+        return Row(
+            comparison,
+            quantity,
+            self.likelihood,
+            self.num_particles,
+            dtype,
+            self.device.type,
+            error,
+            limit,
+            worst,
+        )
+
+
+def build_program(likelihood: str) -> VAE:
+    """Return the VAE that is checked, at 8x8 pixels, with parameters that make every term count."""
+    vae = VAE((8, 8), LATENT_DIM, (HIDDEN,), LIKELIHOODS[likelihood], activation="tanh")
+    for parameter in vae.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return vae
+
+
+def crosscheck(devices: list[torch.device], on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
+    """Run every comparison on the given devices; with CUDA among them also the CPU against it.
+
+    Args:
+        devices: where to compare.
+        on_row: called with each row as it is done.
+
+    Returns:
+        All rows; the check has passed if every row has.
+    """
+    rows = []
+    for row in _comparisons(devices):
+        rows.append(row)
+        on_row(row)
+    return rows
+
+
+def _comparisons(devices: list[torch.device]) -> Iterator[Row]:
+    for device in devices:
+        for likelihood in LIKELIHOODS:
+            for dtype in TOLERANCES:
+                for num_particles in (1, PARTICLES):
+                    yield from _isolated(_same_noise, Case(likelihood, num_particles, dtype, device))
+            yield from _isolated(_fresh_noise, Case(likelihood, 1, torch.float64, device))
+            if device.type == "cuda":
+                for dtype in TOLERANCES:
+                    yield from _isolated(_across_devices, Case(likelihood, PARTICLES, dtype, device))
+
+
+def _isolated(compare: Callable[[Case], Iterator[Row]], case: Case) -> list[Row]:
+    """Run one comparison on random states of its own, to the end, before its rows are handed on."""
+    with isolated_rng(case.device, seed=0):
+        return list(compare(case))
+
+
+def _same_noise(case: Case) -> Iterator[Row]:
+    """Kinds 1 and 2."""
+    vae, x = _program_and_data(case)
+    for elbo, form in ((Trace_ELBO, "sampled"), (TraceMeanField_ELBO, "closed")):
+        name = f"{elbo.__name__} = {form} form"
+        loss, gradients = _pyro(vae, x, _estimator(elbo, case.num_particles), seed=1)
+        witness = _Witness(vae, x, case.likelihood, _noise(case, seed=1))
+        per_datum = _pyro_per_datum(vae, x, case.num_particles, form, seed=1)
+        yield case.row(name, "per datum", _worst({"": witness.value(form)}, {"": per_datum})[0])
+        value = -witness.value(form).sum()
+        yield case.row(name, "value", _relative(value.item(), loss))
+        by_autograd = dict(
+            zip(gradients, torch.autograd.grad(value, list(vae.parameters()), retain_graph=True), strict=True)
+        )
+        yield case.row(name, "gradients", *_worst(by_autograd, gradients))
+        by_hand, automatic = witness.head_gradients(form)
+        yield case.row(f"by hand = autograd, {form} form", "head gradients", *_worst(by_hand, automatic))
+        yield case.row(f"{elbo.__name__} = by hand", "gradients", *_worst(witness.gradients(form), gradients))
+
+
+def _fresh_noise(case: Case) -> Iterator[Row]:
+    r"""Kind 3: :math:`d_n` = Trace_ELBO − closed form on one draw has mean 0; z = mean / standard error."""
+    vae, x = _program_and_data(case)
+    estimator = _estimator(Trace_ELBO, case.num_particles)
+    with torch.no_grad(), own_store(vae):
+        noise = torch.cat([_noise(case, seed=draw) for draw in range(DRAWS)])  # K = 1: a particle is a draw
+        witness = _Witness(vae, x, case.likelihood, noise)
+        closed = [
+            analytic.elbo_closed(log_px_z[None], witness.loc, witness.log_scale).sum()
+            for log_px_z in witness.log_px_z()
+        ]
+        sampled = torch.empty(DRAWS, dtype=torch.float64)
+        for draw in range(DRAWS):
+            seed_noise(draw, case.device)
+            sampled[draw] = -estimator.loss(vae.model, vae.guide, x)
+    differences = sampled - torch.stack(closed).cpu()
+    result = estimate(differences)
+    z = abs(result.mean) / result.standard_error
+    yield case.row(f"mean of {DRAWS} draws = closed form", Z_SCORE, z, limit=Z_LIMIT)
+
+
+def _across_devices(case: Case) -> Iterator[Row]:
+    """Kind 4: value and gradients on the CPU against those on CUDA, the noise handed to both."""
+    cpu = torch.device("cpu")
+    noise = _noise(Case(case.likelihood, case.num_particles, case.dtype, cpu), seed=1)
+    losses, gradients = [], []
+    for device in (cpu, case.device):
+        vae, x = _program_and_data(case)  # on case.device, from the CPU's random numbers
+        vae.to(device)
+        with GivenNoise(noise.to(device)):
+            loss, gradient = _pyro(vae, x.to(device), _estimator(Trace_ELBO, case.num_particles), seed=1)
+        losses.append(loss)
+        gradients.append({name: g.cpu() for name, g in gradient.items()})
+    yield case.row("cpu = cuda", "value", _relative(losses[1], losses[0]))
+    yield case.row("cpu = cuda", "gradients", *_worst(gradients[1], gradients[0]))
+
+
+class _Witness:
+    """The hand-written side: the networks' outputs on given noise, and all the rest from ``analytic``."""
+
+    def __init__(self, vae: VAE, x: Tensor, likelihood: str, noise: Tensor) -> None:
+        self.vae, self.likelihood, self.noise = vae, likelihood, noise
+        self.x = x.flatten(1)
+        self.loc, self.log_scale = vae.encoder(x).unbind(-2)  # (B, Z)
+        self.z = analytic.reparameterize(self.loc, self.log_scale, noise)  # (K, B, Z)
+        self.heads = tuple(h.flatten(2) for h in vae.decoder(self.z).unbind(-3))  # each (K, B, D)
+
+    def log_px_z(self) -> Tensor:
+        if self.likelihood == "bernoulli":
+            return analytic.log_bernoulli(self.x, *self.heads)
+        return analytic.log_gaussian(self.x, *self._mean_and_log_scale())
+
+    def _mean_and_log_scale(self) -> tuple[Tensor, Tensor]:
+        if self.likelihood == "gaussian":
+            return self.heads[0], torch.full_like(self.heads[0], math.log(SCALE))
+        # log σ = log f + log(1 + e^{s} / f): the likelihood's floor, written out
+        return self.heads[0], math.log(MIN_SCALE) + torch.log1p(self.heads[1].exp() / MIN_SCALE)
+
+    def value(self, form: str) -> Tensor:
+        """(B,), nats."""
+        if form == "closed":
+            return analytic.elbo_closed(self.log_px_z(), self.loc, self.log_scale)
+        return analytic.elbo_sampled(self.log_px_z(), self.z, self.loc, self.log_scale)
+
+    def hand_heads(self) -> list[Tensor]:
+        """Return the gradient of the summed, particle-averaged log p(x|z) in the decoder's heads, by hand."""
+        if self.likelihood == "bernoulli":
+            found: tuple[Tensor, ...] = (analytic.grad_log_bernoulli(self.x, *self.heads),)
+        else:
+            mean, log_scale = self._mean_and_log_scale()
+            in_mean, in_log_scale = analytic.grad_log_gaussian(self.x, mean, log_scale)
+            # d log σ / ds of the floor is e^s / (f + e^s)
+            floor = torch.sigmoid(self.heads[-1] - math.log(MIN_SCALE))
+            found = (in_mean, in_log_scale * floor)[: len(self.heads)]
+        return [gradient / len(self.noise) for gradient in found]
+
+    def hand_posterior(self, form: str) -> tuple[Tensor, Tensor]:
+        """Return the gradient in location and log-scale, by hand but for the decoder's own derivative."""
+        (grad_z,) = torch.autograd.grad(self.heads, self.z, self.hand_heads(), retain_graph=True)
+        grad = analytic.grad_elbo_closed if form == "closed" else analytic.grad_elbo_sampled
+        return grad(self.loc, self.log_scale, self.noise, grad_z)
+
+    def head_gradients(self, form: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the hand-derived gradients and autograd's, of the ELBO in every head of both networks."""
+        tensors = {f"decoder head {i}": head for i, head in enumerate(self.heads)}
+        tensors |= {"location": self.loc, "log-scale": self.log_scale}
+        by_hand = [*self.hand_heads(), *self.hand_posterior(form)]
+        automatic = torch.autograd.grad(self.value(form).sum(), list(tensors.values()), retain_graph=True)
+        return dict(zip(tensors, by_hand, strict=True)), dict(zip(tensors, automatic, strict=True))
+
+    def gradients(self, form: str) -> dict[str, Tensor]:
+        """Return the hand-derived gradient of the loss in every parameter; the networks' chain rule is torch's."""
+        outputs = [*self.heads, self.loc, self.log_scale]
+        # the decoder's part of the posterior's gradient is already in hand_posterior: cut z off here
+        cut = self.vae.decoder(self.z.detach()).unbind(-3)
+        outputs[: len(self.heads)] = [head.flatten(2) for head in cut]
+        grads = [-g for g in (*self.hand_heads(), *self.hand_posterior(form))]
+        names, parameters = zip(*self.vae.named_parameters(), strict=True)
+        found = torch.autograd.grad(outputs, parameters, grads)
+        return dict(zip(names, found, strict=True))
+
+
+def _program_and_data(case: Case) -> tuple[VAE, Tensor]:
+    digits = load("digits", binarize="dynamic" if case.likelihood == "bernoulli" else "none")
+    x = digits.train.batch(slice(0, BATCH), torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    vae = build_program(case.likelihood)
+    return vae.to(case.device, case.dtype), x.to(case.device, case.dtype)
+
+
+def _estimator(elbo: type[ELBO], num_particles: int) -> Any:
+    return elbo(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+
+
+def _noise(case: Case, seed: int) -> Tensor:
+    seed_noise(seed, case.device)  # Pyro's guide, on the same seed, draws these numbers
+    return torch.randn(case.num_particles, BATCH, LATENT_DIM, dtype=case.dtype, device=case.device)
+
+
+def _pyro(vae: Program, x: Tensor, estimator: Any, seed: int) -> tuple[float, dict[str, Tensor]]:
+    """Return Pyro's loss and its gradient in every parameter."""
+    for parameter in vae.parameters():
+        parameter.grad = None
+    with own_store(vae):
+        seed_noise(seed, x.device)
+        loss = estimator.loss_and_grads(vae.model, vae.guide, x)
+    missing = torch.tensor(math.nan)  # a parameter without a gradient is a mismatch, not a zero
+    return float(loss), {n: missing if p.grad is None else p.grad.clone() for n, p in vae.named_parameters()}
+
+
+@torch.no_grad()
+def _pyro_per_datum(vae: Program, x: Tensor, num_particles: int, form: str, seed: int) -> Tensor:
+    """Return the ELBO of every datum, (B,), from the densities at the sites of Pyro's traces."""
+    with own_store(vae):
+        seed_noise(seed, x.device)
+        guide_trace, model_trace = trace_program(vae, x, num_particles)
+    densities: dict[str, Any] = {"q": guide_trace.nodes["z"], "p": model_trace.nodes["z"], "x": model_trace.nodes["x"]}
+    log_px_z = densities["x"]["fn"].log_prob(x)
+    if form == "closed":
+        kl: Tensor = kl_divergence(densities["q"]["fn"], densities["p"]["fn"])
+    else:
+        z = densities["q"]["value"]
+        kl = densities["q"]["fn"].log_prob(z) - densities["p"]["fn"].log_prob(z)
+    elbo: Tensor = (log_px_z - kl).mean(0)
+    return elbo
+
+
+def _relative(value: float, reference: float) -> float:
+    return abs(value - reference) / abs(reference)
+
+
+def _worst(values: dict[str, Tensor], references: dict[str, Tensor]) -> tuple[float, str]:
+    """Return the largest error, relative to the largest entry of the tensor it is in, and that tensor's name."""
+    errors = {}
+    for name, reference in references.items():
+        size = reference.abs().max().item()
+        errors[name] = (values[name] - reference).abs().max().item() / size if size else math.nan
+    worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
+    return errors[worst], worst

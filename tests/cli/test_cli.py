@@ -1,0 +1,272 @@
+"""The command line: commands on a finished run, the forms of options, and what is printed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import pyro_vae
+from pyro_vae.cli import check
+from pyro_vae.cli import train as commands
+from pyro_vae.cli.main import main
+from pyro_vae.cli.parser import build_parser
+from pyro_vae.data import load
+from pyro_vae.training.folder import Run, load_program
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    np.save(folder / "grey.npy", np.random.default_rng(0).integers(0, 256, (60, 5, 4), dtype=np.uint8))
+    options = ["--latent_dim", "2", "--hidden", "[7]", "--batch_size", "16", "--device", "cpu", "--epochs", "3"]
+    data = ["--data", str(folder / "grey.npy")]
+    assert main(["train", *data, *options, "--out", str(folder / "run"), "--seed", "1", "--learning-rate", "0.01"]) == 0
+    return folder
+
+
+def arrays(folder, command, *options):
+    file = folder / f"{command}.npz"
+    assert main([command, str(folder / "run"), "--arrays", str(file), *options]) == 0
+    with np.load(file) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+# ---- sample, reconstruct, plot
+
+
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_sample_gives_exactly_the_count(folder, count, capsys):
+    found = arrays(folder, "sample", "--count", str(count))
+    assert {name: value.shape for name, value in found.items()} == {
+        "mean": (count, 5, 4),
+        "draw": (count, 5, 4),
+        "latent_z": (count, 2),
+    }
+    assert ((found["mean"] > 0) & (found["mean"] < 1)).all()
+    assert set(np.unique(found["draw"])) <= {0.0, 1.0}
+    out = capsys.readouterr().out
+    assert f"arrays    {folder / 'sample.npz'}" in out
+    assert f"picture   {folder / 'run' / 'pictures' / 'samples.png'}" in out
+
+
+def test_samples_are_the_decoder_at_draws_of_the_prior(folder):
+    found = arrays(folder, "sample", "--count", "400", "--seed", "3")
+    vae = load_program(run := Run.open(folder / "run"), run.config.load_data(), torch.device("cpu"))
+    with torch.no_grad():
+        means = vae.decode(torch.from_numpy(found["latent_z"])).mean
+    np.testing.assert_allclose(found["mean"], means.numpy(), rtol=1e-6)
+    error = 5 / np.sqrt(400)
+    assert (np.abs(found["latent_z"].mean(0)) < error).all()
+    assert (np.abs(found["latent_z"].var(0) - 1) < error * np.sqrt(2)).all()
+
+
+def test_sample_follows_its_seed(folder):
+    first, again, other = (arrays(folder, "sample", "--count", "5", "--seed", seed) for seed in ("8", "8", "9"))
+    assert all((first[name] == again[name]).all() for name in first)
+    assert (first["latent_z"] != other["latent_z"]).all()
+
+
+def test_the_best_checkpoint_is_another_program_than_the_last(folder):
+    run = Run.open(folder / "run")
+    best = run.load_checkpoint("best")
+    original = run.checkpoint("best").read_bytes()
+    best["program"]["decoder.layers.0.bias"] += 1.0
+    try:
+        run.save_checkpoint({k: v for k, v in best.items() if k not in ("format", "fingerprint")}, "best")
+        last, changed = (arrays(folder, "sample", "--count", "5", "--checkpoint", name) for name in ("last", "best"))
+    finally:
+        run.checkpoint("best").write_bytes(original)
+    assert (last["latent_z"] == changed["latent_z"]).all()
+    assert (last["mean"] != changed["mean"]).any()
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_reconstruct_gives_the_first_test_images(folder, count):
+    found = arrays(folder, "reconstruct", "--count", str(count), "--seed", "2")
+    assert {name: value.shape for name, value in found.items()} == {
+        "mean": (count, 5, 4),
+        "draw": (count, 5, 4),
+        "latent_z": (count, 2),
+        "x": (count, 5, 4),
+    }
+    test = load(folder / "grey.npy", seed=1).test
+    assert (found["x"] == test.draw(2)[:count].numpy()).all()
+    vae = load_program(run := Run.open(folder / "run"), run.config.load_data(), torch.device("cpu"))
+    with torch.no_grad():
+        np.testing.assert_allclose(found["mean"], vae.decode(torch.from_numpy(found["latent_z"])).mean, rtol=1e-6)
+        q = vae.encode(torch.from_numpy(found["x"]))
+    assert (np.abs(found["latent_z"] - q.mean.numpy()) < 6 * q.variance.sqrt().numpy()).all()
+
+
+def test_plot_draws_every_picture_again(folder, capsys):
+    pictures = folder / "run" / "pictures"
+    before = {path.name: Image.open(path).tobytes() for path in pictures.iterdir() if path.name != "samples.png"}
+    for path in pictures.iterdir():
+        path.unlink()
+    capsys.readouterr()
+    assert main(["plot", str(folder / "run"), "--seed", "1"]) == 0
+    said = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(said) == sorted(str(path) for path in pictures.iterdir())
+    names = {"reconstructions.png", "samples.png", "curves.png", "manifold.png", "latent.png"}
+    assert {path.name for path in pictures.iterdir()} == names
+    assert before.keys() | {"samples.png"} == names
+    for name in before.keys() - {"reconstructions.png"}:  # may have been drawn anew by another test
+        with Image.open(pictures / name) as picture:
+            assert picture.tobytes() == before[name]
+
+
+@pytest.mark.parametrize("command", ["sample --count 4", "reconstruct --count 2", "plot"])
+def test_looking_at_a_run_changes_nothing_but_its_pictures(folder, command):
+    def kept():
+        files = (path for path in (folder / "run").rglob("*") if path.is_file() and path.suffix != ".png")
+        return {str(path): path.read_bytes() for path in files}
+
+    before = kept()
+    assert main([*command.split(), str(folder / "run")]) == 0
+    assert kept() == before
+
+
+def test_data_that_moved(folder, tmp_path, capsys):
+    """A data root given later is used; here the run's data are a path, which has none."""
+    assert main(["sample", str(folder / "run"), "--count", "2", "--data-root", str(tmp_path)]) == 0
+    assert Run.open(folder / "run").config.data_root is None
+
+
+# ---- the forms of options
+
+
+def test_print_config_is_a_configuration(folder, capsys, tmp_path):
+    options = ["--latent_dim", "3", "--hidden", "[5, 4]", "--epochs", "1", "--kl-warmup", "0.5", "--patience", "2"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *options, "--print_config"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert yaml.safe_load(text)["hidden"] == [5, 4]
+    (tmp_path / "mine.yaml").write_text(text)
+    given = ["--config", str(tmp_path / "mine.yaml"), "--data", str(folder / "grey.npy"), "--batch-size", "9"]
+    assert main(["train", *given, "--out", str(tmp_path / "run")]) == 0
+    config = Run.open(tmp_path / "run").config
+    assert (config.latent_dim, config.hidden, config.epochs, config.kl_warmup, config.patience) == (
+        3,
+        [5, 4],
+        1,
+        0.5,
+        2,
+    )
+    assert config.batch_size == 9
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text("epochs: 7\nbatch_size: 5\n")
+    parsed = build_parser().parse_args(["train", "--config", str(tmp_path / "mine.yaml"), "--epochs", "2"]).train
+    assert (parsed.epochs, parsed.batch_size) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "words", [["--data-root", "a-b"], ["--data_root", "a-b"], ["--data-root=a-b"], ["--data_root=a-b"]]
+)
+def test_options_take_dashes_and_underscores_and_values_keep_theirs(words, monkeypatch):
+    seen = []
+    monkeypatch.setattr(commands, "train", lambda options, given, console: seen.append((options, given)) or 0)
+    assert main(["train", *words, "--batch-size", "4"]) == 0
+    ((options, given),) = seen
+    assert (options.data_root, options.batch_size) == ("a-b", 4)
+    assert given == {"data_root": "a-b", "batch_size": 4}
+
+
+def test_only_what_was_given_counts_as_given(monkeypatch):
+    """A resumed run refuses changed options: a default must not look like one."""
+    seen = []
+    monkeypatch.setattr(commands, "train", lambda options, given, console: seen.append(given) or 0)
+    main(["train", "--resume", "x"])
+    main(["train", "--resume", "x", "--epochs", "20"])  # the default, but given
+    assert seen == [{}, {"epochs": 20}]
+
+
+def test_a_class_by_its_import_path(folder, tmp_path):
+    options = ["--model", "pyro_vae.VAE", "--model_args", "{latent_dim: 4, hidden: [3]}", "--epochs", "1"]
+    data = ["--data", str(folder / "grey.npy"), "--batch_size", "16", "--device", "cpu"]
+    assert main(["train", *data, *options, "--out", str(tmp_path / "run")]) == 0
+    assert Run.open(tmp_path / "run").load_checkpoint()["program"]["decoder.layers.0.weight"].shape == (3, 4)
+
+
+def test_the_default_folder_is_named_after_the_data(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--latent_dim", "3", "--hidden", "[3]", "--epochs", "1", "--batch_size", "16"]
+    assert main(["train", "--data", str(folder / "grey.npy"), *options]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("grey-20")
+    assert (run / "result.json").exists()
+
+
+# ---- what is printed
+
+
+def test_training_says_what_it_does_and_how_good_it_is(folder, capsys, tmp_path):
+    options = ["--latent_dim", "3", "--hidden", "[3]", "--epochs", "2", "--batch_size", "16", "--kl_warmup", "1"]
+    assert main(["train", "--data", str(folder / "grey.npy"), *options, "--out", str(tmp_path / "run")]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads((tmp_path / "run" / "result.json").read_text())["test_bound"]
+    assert "48 train, 6 validation, 6 test images of 5x4, split by seed 0, binarize dynamic" in out
+    assert "epoch   1   objective -" in out  # the KL is down-weighted: no bound
+    assert "epoch   2   bound -" in out
+    assert f"test bound {result['mean']:.2f} ± {result['standard_error']:.2f} nats per image (6 images" in out
+    assert err == ""
+
+
+def test_early_stopping_is_said(folder, capsys, tmp_path):
+    options = ["--latent_dim", "2", "--hidden", "[3]", "--epochs", "50", "--batch_size", "48", "--patience", "1"]
+    data = ["--data", str(folder / "grey.npy"), "--learning_rate", "0.3"]
+    assert main(["train", *data, *options, "--out", str(tmp_path / "run")]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["epochs"] < 50
+    assert result["stopped"] == "no better held-out bound for 1 epochs"
+    assert f"Stopped after epoch {result['epochs']}: no better held-out bound for 1 epochs." in capsys.readouterr().out
+
+
+def test_check_writes_what_it_prints(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "crosscheck", lambda devices, on_row: [])
+    assert main(["check", "--device", "cpu", "--json", str(tmp_path / "x.json")]) == 0
+    assert json.loads((tmp_path / "x.json").read_text())["passed"] is True
+    assert "all 0 comparisons agree" in capsys.readouterr().out
+
+
+def test_interruption_by_the_keyboard_elsewhere_is_status_130(capsys, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "train", interrupted)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "pyro-vae: interrupted\n"
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"{pyro_vae.__version__}\n"
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("train", "check", "sample", "reconstruct", "plot"))
+
+
+def test_runs_as_a_module(tmp_path):
+    """The only test that starts ``python -m pyro_vae`` itself: status, stdout and stderr of a process."""
+    command = [sys.executable, "-m", "pyro_vae", "sample", "nothing"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("pyro-vae: error: Expected a run folder; got 'nothing', which does not exist.")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,352 @@
+"""Estimators side by side: the statistics against what they name, on problems where the answer is known."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from checks import assert_close
+from PIL import Image
+from torch import nn
+from toys import NOISE, gauss_hermite
+
+from pyro_vae import VAE, elbo
+from pyro_vae.base.registry import split_specs
+from pyro_vae.base.statistics import Moments, estimate, jackknife
+from pyro_vae.cli.main import main
+from pyro_vae.data import as_images
+from pyro_vae.evaluation.methods import bounds as likelihood
+from pyro_vae.evaluation.methods.bounds import importance_bounds
+from pyro_vae.program.contexts import own_store
+from pyro_vae.studies.gradients import compare_gradients, effective_sample_size, parameter_groups
+from pyro_vae.studies.training import race, train_steps
+
+
+class Known(nn.Module):
+    """The Gaussian toy with one number for each parameter: z ~ N(0, 1), x ~ N(θ z, σ²), q = N(a x + m, e^{2r})."""
+
+    def __init__(self, off):
+        super().__init__()
+        precision = 1 + 0.81 / NOISE**2
+        self.theta = nn.Parameter(torch.tensor([0.9], dtype=torch.float64))
+        self.guide_net = nn.ParameterList(
+            torch.tensor([value], dtype=torch.float64)
+            for value in (0.9 / NOISE**2 / precision, off, -0.5 * math.log(precision) + off)
+        )
+
+    def model(self, x):
+        theta = pyro.param("theta", self.theta)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x[:, 0]), 1.0))
+            pyro.sample("x", dist.Normal((theta * z)[..., None], NOISE).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("guide", self.guide_net)
+        a, m, r = self.guide_net
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(a * x[:, 0] + m, r.exp()))
+
+
+EVIDENCE = dist.Normal(torch.zeros((), dtype=torch.float64), math.sqrt(0.81 + NOISE**2))
+X = torch.full((1, 1), 0.4, dtype=torch.float64)
+
+
+def reported(estimators, off=0.35, draws=1000, reference_draws=2000):
+    found = compare_gradients(Known(off), X, estimators, draws, reference_draws)
+    return {r.estimator: {g.group: g for g in r.gradients} | {"all": r} for r in found}
+
+
+# --- moments and jackknife --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [20, 37])
+def test_moments_are_mean_and_variance_of_the_whole_stream(count):
+    values = 1000 + torch.randn(count, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    moments = Moments(blocks=10)
+    for value in values:
+        moments.add(value)
+    assert moments.count == count
+    assert_close(moments.mean(), values.mean(0), tolerance=1e-13)
+    assert moments.variance() == pytest.approx(values.var(0, correction=1).sum().item(), rel=1e-9)
+    kept = [i for i in range(count) if i % 10 != 3]
+    assert_close(moments.mean(without=3), values[kept].mean(0), tolerance=1e-13)
+    assert moments.variance(without=3) == pytest.approx(values[kept].var(0, correction=1).sum().item(), rel=1e-9)
+    assert moments.counted(without=3) == len(kept)
+
+
+def test_jackknife_of_a_mean_over_blocks_is_its_standard_error():
+    values = torch.randn(10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    value, error = jackknife(lambda b: values[[i for i in range(10) if i != b]].mean().item(), 10)
+    assert value == pytest.approx(values.mean().item())
+    assert error == pytest.approx(estimate(values).standard_error)
+
+
+# --- gradients --------------------------------------------------------------------------------------------
+
+
+def exact_elbo_gradient(off):
+    """Mean and total variance of the sampled-KL gradient (K = 1) in θ and φ, by quadrature."""
+    nodes, log_weights = gauss_hermite(80)
+    weight, program, x = log_weights.exp(), Known(off), X[0, 0]
+    a, m, r = program.guide_net
+    rows = []
+    for eps in nodes:
+        z = a * x + m + r.exp() * eps
+        normal = torch.distributions.Normal
+        log_w = normal(0.0, 1.0).log_prob(z) + normal(program.theta * z, NOISE).log_prob(x)
+        log_w = log_w - normal(a * x + m, r.exp()).log_prob(z)
+        rows.append(torch.cat(torch.autograd.grad(log_w, [program.theta, a, m, r])))
+    rows = torch.stack(rows)
+    mean = weight @ rows
+    variance = weight @ (rows - mean) ** 2
+    return {"theta": (mean[:1].norm(), variance[:1].sum()), "phi": (mean[1:].norm(), variance[1:].sum())}
+
+
+@pytest.mark.parametrize("group", ["theta", "phi"])
+def test_norm_variance_and_snr_are_those_of_the_exact_gradient(group):
+    found = reported({"plain": elbo.SampledKL()})["plain"][group]
+    norm, variance = (value.item() for value in exact_elbo_gradient(0.35)[group])
+    assert abs(found.variance.value - variance) <= 5 * found.variance.standard_error
+    assert abs(found.snr.value - norm / math.sqrt(variance)) <= 5 * found.snr.standard_error
+    assert found.norm == pytest.approx(norm, rel=0.3)
+
+
+@pytest.mark.slow
+def test_bias_is_found_where_it_is_and_nowhere_else():
+    names = {
+        "iwae": elbo.IWAE(5),
+        "dreg": elbo.DReG(5),
+        "iwae_stl": elbo.IWAESTL(5),
+        "stl": elbo.STL(),
+    }
+    found = reported(names)
+    for name, groups in found.items():
+        bias = groups["phi"].bias_squared
+        biased = bias.value > 5 * bias.standard_error
+        assert biased == (name == "iwae_stl"), f"{name}: {bias}"
+        assert abs(groups["theta"].bias_squared.value) <= 5 * groups["theta"].bias_squared.standard_error
+
+
+def test_reference_is_the_plain_estimator_of_the_same_bound():
+    names = {
+        "dreg": elbo.DReG(5),
+        "pyro": elbo.trace_elbo(),
+        "piwae": elbo.PIWAE(2, 3),
+        "vimco": elbo.VIMCO(4),
+        "beta": elbo.beta_vae(beta=2.0, estimator="stl"),
+        "tvo": elbo.TVO(3),
+        "wake_sleep": elbo.WakeSleep(2),
+    }
+    found = reported(names, draws=20, reference_draws=20)
+    assert found["dreg"]["phi"].reference == "IWAE(num_particles=5)"
+    assert found["vimco"]["phi"].reference == "IWAE(num_particles=4)"
+    assert found["beta"]["phi"].reference == "Weighted(estimator=SampledKL(num_particles=1), beta=2.0)"
+    assert found["tvo"]["phi"].reference.startswith("TVO(")
+    assert found["wake_sleep"]["phi"].reference.startswith("WakeSleep(")
+    assert found["wake_sleep"]["theta"].reference == "SampledKL(num_particles=2)"
+    assert found["pyro"]["phi"].reference == "SampledKL(num_particles=1)"
+    assert (found["piwae"]["theta"].reference, found["piwae"]["phi"].reference) == (
+        "IWAE(num_particles=6)",
+        "IWAE(num_particles=2)",
+    )
+
+
+def test_stl_at_the_posterior_has_no_variance_and_every_bound_is_log_evidence():
+    found = reported({"stl": elbo.STL(), "iwae": elbo.IWAE(5)}, off=0.0, draws=50, reference_draws=50)
+    assert found["stl"]["phi"].variance.value < 1e-25
+    evidence = EVIDENCE.log_prob(X[0, 0]).item()
+    for name in found:
+        assert found[name]["all"].bound.value == pytest.approx(evidence, rel=1e-12)
+        assert found[name]["all"].ess.value == pytest.approx(1.0, rel=1e-12)
+
+
+def test_effective_sample_size_is_between_one_particle_and_all():
+    with own_store(program := Known(2.0)):
+        size = effective_sample_size(program, X, 50)
+    assert 1 / 50 <= size.value < 0.6
+
+
+def test_groups_are_the_models_and_the_guides_parameters():
+    vae = VAE((4,), 2, (3,))
+    with own_store(vae):
+        groups = parameter_groups(vae, torch.ones(3, 4))
+    assert {id(t) for t in groups["theta"]} == {id(p) for p in vae.decoder.parameters()}
+    assert {id(t) for t in groups["phi"]} == {id(p) for p in vae.encoder.parameters()}
+
+
+def test_comparison_leaves_parameters_and_random_states_alone_and_repeats_itself():
+    program, before = Known(0.3), torch.get_rng_state()
+    runs = [compare_gradients(program, X, {"stl": elbo.STL()}, 20, 20, seed=3)[0] for _ in range(2)]
+    first, second = (str(found.gradients) for found in runs)  # θ is one number: its DSNR is infinite
+    assert first == second
+    assert str(compare_gradients(program, X, {"stl": elbo.STL()}, 20, 20, seed=4)[0].gradients) != first
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(p.grad is None for p in program.parameters())
+
+
+# --- held-out evidence and the race -----------------------------------------------------------------------
+
+
+def test_importance_bounds_are_log_evidence_at_the_posterior_and_rise_with_particles():
+    x = torch.linspace(-2, 2, 7, dtype=torch.float64)[:, None]
+    evidence = EVIDENCE.log_prob(x[:, 0])
+    assert_close(importance_bounds(Known(0.0), as_images(x), 250), evidence.to(torch.float64), tolerance=1e-12)
+    many = as_images(x.repeat(300, 1))
+    low, high = (importance_bounds(Known(0.8), many, k, seed=k) for k in (2, 300))
+    difference = high - low
+    assert difference.mean() > 5 * difference.std() / math.sqrt(len(difference))
+    assert (high.mean() - evidence.mean()).abs() < 0.05
+
+
+def test_importance_bounds_do_not_depend_on_how_they_are_cut(monkeypatch):
+    """At the posterior each chunk is exact; off it, chunks of particles must be averaged inside the logarithm."""
+    x = as_images(torch.full((4000, 1), 0.4, dtype=torch.float64))
+    whole = importance_bounds(Known(0.5), x, 60, seed=1)
+    monkeypatch.setattr(likelihood, "PARTICLES_AT_ONCE", 7)
+    cut = importance_bounds(Known(0.5), x, 60, seed=2)
+    error = math.hypot(estimate(whole).standard_error, estimate(cut).standard_error)
+    assert abs(whole.mean() - cut.mean()) <= 5 * error
+
+
+def test_race_takes_equal_steps_then_equal_time_and_leaves_the_program_as_it_was():
+    x = torch.bernoulli(torch.full((60, 6), 0.3), generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = VAE((6,), 2, (8,))
+    before = [p.detach().clone() for p in vae.parameters()]
+    names = {"elbo": elbo.SampledKL(), "iwae": elbo.IWAE(20)}
+    laps = race(
+        vae, as_images(x[:40]), as_images(x[40:]), names, 7, num_particles=20, batch_size=10, learning_rate=0.01
+    )
+    assert [(lap.estimator, lap.after) for lap in laps] == [
+        ("elbo", "equal steps"), ("iwae", "equal steps"), ("elbo", "equal time"), ("iwae", "equal time"),
+    ]  # fmt: skip
+    assert [lap.steps for lap in laps[:2]] == [7, 7]
+    slowest = max(lap.seconds for lap in laps[:2])
+    assert all(lap.seconds >= slowest for lap in laps[2:])
+    assert all(lap.log_evidence.count == 20 for lap in laps)
+    assert all(map(torch.equal, before, vae.parameters()))
+    train_steps(vae, as_images(x), 0, batch_size=10)
+    assert all(map(torch.equal, before, vae.parameters()))
+    train_steps(vae, as_images(x), 3, batch_size=10)
+    assert not all(map(torch.equal, before, vae.parameters()))
+
+
+# --- the command ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    file = tmp_path_factory.mktemp("compare") / "images.npy"
+    np.save(file, np.random.default_rng(0).integers(0, 256, (80, 4, 3), dtype=np.uint8))
+    return file
+
+
+COMPARE = ["--hidden", "[5]", "--latent_dim", "2", "--batch_size", "16", "--device", "cpu", "--draws", "20"]
+
+
+def test_command_prints_tables_and_writes_json_and_figure(images, tmp_path, capsys):
+    argv = ["compare", "--data", str(images), *COMPARE, "--reference_draws", "20", "--batch", "4", "--at", "[0, 5]"]
+    argv += ["--estimators", "trace_elbo,stl,iwae:num_particles=3,ciwae:num_particles=2,beta=0.1", "--steps", "3"]
+    argv += ["--judge_particles", "5", "--judge_data", "8"]
+    files = tmp_path / "c.json", tmp_path / "c.png"
+    assert main([*argv, "--json", str(files[0]), "--figure", str(files[1])]) == 0
+    printed = capsys.readouterr().out
+    for word in ("θ (model) at step 5", "φ (guide) at step 0", "SNR", "bias²", "DSNR", "ESS/K", "equal time"):
+        assert word in printed
+    record = json.loads(files[0].read_text())
+    names = ["trace_elbo", "stl", "iwae:num_particles=3", "ciwae:num_particles=2,beta=0.1"]
+    assert list(record["points"]) == ["0", "5"]
+    for reports in record["points"].values():
+        assert [r["estimator"] for r in reports] == names
+        for r in reports:
+            assert [g["group"] for g in r["gradients"]] == ["theta", "phi"]
+            assert all(g["draws"] == 20 and g["variance"]["value"] > 0 for g in r["gradients"])
+            assert r["memory"] > 0
+            assert r["seconds"] > 0
+    assert [r["particles"] for r in record["points"]["0"]] == [1, 1, 3, 2]
+    assert len(record["laps"]) == 8
+    assert all(lap["log_evidence"]["count"] == 8 and lap["num_particles"] == 5 for lap in record["laps"])
+    assert record["data"]["binarize"] == "dynamic"
+    with Image.open(files[1]) as picture:
+        assert min(picture.size) > 300
+
+
+def test_command_takes_a_finished_run(images, tmp_path):
+    train = [
+        "train",
+        "--data",
+        str(images),
+        "--hidden",
+        "[5]",
+        "--latent_dim",
+        "2",
+        "--batch_size",
+        "16",
+        "--epochs",
+        "1",
+    ]
+    assert main([*train, "--device", "cpu", "--out", str(tmp_path / "run")]) == 0
+    files = sorted(tmp_path.rglob("*"))
+    argv = [
+        "compare",
+        "--run",
+        str(tmp_path / "run"),
+        "--estimators",
+        "stl",
+        "--draws",
+        "20",
+        "--reference_draws",
+        "20",
+    ]
+    assert main([*argv, "--device", "cpu", "--batch", "4"]) == 0
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+BAD = {
+    "--estimators stll": "Try 'stl'",
+    "--estimators stl --draws 3": "draws of at least 20; got 3",
+    "--estimators stl --batch 0": "batch of at least 1; got 0",
+    "--estimators stl --at [5,1]": "steps in rising order",
+    "--estimators stl --at []": "steps in rising order",
+    "--estimators iwae:num_particles=0": "num_particles that is a whole number of at least 1",
+    "--estimators stl --run nowhere": "a run folder; got 'nowhere', which does not exist",
+    "--estimators stl --run nowhere --at [3]": "--at for a program that is trained here",
+    "--draws 20": "estimators",
+}
+
+
+@pytest.mark.parametrize("options", BAD)
+def test_command_refuses(options, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "--data", str(images), "--device", "cpu", *options.split()]) == 2
+    error = capsys.readouterr().err
+    assert BAD[options] in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_specs_are_split_where_a_name_begins():
+    assert split_specs("a") == ["a"]
+    assert split_specs("a,b:x=1,y=2,c,d:z=3") == ["a", "b:x=1,y=2", "c", "d:z=3"]
+
+
+def test_slope_of_the_experiment_is_that_of_a_power_law():
+    path = Path(__file__).parents[2] / "experiments" / "signal_to_noise.py"
+    spec = importlib.util.spec_from_file_location("signal_to_noise", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    reports = [
+        {
+            "estimator": f"iwae:num_particles={k}",
+            "particles": k,
+            "gradients": [{"group": "phi", "snr": {"value": 2.0 * k**-0.5, "standard_error": 0.1 / k}}],
+        }
+        for k in (1, 4, 16)
+    ]
+    assert module.slope(reports, "iwae", "phi")["value"] == pytest.approx(-0.5)

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +39,53 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON atomically; a folder that is not there is made.
+@contextmanager
+def atomic_write(path: Path, *, parents: bool = False, durable: bool = False) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; it takes the place of ``path`` when the block ends without an error.
+
+    At every instant the file is the old one or the new one, whole.
+
+    Args:
+        path: the file.
+        parents: make the folder of the file where it does not exist.
+        durable: flush file and folder to the disk, so that the new file survives a power cut.
 
     Raises:
-        InputError: the place cannot be written.
+        InputError: the place cannot be written; nothing is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "new" / "a.txt"
+        >>> with atomic_write(path, parents=True) as partial:
+        ...     _ = partial.write_text("whole")
+        >>> path.read_text(), [file.name for file in path.parent.iterdir()]
+        ('whole', ['a.txt'])
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(finite(value), indent=2, sort_keys=False, default=str) + "\n")
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if durable:
+            _flush(partial)
         partial.replace(path)
+        if durable:
+            _flush(path.parent)
     except OSError as error:
+        raise InputError("a file that can be written", f"{path}: {error.strerror}", "another path") from error
+    finally:
         with suppress(OSError):
             partial.unlink()
-        raise InputError("a file that can be written", f"{path}: {error.strerror}", "another path") from None
 
 
-def sync_folder(path: Path) -> None:
-    """Make a rename in this folder survive a power cut, where the system can."""
+def write_json(path: Path, value: object) -> None:
+    """Write JSON atomically (:func:`atomic_write`), making the folder; NaN and infinity become null."""
+    with atomic_write(path, parents=True) as partial:
+        partial.write_text(json.dumps(finite(value), indent=2, sort_keys=False, default=str) + "\n")
+
+
+def _flush(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

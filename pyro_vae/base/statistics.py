@@ -11,19 +11,28 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean of independent terms with its standard error, in the unit of the terms.
+    """A figure with its standard error, both in one unit: the one type for everything that is measured.
+
+    Prints two digits of the standard error; a figure without one, four digits.
 
     Example:
-        >>> estimate(torch.tensor([1.0, 2.0, 3.0]))
-        Estimate(mean=2.0, standard_error=0.5773502691896258, count=3)
+        >>> found = estimate(torch.tensor([1.0, 2.0, 3.0]))
+        >>> found
+        Estimate(value=2.0, standard_error=0.5773502691896258, count=3)
+        >>> print(found, Estimate(-100.65412, 0.2571), Estimate(3.14159), Estimate(-41.2, 12.3), sep=", ")
+        2.00 ± 0.58, -100.65 ± 0.26, 3.142, -41 ± 12
     """
 
-    mean: float
-    standard_error: float  # NaN for a single term: one term says nothing of its spread
-    count: int
+    value: float
+    standard_error: float = math.nan  # NaN where none is known; a single term does not show its spread
+    count: int | None = None  # how many terms it is a mean of
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.standard_error:.2f}"
+        error = self.standard_error
+        if not (math.isfinite(self.value) and math.isfinite(error) and error > 0):
+            return f"{self.value:.4g}"
+        digits = min(6, max(0, 1 - math.floor(math.log10(error))))
+        return f"{self.value:.{digits}f} ± {error:.{digits}f}"
 
 
 def estimate(terms: Tensor) -> Estimate:
@@ -140,3 +149,13 @@ def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
         tensor(1000.)
     """
     return log_w.logsumexp(dim) - math.log(log_w.shape[dim])
+
+
+def chunk_sizes(total: int, largest: int) -> list[int]:
+    """Return the sizes of the chunks that make up ``total``, each at most ``largest``.
+
+    Example:
+        >>> chunk_sizes(250, 100)
+        [100, 100, 50]
+    """
+    return [min(largest, total - start) for start in range(0, total, largest)]

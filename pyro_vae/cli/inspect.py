@@ -1,6 +1,5 @@
 """The commands that look at a run: ``sample``, ``reconstruct`` and ``plot``."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError, lookup
+from pyro_vae.base.files import atomic_write
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.cli.progress import say, say_pictures
 from pyro_vae.data import DataSet
@@ -78,12 +78,6 @@ def opened(options: Any) -> tuple[Run, DataSet, Program, torch.device]:
 def _write_arrays(path: Path, generated: predictive.Generated, console: Console, **more: Any) -> None:
     arrays = {"mean": generated.mean.numpy(), "draw": generated.draw.numpy(), **more}
     arrays |= {f"latent_{name}": value.numpy() for name, value in generated.latents.items()}
-    partial = path.with_name(f".{path.stem}.partial.npz")
-    try:
-        np.savez_compressed(partial, **arrays)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise InputError("a file that can be written", f"{path}: {error.strerror}", "another path") from None
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
     say(console, f"arrays    {path}")

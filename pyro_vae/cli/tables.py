@@ -12,7 +12,7 @@ from rich.table import Table
 from pyro_vae.base.statistics import Estimate
 from pyro_vae.evaluation.card.card import Evaluation, rows
 from pyro_vae.studies.crosscheck import Z_SCORE, Row
-from pyro_vae.studies.gradients import EstimatorReport, Figure
+from pyro_vae.studies.gradients import EstimatorReport
 from pyro_vae.studies.training import Lap
 
 
@@ -56,16 +56,13 @@ def mismatch_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def comparison_tables(reports: Sequence[EstimatorReport], where: str) -> list[Table]:
-    """Return what each estimator gives and costs, and what its gradients are like in θ and φ.
-
-    The digits in brackets are one standard error of the last digits before them.
-    """
+    """Return what each estimator gives and costs, and what its gradients are like in θ and φ."""
     costs = Table(title=f"estimators at {where}", box=box.SIMPLE)
     for column in ("estimator", "bound, nats", "ESS/K", "ms a step", "MB"):
         costs.add_column(column, overflow="fold")
     for found in reports:
         figures = (f"{1e3 * found.seconds:.1f}", f"{found.memory:.1f}")
-        costs.add_row(found.estimator, bracketed(found.bound), bracketed(found.ess), *figures)
+        costs.add_row(found.estimator, str(found.bound), str(found.ess), *figures)
     return [costs, *(_gradient_table(reports, where, group) for group in ("theta", "phi"))]
 
 
@@ -78,25 +75,8 @@ def _gradient_table(reports: Sequence[EstimatorReport], where: str, group: str) 
         for found in report.gradients:
             if found.group == group:
                 figures = (found.snr, found.variance, found.bias_squared, found.dsnr, found.cosine)
-                table.add_row(report.estimator, *map(bracketed, figures))
+                table.add_row(report.estimator, *map(str, figures))
     return table
-
-
-def bracketed(figure: Figure) -> str:
-    """Write a figure with its standard error in brackets, to two digits of the error.
-
-    Example:
-        >>> bracketed(Figure(0.6271, 0.0113)), bracketed(Figure(-25.123, 0.02)), bracketed(Figure(1.0, 0.0))
-        ('0.627(11)', '-25.123(20)', '1')
-    """
-    error = figure.standard_error
-    if not (math.isfinite(error) and error > 0 and math.isfinite(figure.value)):
-        return f"{figure.value:.4g}"
-    digits = max(0, 1 - math.floor(math.log10(error)))
-    if digits > 6:
-        return f"{figure.value:.1e}({error:.0e})"
-    shown = round(error * 10**digits)
-    return f"{figure.value:.{digits}f}({shown})"
 
 
 def race_table(laps: Sequence[Lap]) -> Table:

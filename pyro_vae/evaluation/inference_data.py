@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.files import atomic_write
 from pyro_vae.base.version import __version__
 from pyro_vae.data import Images
 from pyro_vae.elbo.draw import Draw
@@ -112,16 +112,8 @@ def save_netcdf(path: str | Path, found: Any) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    path = Path(path).expanduser()
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(Path(path).expanduser(), parents=True) as partial:
         write_netcdf(partial, found)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise InputError("a file that can be written", f"{path}: {error.strerror}", "another path") from None
 
 
 @torch.no_grad()

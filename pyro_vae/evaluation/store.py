@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.files import atomic_write
 
 Values = dict[str, Tensor]
 Tick = Callable[[int], None]
@@ -60,13 +60,10 @@ class ChunkStore:
         """
         if self.folder is None:
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write(self.folder / "determined_by.json", lambda file: file.write(self._text.encode()))
-            _write(self._path(start, stop), lambda file: torch.save(values, file))
-        except OSError as error:
-            got = f"{self.folder}: {error.strerror}"
-            raise InputError("a folder that can be written", got, "another one, or none") from None
+        with atomic_write(self.folder / "determined_by.json", parents=True, durable=True) as partial:
+            partial.write_text(self._text)
+        with atomic_write(self._path(start, stop), durable=True) as partial:
+            torch.save(values, partial)
 
     def _path(self, start: int, stop: int) -> Path:
         assert self.folder is not None
@@ -156,12 +153,3 @@ def code() -> str:
     for file in sorted(package.rglob("*.py")):
         total = zlib.crc32(file.read_bytes(), zlib.crc32(file.relative_to(package).as_posix().encode(), total))
     return f"{total:08x}"
-
-
-def _write(path: Path, write: Callable[[Any], Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

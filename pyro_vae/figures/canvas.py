@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pyro_vae.base.errors import InputError
+from pyro_vae.base.files import atomic_write
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -18,10 +18,6 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure, whole or not at all."""
-    partial = path.with_name(f".{path.stem}.partial.png")
-    try:
+    with atomic_write(path) as partial:
         figure.savefig(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError("a picture that can be written", f"{path}: {error.strerror}", "another path") from None
     return path

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pyro_vae.base.statistics import Estimate
 from pyro_vae.figures.canvas import save
-from pyro_vae.studies import gradients as stats
 from pyro_vae.studies.gradients import EstimatorReport, GradientReport
 from pyro_vae.studies.training import Lap
 
@@ -34,7 +34,7 @@ def gradient_figure(path: Path, points: Mapping[int, Sequence[EstimatorReport]],
 
 
 def _against_particles(
-    axis: Axes, reports: Sequence[EstimatorReport], group: str, figure: Callable[[GradientReport], stats.Figure]
+    axis: Axes, reports: Sequence[EstimatorReport], group: str, figure: Callable[[GradientReport], Estimate]
 ) -> None:
     kinds = dict.fromkeys(report.estimator.partition(":")[0] for report in reports)
     for kind in kinds:
@@ -69,7 +69,7 @@ def _finish_line(axis: Axes, laps: Sequence[Lap]) -> None:
     for offset, after in ((-0.12, "equal steps"), (0.12, "equal time")):
         found = [lap for lap in laps if lap.after == after]
         y = [names.index(lap.estimator) + offset for lap in found]
-        mean = [lap.log_evidence.mean for lap in found]
+        mean = [lap.log_evidence.value for lap in found]
         error = [lap.log_evidence.standard_error for lap in found]
         (dot, *_) = axis.errorbar(mean, y, xerr=error, fmt="o", capsize=3, label=after)
         for lap, height in zip(found, y, strict=True):

@@ -1,11 +1,15 @@
 """Traces of a program: running guide and model, and reading sites off them."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict, cast
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import TorchDistribution
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.runtime import InferDict
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
@@ -13,7 +17,23 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.program.protocol import PARTICLES, Program, Trace
 
 
-def total_log_prob(sites: list[Any]) -> Tensor:
+class Site(TypedDict):
+    """The record of one sample site in a finished trace: a :class:`pyro.poutine.runtime.Message` with its value."""
+
+    name: str
+    type: str
+    fn: TorchDistribution
+    value: Tensor
+    is_observed: bool
+    scale: Tensor | float
+    mask: Tensor | bool | None
+    infer: InferDict
+    cond_indep_stack: tuple[CondIndepStackFrame, ...]
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+
+
+def total_log_prob(sites: Sequence[Site]) -> Tensor:
     """Sum the log-densities of sites; masks count, scales do not."""
     log_probs = [site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]) for site in sites]
     masked = [scale_and_mask(p, scale=1.0, mask=site["mask"]) for p, site in zip(log_probs, sites, strict=True)]
@@ -77,7 +97,7 @@ def check_latents(guide_trace: Trace, model_trace: Trace) -> None:
             )
 
 
-def sample_sites(trace: Trace) -> list[tuple[str, Any]]:
+def sample_sites(trace: Trace) -> list[tuple[str, Site]]:
     """Return the name and the record of every sample site, in the order of sampling; not of ``pyro.deterministic``."""
-    sites: list[tuple[str, Any]] = list(trace.nodes.items())
+    sites = cast(list[tuple[str, Site]], list(trace.nodes.items()))
     return [(n, s) for n, s in sites if s["type"] == "sample" and not s["infer"].get("_deterministic")]

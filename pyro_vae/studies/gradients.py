@@ -45,14 +45,6 @@ TIMED = 15  # rounds, interleaved; the median counts
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A number and its standard error."""
-
-    value: float
-    standard_error: float
-
-
-@dataclass(frozen=True)
 class GradientReport:
     """What the gradient of one estimator is like in one group of parameters."""
 
@@ -61,11 +53,11 @@ class GradientReport:
     reference: str
     draws: int
     norm: float  # of the mean, freed from noise; per datum
-    variance: Figure
-    snr: Figure
-    bias_squared: Figure  # over the squared norm of the reference
-    dsnr: Figure
-    cosine: Figure
+    variance: Estimate
+    snr: Estimate
+    bias_squared: Estimate  # over the squared norm of the reference
+    dsnr: Estimate
+    cosine: Estimate
 
 
 @dataclass(frozen=True)
@@ -74,8 +66,8 @@ class EstimatorReport:
 
     estimator: str
     particles: int
-    bound: Figure  # nats per datum; of what its loss reports
-    ess: Figure  # effective sample size over the number of particles
+    bound: Estimate  # nats per datum; of what its loss reports
+    ess: Estimate  # effective sample size over the number of particles
     seconds: float  # a step: loss and gradients; the median of interleaved rounds
     memory: float  # MB a step: the peak on CUDA, what is kept for the backward pass elsewhere
     gradients: tuple[GradientReport, ...]
@@ -195,7 +187,7 @@ class _Subject:
         references: Mapping[str, tuple[str, Moments]],
         draws: int,
         tick: Callable[[], None],
-    ) -> tuple[Figure, tuple[GradientReport, ...]]:
+    ) -> tuple[Estimate, tuple[GradientReport, ...]]:
         """Return the bound, and a report for each group that has parameters."""
         used = [group for group in GROUPS if self.groups[group]]
         moments, means = {g: Moments() for g in used}, {g: references[g][1].mean() for g in used}
@@ -209,7 +201,7 @@ class _Subject:
                 moments[group].add(found[group])
                 directions[group].append(_directions(found[group].double(), means[group]))
         reports = [_gradient_report(name, g, references[g], moments[g], directions[g]) for g in used]
-        return _figure(bounds), tuple(reports)
+        return _mean_of(bounds), tuple(reports)
 
     def costs(self, estimators: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         """Return seconds (median of interleaved rounds) and MB of a step of each estimator."""
@@ -276,21 +268,20 @@ def _gradient_report(
         referred,
         own.count,
         math.sqrt(max(signal(own, None), 0.0)),
-        Figure(*jackknife(own.variance, own.blocks)),
-        Figure(*jackknife(snr, own.blocks)),
-        Figure(*jackknife(bias, own.blocks)),
-        _figure(ratios),
-        _figure(cosines),
+        Estimate(*jackknife(own.variance, own.blocks)),
+        Estimate(*jackknife(snr, own.blocks)),
+        Estimate(*jackknife(bias, own.blocks)),
+        _mean_of(ratios),
+        _mean_of(cosines),
     )
 
 
-def _figure(values: list[float]) -> Figure:
-    found: Estimate = estimate(torch.tensor(values, dtype=torch.float64))
-    return Figure(found.mean, found.standard_error)
+def _mean_of(values: list[float]) -> Estimate:
+    return estimate(torch.tensor(values, dtype=torch.float64))
 
 
-def effective_sample_size(program: Program, x: Tensor, num_particles: int, repeats: int = 20) -> Figure:
+def effective_sample_size(program: Program, x: Tensor, num_particles: int, repeats: int = 20) -> Estimate:
     r"""Return :math:`1 / (K \sum_k \tilde w_k^2)`, from 1/K (one particle has it all) to 1, over data and repeats."""
     shares = [draw_terms(program, x, num_particles).log_weight.softmax(0) for _ in range(repeats)]
     sizes = torch.stack([1 / share.square().sum(0) / num_particles for share in shares])
-    return Figure(sizes.mean().item(), estimate(sizes.mean(0)).standard_error)
+    return Estimate(sizes.mean().item(), estimate(sizes.mean(0)).standard_error)

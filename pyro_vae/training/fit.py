@@ -197,11 +197,11 @@ def _end_epoch(loop: Loop) -> EpochRecord:
     )
     if loop.validation is not None:
         mean, each = _held_out(loop, loop.validation)
-        improved = mean.mean > position.best
+        improved = mean.value > position.best
         error = mean.standard_error
-        record = replace(record, improved=improved, bound=mean.mean, bound_standard_error=error, bounds=list(each))
+        record = replace(record, improved=improved, bound=mean.value, bound_standard_error=error, bounds=list(each))
         if improved:
-            position.best, position.best_epoch = mean.mean, record.epoch
+            position.best, position.best_epoch = mean.value, record.epoch
     position.epoch, position.batch, position.objective_sum, position.seen = record.epoch, 0, 0.0, 0
     loop.history.append(record)
     return record

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from pyro_vae.base.errors import InputError
-from pyro_vae.base.files import sync_folder, write_json
+from pyro_vae.base.files import atomic_write, write_json
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.version import __version__
 from pyro_vae.data import DataSet
@@ -131,13 +131,8 @@ class Run:
     def save_checkpoint(self, state: dict[str, Any], name: str = "last") -> None:
         """Write a checkpoint: the file of that name is at every instant the old one or the new one, whole."""
         path = self.checkpoint(name)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with atomic_write(path, durable=True) as partial, partial.open("wb") as file:
             torch.save({"format": FORMAT, "fingerprint": fingerprint(self.config), **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
 
     def load_checkpoint(self, name: str = "last") -> dict[str, Any]:
         """Read a checkpoint, tensors on the CPU, with ``weights_only=True``.
@@ -221,9 +216,8 @@ def describe_machine(data: DataSet) -> dict[str, Any]:
 
 
 def _write_yaml(path: Path, config: RunConfig) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-    partial.replace(path)
+    with atomic_write(path) as partial:
+        partial.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
 
 
 def _read_config(path: Path) -> RunConfig:

@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from pyro_vae.base.errors import NonFiniteError
+from pyro_vae.base.files import atomic_write
 from pyro_vae.data import DataSet
 from pyro_vae.engines.protocol import StepInfo
 from pyro_vae.training.folder import Run
@@ -83,9 +84,8 @@ def _keep_until(run: Run, position: Position) -> None:
         done = position.epoch if line["kind"] == "epoch" else position.step
         if line[line["kind"]] <= done:
             kept.append(text)
-    partial = run.metrics.with_suffix(".partial")
-    partial.write_text("".join(f"{text}\n" for text in kept))
-    partial.replace(run.metrics)
+    with atomic_write(run.metrics) as partial:
+        partial.write_text("".join(f"{text}\n" for text in kept))
 
 
 class CheckpointHook(Hook):

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 import pyro_vae
+from pyro_vae.base.statistics import Estimate
 from pyro_vae.cli import check
 from pyro_vae.cli import train as commands
 from pyro_vae.cli.main import main
@@ -216,7 +217,8 @@ def test_training_says_what_it_does_and_how_good_it_is(folder, capsys, tmp_path)
     assert "48 train, 6 validation, 6 test images of 5x4, split by seed 0, binarize dynamic" in out
     assert "epoch   1   objective -" in out  # the KL is down-weighted: no bound
     assert "epoch   2   bound -" in out
-    assert f"test bound {result['mean']:.2f} ± {result['standard_error']:.2f} nats per image (6 images" in out
+    bound = Estimate(result["value"], result["standard_error"])
+    assert f"test bound {bound} nats per image (6 images" in out
     assert err == ""
 
 

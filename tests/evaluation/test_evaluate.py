@@ -15,10 +15,11 @@ import torch
 from checks import assert_close, assert_mean
 
 from pyro_vae import VAE, Images, InputError, evaluate
+from pyro_vae.base.statistics import Estimate
 from pyro_vae.cli.main import main
 from pyro_vae.evaluation.card import importance
 from pyro_vae.evaluation.card.card import Evaluation
-from pyro_vae.evaluation.card.entry import Entry, plus_minus, share
+from pyro_vae.evaluation.card.entry import Entry, share
 from pyro_vae.evaluation.card.table import PARTS
 from pyro_vae.evaluation.card.totals import all_data_entry
 from pyro_vae.evaluation.methods import bounds as likelihood
@@ -418,7 +419,7 @@ def test_what_was_left_out_is_said():
     [(-100.654, 0.257, "-100.65 ± 0.26"), (3.0, 0.0, "3"), (0.12, math.nan, "0.12"), (-1234.5, 98.7, "-1234 ± 99")],
 )
 def test_a_figure_has_two_digits_of_its_error(mean, error, text):
-    assert plus_minus(mean, error) == text
+    assert str(Estimate(mean, error)) == text
 
 
 BAD = {
@@ -450,7 +451,7 @@ def test_bad_subjects(tmp_path):
     with pytest.raises(InputError, match="Expected a program"):
         evaluate(3, torch.ones(10, 4))
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="a folder that can be written"):
+    with pytest.raises(InputError, match="a file that can be written"):
         evaluate(vae, torch.ones(10, 4), save=tmp_path / "file", **SMALL)
 
 

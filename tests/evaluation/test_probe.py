@@ -32,7 +32,7 @@ def test_features_are_posterior_means(device):
 def test_a_probe_tells_classes_that_the_latents_tell(device):
     train, test = ([part.to(device) for part in separated(n, seed)] for n, seed in ((100, 0), (60, 1)))
     probe = linear_probe(TwoUnits(), tuple(train), tuple(test))
-    assert probe.accuracy.mean == 1.0
+    assert probe.accuracy.value == 1.0
     assert (probe.chance, probe.features, probe.trained_on, probe.converged) == (0.5, 2, 100, True)
 
 
@@ -40,15 +40,15 @@ def test_a_probe_of_latents_that_ignore_the_data_is_at_chance():
     x, labels = separated(400)
     shuffled = labels[torch.randperm(400, generator=torch.Generator().manual_seed(3))]
     probe = linear_probe(TwoUnits(), (x[:200], shuffled[:200]), (x[200:], shuffled[200:]))
-    assert abs(probe.accuracy.mean - 0.5) < 5 * probe.accuracy.standard_error
-    share = probe.accuracy.mean
+    assert abs(probe.accuracy.value - 0.5) < 5 * probe.accuracy.standard_error
+    share = probe.accuracy.value
     assert abs(probe.accuracy.standard_error - math.sqrt(share * (1 - share) / 199)) < 1e-12
 
 
 def test_the_test_split_is_what_is_scored():
     x, labels = separated(100)
     probe = linear_probe(TwoUnits(), (x, labels), (x[:30], 1 - labels[:30]))
-    assert probe.accuracy.mean == 0.0
+    assert probe.accuracy.value == 0.0
     assert probe.accuracy.count == 30
 
 

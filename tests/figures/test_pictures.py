@@ -232,5 +232,5 @@ def test_no_global_setting_of_matplotlib_is_touched(tmp_path):
 
 def test_a_picture_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"a picture that can be written; got .*x\.png: Not a directory"):
+    with pytest.raises(InputError, match=r"a file that can be written; got .*x\.png: Not a directory"):
         plots.grid(tmp_path / "file" / "x.png", torch.zeros(1, 4, 4), "title")

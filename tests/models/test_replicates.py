@@ -254,7 +254,7 @@ def run(tmp_path_factory):
 def test_a_run_of_replicates(run, capsys):
     found = json.loads((run / "result.json").read_text())
     assert len(set(found["replicates"])) == 3
-    assert found["test_bound"]["mean"] == pytest.approx(sum(found["replicates"]) / 3)
+    assert found["test_bound"]["value"] == pytest.approx(sum(found["replicates"]) / 3)
     assert main(["sample", str(run), "--replicate", "2", "--device", "cpu"]) == 0
     assert main(["sample", str(run), "--replicate", "3", "--device", "cpu"]) == 2
     assert "a replicate from 0 to 2" in capsys.readouterr().err
@@ -272,5 +272,5 @@ def test_a_comparison_of_replicates(tmp_path, capsys):
     assert "spread" in capsys.readouterr().out
     laps = json.loads(file.read_text())["laps"]
     assert all(len(set(lap["replicates"])) == 2 for lap in laps)
-    assert laps[0]["log_evidence"]["mean"] == pytest.approx(sum(laps[0]["replicates"]) / 2, rel=1e-5)
+    assert laps[0]["log_evidence"]["value"] == pytest.approx(sum(laps[0]["replicates"]) / 2, rel=1e-5)
     assert main(["compare", "--estimators", "stl", "--replicates", "0", "--draws", "20"]) == 2

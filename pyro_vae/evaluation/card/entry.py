@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pyro_vae.base.statistics import estimate
+from pyro_vae.base.statistics import Estimate, estimate
 
 NATS = "nats per datum"
 
@@ -46,7 +46,7 @@ class Entry:
     @property
     def figure(self) -> str:
         """The mean, and its standard error where one is known."""
-        return plus_minus(self.mean, self.standard_error)
+        return str(Estimate(self.mean, self.standard_error))
 
     def __str__(self) -> str:
         return f"{self.label}: {self.figure} {self.unit} ({self.count} data; {self.how})"
@@ -60,7 +60,7 @@ def over_data(name: str, label: str, values: Tensor, unit: str, how: str, trust:
         '2.00 ± 0.58'
     """
     found = estimate(values)
-    return Entry(name, label, found.mean, found.standard_error, unit, found.count, how, trust)
+    return Entry(name, label, found.value, found.standard_error, unit, len(values), how, trust)
 
 
 def share(name: str, label: str, hits: Tensor, how: str, trust: str = "") -> Entry:
@@ -76,19 +76,6 @@ def share(name: str, label: str, hits: Tensor, how: str, trust: str = "") -> Ent
     p, n = hits.double().mean().item(), len(hits)
     q = (p * n + 2) / (n + 4)
     return Entry(name, label, p, math.sqrt(q * (1 - q) / (n + 4)), SHARE, n, how, trust)
-
-
-def plus_minus(mean: float, standard_error: float) -> str:
-    """Write a figure to two digits of its standard error; a figure without one to four digits.
-
-    Example:
-        >>> plus_minus(-100.65412, 0.2571), plus_minus(3.14159, math.nan), plus_minus(1.0, 0.0), plus_minus(-41.2, 12.3)
-        ('-100.65 ± 0.26', '3.142', '1', '-41 ± 12')
-    """
-    if not (math.isfinite(mean) and math.isfinite(standard_error) and standard_error > 0):
-        return f"{mean:.4g}"
-    digits = min(6, max(0, 1 - math.floor(math.log10(standard_error))))
-    return f"{mean:.{digits}f} ± {standard_error:.{digits}f}"
 
 
 def count_entry(name: str, label: str, value: float, of: int, count: int, how: str, trust: str) -> Entry:

@@ -22,7 +22,7 @@ def probe(subject: Subject, where: slice, seed: int) -> Values:
     found = linear_probe(
         subject.program, (some.draw(seed), some.labels), (subject.x[where], labels[where]), max_train=None, seed=seed
     )
-    figures = (found.accuracy.mean, found.accuracy.standard_error, found.chance, found.trained_on, found.converged)
+    figures = (found.accuracy.value, found.accuracy.standard_error, found.chance, found.trained_on, found.converged)
     return {"probe": torch.tensor(figures, dtype=torch.float64)}
 
 

@@ -83,7 +83,7 @@ class Surgery:
 
         Then I speaks of N and not of the program, the marginal KL takes the rest, and more data would move both.
         """
-        return self.index_entropy.mean < SATURATED
+        return self.index_entropy.value < SATURATED
 
 
 @torch.no_grad()

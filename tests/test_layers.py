@@ -1,48 +1,12 @@
 """Folders are floors: each imports only from those before it in one list. Read with ``ast``; nothing is imported."""
 
-import ast
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
-
-PACKAGE = Path(__file__).parents[1] / "pyro_vae"
-FLOORS = [
-    *("base", "data", "program", "models", "elbo", "engines"),
-    *("evaluation", "training", "studies", "figures", "cli"),
-]
+from architecture import FLOORS, PACKAGE, PICTURE, imports_of, inner_imports, svg
 
 
-def imports_of(path):
-    """Return every dotted name that a file imports, wherever in the file."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
-    return found
-
-
-def inner_imports(package):
-    """Return {module: what it imports of the package}, modules by their dotted path in the package."""
-    files = {".".join(f.relative_to(package).with_suffix("").parts): f for f in package.rglob("*.py")}
-    modules = {name.removesuffix(".__init__"): f for name, f in files.items() if name != "__init__"}
-    graph = {}
-    for name, file in modules.items():
-        targets = set()
-        for dotted in imports_of(file):
-            if dotted.startswith("pyro_vae."):
-                inner = dotted.removeprefix("pyro_vae.")
-                parts = inner.split(".")
-                candidates = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-                targets.add(next((c for c in candidates if c in modules), inner))
-        graph[name] = targets - {name}
-    return graph
-
-
-def violations(package, floors=FLOORS):
+def violations(package, floors=tuple(FLOORS)):
     """Return what breaks the order: unknown folders, upward imports, cycles, misplaced matplotlib and loose modules."""
     wrong = []
     graph = inner_imports(package)
@@ -72,6 +36,20 @@ def test_every_folder_is_a_floor_and_imports_run_one_way():
     assert folders == set(FLOORS)
     assert len(inner_imports(PACKAGE)) > 100
     assert violations(PACKAGE) == []
+
+
+def test_the_picture_shows_the_code_as_it_stands():
+    assert PICTURE.read_text() == svg(), "Try python docs/architecture.py"
+
+
+def test_a_picture_of_other_imports_is_another(tmp_path):
+    """The picture is made of the imports: one that runs upwards is marked."""
+    for folder in FLOORS:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text("")
+    assert 'class="wrong"' not in svg(tmp_path)
+    (tmp_path / "base" / "errors.py").write_text("from pyro_vae.cli import main")
+    assert svg(tmp_path).count('class="wrong"') == 1
 
 
 def test_the_package_is_small_enough_to_take_in():

@@ -126,7 +126,7 @@ def test_deterministic_sites_are_no_sites(estimator):
     assert sample_prior(result.program, X).mean.shape == X.shape
 
 
-def test_sleep_is_refused_where_only_part_of_the_observations_would_be_dreamt():
+def test_sleep_is_refused_where_only_part_of_the_observations_would_be_sampled():
     def model(x, y):
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
@@ -138,7 +138,7 @@ def test_sleep_is_refused_where_only_part_of_the_observations_would_be_dreamt():
             pyro.sample("z", dist.Normal(x[..., :1] + y[..., None], 1.0).to_event(1))
 
     for estimator in (elbo.WakeSleep(2), elbo.RWS(2, sleep_phi=1.0)):
-        with pytest.raises(InputError, match="one observed site of them, to dream of; got several"):
+        with pytest.raises(InputError, match="one observed site of them, for the sleep phase; got several"):
             estimator.loss_and_grads(model, guide, X, X[:, 0])
     assert math.isfinite(elbo.RWS(2).loss(model, guide, X, X[:, 0]))
 

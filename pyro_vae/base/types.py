@@ -1,7 +1,7 @@
 """Types that every package shares: states for checkpoints, values for JSON, callbacks, and Pyro functions."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 State: TypeAlias = dict[str, Any]
 """Tensors and plain values by name: what ``torch.load(weights_only=True)`` reads back."""
@@ -9,11 +9,16 @@ State: TypeAlias = dict[str, Any]
 Json: TypeAlias = "str | int | float | bool | Mapping[str, Json] | list[Json] | tuple[Json, ...] | None"
 """What a JSON file holds; :func:`~pyro_vae.base.files.write_json` turns NaN and infinity into null."""
 
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called as ``progress(what, done, total)`` while something long runs."""
 
 PyroFunction: TypeAlias = Callable[..., object]
 """A Pyro model or guide; what it returns is not used."""
+
+
+class Progress(Protocol):
+    """A callback while something long runs."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Hear that ``done`` of ``total`` are done of ``what``."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:

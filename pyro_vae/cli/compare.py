@@ -18,13 +18,14 @@ from pyro_vae.base.files import check_output, write_json
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.registry import from_spec, split_specs
 from pyro_vae.cli import tables
+from pyro_vae.cli.progress import progress_bars
 from pyro_vae.data import DataSet
 from pyro_vae.elbo.catalogue import ESTIMATORS
 from pyro_vae.figures.gradients import gradient_figure
 from pyro_vae.models.replicates import members
 from pyro_vae.program.adapter import as_program
 from pyro_vae.program.protocol import Program
-from pyro_vae.studies.gradients import EstimatorReport, compare_gradients, count_references
+from pyro_vae.studies.gradients import EstimatorReport, compare_gradients
 from pyro_vae.studies.training import Lap, race, train_steps
 from pyro_vae.training.config import RunConfig
 from pyro_vae.training.folder import Run, load_program
@@ -93,9 +94,9 @@ def compare(options: Any, console: Console) -> int:
     for done, point in zip([0, *wanted.at], wanted.at, strict=False):
         train_steps(program, train, point - done, **_settings(config))
         first = members(program)[0]  # gradients are looked at on one replicate, training on all
-        with _progress(console, _draws(first, x, estimators, wanted), f"step {point}") as tick:
+        with progress_bars(console, "draws") as tick:
             points[point] = compare_gradients(
-                first, x, estimators, wanted.draws, wanted.reference_draws, config.seed, report=tick
+                first, x, estimators, wanted.draws, wanted.reference_draws, config.seed, progress=tick
             )
         for table in tables.comparison_tables(points[point], "the run" if wanted.run else f"step {point}"):
             console.print(table)
@@ -123,11 +124,6 @@ def _subject(options: Any, wanted: ComparisonConfig) -> tuple[RunConfig, DataSet
 def _settings(config: RunConfig) -> dict[str, Any]:
     names = ("optimizer", "learning_rate", "batch_size", "seed", "engine")
     return {name: getattr(config, name) for name in names}
-
-
-def _draws(program: Program, x: torch.Tensor, estimators: dict[str, ELBO], wanted: ComparisonConfig) -> int:
-    references = count_references(program, x, estimators)
-    return len(estimators) * wanted.draws + references * wanted.reference_draws
 
 
 @contextlib.contextmanager

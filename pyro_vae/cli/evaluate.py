@@ -1,20 +1,17 @@
 """The command ``evaluate``: how good a run is on held-out data, in a card."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pyro_vae import data as data_sets
 from pyro_vae.base.errors import InputError, lookup
 from pyro_vae.base.files import check_output, write_json
 from pyro_vae.cli import tables
 from pyro_vae.cli.inspect import opened
-from pyro_vae.cli.progress import say
+from pyro_vae.cli.progress import progress_bars, say
 from pyro_vae.data import DataSet, Images
 from pyro_vae.evaluation.card.table import PARTS
 from pyro_vae.evaluation.inference_data import save_netcdf, to_inference_data
@@ -38,7 +35,7 @@ def evaluate_run(options: Any, console: Console) -> int:
     held_out: Images = getattr(data, options.split)
     about = {"data": f"{data.name}, {options.split}: {len(held_out)} images of {_shape(held_out)}"}
     folder = run.path / "evaluation"
-    with _bars(console) as tick:
+    with progress_bars(console, "examples") as tick:
         card = evaluate(
             program,
             held_out,
@@ -90,21 +87,6 @@ def _other(options: Any, run: Run, own: DataSet) -> DataSet:
         got = f"{_shape(data.test)} in {data.name}"
         raise InputError(f"images of {_shape(own.test)}, as the run was trained on", got, "data of that shape")
     return data
-
-
-@contextmanager
-def _bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar for each part while it is computed."""
-    columns = TextColumn("{task.description:<12}"), BarColumn(), TextColumn("{task.completed}/{task.total} data")
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def tick(part: str, done: int, total: int) -> None:
-            if part not in tasks:
-                tasks[part] = bars.add_task(part, total=total)
-            bars.update(tasks[part], completed=done)
-
-        yield tick
 
 
 def _for_probe(options: Any, own: DataSet) -> Images | None:

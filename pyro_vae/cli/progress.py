@@ -1,11 +1,15 @@
 """Progress while training, and single lines."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 
+from pyro_vae.base.types import Progress
 from pyro_vae.data import DataSet
 from pyro_vae.engines.protocol import StepInfo
 from pyro_vae.training.folder import Run
@@ -21,7 +25,7 @@ class ProgressHook(Hook):
 
     def __init__(self, run: Run, data: DataSet, console: Console) -> None:
         self._run, self._data, self._console = run, data, console
-        self._bar: Progress | None = None
+        self._bar: RichProgress | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -37,7 +41,7 @@ class ProgressHook(Hook):
 
     def started(self, loop: Loop) -> None:
         """Show the bar."""
-        self._bar = Progress(
+        self._bar = RichProgress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
@@ -108,3 +112,18 @@ def say_pictures(console: Console, files: list[Path]) -> None:
 def say(console: Console, line: str) -> None:
     """Print a line as it is, without colour or markup."""
     console.print(line, highlight=False, markup=False)
+
+
+@contextmanager
+def progress_bars(console: Console, unit: str) -> Iterator[Progress]:
+    """Show a bar for each thing that is done; yields the callback that moves them."""
+    columns = TextColumn("{task.description:<12}"), BarColumn(), TextColumn(f"{{task.completed}}/{{task.total}} {unit}")
+    with RichProgress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tick(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield tick

@@ -75,7 +75,7 @@ def _gradient_table(reports: Sequence[EstimatorReport], where: str, group: str) 
         for found in report.gradients:
             if found.group == group:
                 figures = (found.snr, found.variance, found.bias_squared, found.dsnr, found.cosine)
-                table.add_row(report.estimator, *map(str, figures))
+                table.add_row(report.estimator, *("–" if figure is None else str(figure) for figure in figures))
     return table
 
 

@@ -2,7 +2,15 @@
 
 from pyro_vae.elbo.catalogue import ESTIMATORS, beta_vae, trace_elbo, trace_mean_field_elbo
 from pyro_vae.elbo.draw import Draw, Terms, draw_terms
-from pyro_vae.elbo.estimator import Bound, Estimator, Weighting
+from pyro_vae.elbo.estimator import (
+    Bound,
+    Estimator,
+    PathDerivative,
+    ScoreFunction,
+    ThreeTerms,
+    TotalDerivative,
+    Weighting,
+)
 from pyro_vae.elbo.importance import CIWAE, IWAE, IWAESTL, MIWAE, PIWAE, DReG, Renyi
 from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
 from pyro_vae.elbo.score import VIMCO, Reinforce, ReinforceMovingAverage
@@ -26,11 +34,15 @@ __all__ = [
     "DReG",
     "Draw",
     "Estimator",
+    "PathDerivative",
     "Reinforce",
     "ReinforceMovingAverage",
     "Renyi",
     "SampledKL",
+    "ScoreFunction",
     "Terms",
+    "ThreeTerms",
+    "TotalDerivative",
     "WakeSleep",
     "Weighted",
     "Weighting",

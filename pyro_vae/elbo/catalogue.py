@@ -17,8 +17,8 @@ from pyro_vae.elbo.weighted import Weighted
 def trace_elbo(num_particles: int = 1) -> Trace_ELBO:
     """Return Pyro's own ``Trace_ELBO`` for a program: particles vectorized, one batch plate.
 
-    The plate nesting is stated because Pyro would otherwise guess it in the first step by drawing noise
-    that a resumed run would not draw.
+    The plate nesting is stated: Pyro would otherwise guess it in the first step by sampling noise that a resumed run
+    would not sample.
 
     Example:
         >>> trace_elbo(num_particles=5).num_particles
@@ -31,7 +31,7 @@ def trace_elbo(num_particles: int = 1) -> Trace_ELBO:
 def trace_mean_field_elbo(num_particles: int = 1) -> TraceMeanField_ELBO:
     """Return Pyro's own ``TraceMeanField_ELBO``: the KL in closed form where Pyro knows one.
 
-    Where Pyro knows none it samples that term, without saying so; ``analytic_kl`` refuses.
+    Where Pyro knows none it silently samples that term; ``analytic_kl`` refuses.
     """
     at_least_one("num_particles", num_particles)
     return TraceMeanField_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
@@ -46,7 +46,7 @@ def beta_vae(
         beta: weight of the KL.
         estimator: a name of :data:`ESTIMATORS` that can be weighted.
         num_particles: K.
-        free_bits: nats of each latent site's KL that cost nothing more; ``analytic_kl`` only.
+        free_bits: nats of each latent site's KL below which it has no gradient; ``analytic_kl`` only.
 
     Example:
         >>> beta_vae(beta=2.0)

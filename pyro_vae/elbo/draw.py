@@ -1,9 +1,9 @@
-"""One draw of particles and its log-densities: the one place where noise is drawn, and what it refuses."""
+"""One draw of particles and its log-densities: the one place where noise is sampled, and what it refuses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import pyro
 import torch
@@ -12,19 +12,17 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.types import PyroFunction
 from pyro_vae.program.handlers import DetachSamples
 from pyro_vae.program.protocol import PARTICLES, Program
-from pyro_vae.program.tracing import check_latents, sample_sites, total_log_prob
-
-Function = Callable[..., Any]
-
+from pyro_vae.program.tracing import Site, check_latents, sample_sites, total_log_prob
 
 Latents = Literal["attached", "leaves", "fixed"]
 
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """The log-densities of K particles for B data, in nats, unscaled; each of shape (K, B)."""
+    """The log-densities of K particles for B examples, in nats, unscaled; each of shape (K, B)."""
 
     log_px_z: Tensor
     log_pz: Tensor
@@ -41,35 +39,35 @@ class Terms:
         return self.log_px_z + self.log_pz - self.log_qz
 
     def detach(self) -> "Terms":
-        """Return the same numbers, cut off from what made them."""
+        """Return the same numbers, detached."""
         return Terms(self.log_px_z.detach(), self.log_pz.detach(), self.log_qz.detach())
 
 
 class Draw:
-    """K particles drawn from a guide for B data, and their densities.
+    """K particles sampled from a guide for B examples, and their densities.
 
     Args:
         model: p(x, z), x observed.
         guide: q(z|x).
-        args: what both are called with.
-        kwargs: likewise.
+        args: positional arguments of both.
+        kwargs: keyword arguments of both.
         num_particles: K; an outermost plate in dimension −2 holds the particles.
-        latents: how the densities see the latents: ``attached`` to the guide that drew them; ``leaves``, tensors of
-            their own whose gradient can be asked for; or ``fixed``, cut off already while they are drawn.
+        latents: how the densities see the latents: ``attached`` to the guide that sampled them; ``leaves``, detached
+            tensors whose own gradient can be taken; or ``fixed``, detached as they are sampled.
         beta: weight of log p(z) and log q(z|x) in the terms (:class:`~pyro_vae.elbo.Weighted`).
 
     Raises:
         InputError: a site outside the one batch plate (dimension −1), a latent that only one of model and guide
-            has, an enumerated site, scales that differ between sites or data, or, where latents are not fixed, a
+            has, an enumerated site, scales that differ between sites or examples, or, where latents are not fixed, a
             site without reparameterization.
     """
 
     def __init__(
         self,
-        model: Function,
-        guide: Function,
-        args: Any,
-        kwargs: Any,
+        model: PyroFunction,
+        guide: PyroFunction,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
         num_particles: int,
         latents: Latents = "attached",
         beta: float | Tensor = 1.0,
@@ -100,14 +98,14 @@ class Draw:
         return Terms(self._total(observed), self.beta * self._total(latent), self.log_q(self.latents))
 
     def log_q(self, latents: Mapping[str, Tensor]) -> Tensor:
-        """Return beta log q(z|x), (K, B), at latents that may be others than those drawn.
+        """Return beta log q(z|x), (K, B), at latents that may be others than those sampled.
 
-        A single site is scored by the distribution that drew it; of several, the later ones depend on the
-        earlier, so the guide is run again on the latents given: it must then be a function of them alone (dropout
-        in it would draw another mask).
+        A single site is scored by the distribution that sampled it. Of several, later ones depend on earlier ones, so
+        the guide runs again on the latents given: it must be a function of them alone (dropout in it would use another
+        mask).
 
         Raises:
-            InputError: a normalizing flow without an inverse, at latents that it did not draw itself.
+            InputError: a normalizing flow without an inverse, at latents that it did not sample itself.
         """
         sites = sample_sites(self.guide_trace)
         others = any(latents[name] is not z for name, z in self.drawn.items())
@@ -118,24 +116,24 @@ class Draw:
             return self.beta * self._total([{**site, "value": latents[name]} for name, site in sites])
         except (NotImplementedError, KeyError) as error:  # as torch and as Pyro say that there is no inverse
             raise InputError(
-                "a guide whose density can be had at any z (this estimator treats the score of log q by itself)",
+                "a guide whose density is available at any z (this estimator treats the score term of log q by itself)",
                 "a flow without an inverse",
-                "sampled_kl or iwae, which score a flow only where it has drawn",
+                "sampled_kl or iwae, which score a flow only where it has sampled",
             ) from error
 
-    def _trace(self, function: Function) -> poutine.Trace:
+    def _trace(self, function: PyroFunction) -> poutine.Trace:
         plate = pyro.plate(PARTICLES, self.num_particles, dim=-2)
         trace = poutine.trace(plate(function)).get_trace(*self.args, **self.kwargs)
         _check_sites(prune_subsample_sites(trace))
         return trace
 
-    def _total(self, sites: list[Any]) -> Tensor:
+    def _total(self, sites: Sequence[Site]) -> Tensor:
         return total_log_prob(sites).expand(self.num_particles, self.batch)
 
 
 @torch.no_grad()
 def draw_terms(program: Program, x: Tensor, num_particles: int = 1) -> Terms:
-    """Draw K particles from the guide and score them, (K, B): what evaluation is made of.
+    """Sample K particles from the guide and score them, (K, B): evaluation is made of these.
 
     Several latent sites add up. Masks count, scales do not. The program's store must be active
     (:func:`pyro_vae.program.own_store`).
@@ -143,10 +141,10 @@ def draw_terms(program: Program, x: Tensor, num_particles: int = 1) -> Terms:
     return Draw(program.model, program.guide, (x,), {}, num_particles, "fixed").terms
 
 
-def differ(left: Any, right: Any) -> bool:
+def differ(left: Tensor | float, right: Tensor | float) -> bool:
     """Whether two scales or two masks differ anywhere; plain numbers are compared without reading a tensor."""
-    unequal = left != right
-    return bool(unequal.any() if isinstance(unequal, Tensor) else unequal)
+    unequal: Tensor | bool = left != right
+    return bool(unequal.any()) if isinstance(unequal, Tensor) else unequal
 
 
 def _substituted(trace: poutine.Trace, latents: Mapping[str, Tensor]) -> poutine.Trace:
@@ -162,9 +160,9 @@ def _check_sites(trace: poutine.Trace) -> None:
         dims = [frame.dim for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES]
         if dims != [-1]:
             raise InputError(
-                f"site {name!r} inside one batch plate, in dimension -1: the bound is kept datum by datum",
+                f"site {name!r} inside one batch plate, in dimension -1: the bound is kept per example",
                 f"plates in dimensions {dims}" if dims else "no plate",
-                "pyro.infer.Trace_ELBO, which takes latents that the data share",
+                "pyro.infer.Trace_ELBO, which takes latents that the examples share",
             )
         if site["infer"].get("enumerate"):
             raise InputError(
@@ -191,18 +189,18 @@ def _batch(trace: poutine.Trace) -> int:
     return int(sizes.pop())
 
 
-def _shared_scale(sites: list[tuple[str, Any]]) -> Tensor | float:
-    """Return the scale of all sites; where they differ, importance weights would be tempered without a word."""
+def _shared_scale(sites: list[tuple[str, Site]]) -> Tensor | float:
+    """Return the scale of all sites; where they differ, importance weights would be tempered silently."""
     first_name, first = sites[0]
-    if isinstance(first["scale"], Tensor) and first["scale"].dim():
-        got = f"a tensor of shape {tuple(first['scale'].shape)} at site {first_name!r}"
-        raise InputError("one number as scale", got, "pyro.infer.Trace_ELBO, which takes a scale for every datum")
+    scale = first["scale"]
+    if isinstance(scale, Tensor) and scale.dim():
+        got = f"a tensor of shape {tuple(scale.shape)} at site {first_name!r}"
+        raise InputError("one number as scale", got, "pyro.infer.Trace_ELBO, which takes a scale for every example")
     for name, site in sites[1:]:
-        if differ(site["scale"], first["scale"]):
+        if differ(site["scale"], scale):
             raise InputError(
                 "one scale for all sites",
-                f"{first['scale']} at site {first_name!r} and {site['scale']} at site {name!r}",
+                f"{scale} at site {first_name!r} and {site['scale']} at site {name!r}",
                 "one plate, or one poutine.scale, around model and guide alike; estimator beta to weight the KL",
             )
-    scale: Tensor | float = first["scale"]
     return scale

@@ -9,7 +9,7 @@ import torch
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import log_mean_exp
 from pyro_vae.elbo.draw import Terms
-from pyro_vae.elbo.estimator import Estimator, Form, Weighting, at_least_one
+from pyro_vae.elbo.estimator import Estimator, Group, PathDerivative, ThreeTerms, Weighting, at_least_one
 
 
 @dataclass(frozen=True)
@@ -30,40 +30,41 @@ class IWAE(Estimator):
             reparameterization, scales that differ between sites.
 
     Example:
+        >>> import torch
         >>> IWAE(2).weighting(Terms(torch.tensor([[0.0], [0.0]]), torch.zeros(2, 1), torch.zeros(2, 1))).theta
         tensor([[0.5000],
                 [0.5000]])
     """
 
+    kl_weightable: ClassVar[bool] = True
     num_particles: int = 5
 
     def __post_init__(self) -> None:
         at_least_one("num_particles", self.num_particles)
 
     def weighting(self, terms: Terms) -> Weighting:
-        """Every particle weighs its share of Σ w."""
+        """Return the bound; every particle has weight w̃."""
         log_w = terms.log_weight
-        return Weighting.total(log_mean_exp(log_w), log_w.softmax(0))
+        return self.gradient.of(log_mean_exp(log_w), log_w.softmax(0))
+
+    def reference(self, group: Group) -> Estimator:
+        """Return the importance-weighted bound by its total derivative."""
+        return IWAE(self.num_particles)
 
 
 @dataclass(frozen=True)
 class IWAESTL(IWAE):
-    r"""The importance-weighted bound, its gradient without the score of log q: **biased** for K > 1.
+    r"""The importance-weighted bound, its gradient without the score term: **biased** for K > 1.
 
     .. math:: \nabla_\varphi = \sum_k \tilde w_k \nabla_z \log w_k \, \frac{dz_k}{d\varphi}
 
-    The score dropped, :math:`\sum_k \tilde w_k \nabla_\varphi \log q(z_k|x)`, has a mean other than zero because the
-    weights depend on z; :class:`DReG` is the unbiased form. Here to be compared with. Source: Roeder, Wu and Duvenaud,
+    The dropped term, :math:`\sum_k \tilde w_k \nabla_\varphi \log q(z_k|x)`, does not have mean zero because the
+    weights depend on z; :class:`DReG` is the unbiased form. It is here for comparison. Source: Roeder, Wu and Duvenaud,
     arXiv 1703.09194, section 4; the bias: Tucker et al., arXiv 1810.04152.
     """
 
-    form: ClassVar[Form] = "sticking"
-
-    def weighting(self, terms: Terms) -> Weighting:
-        """As IWAE, without the score."""
-        log_w = terms.log_weight
-        weight = log_w.softmax(0)
-        return Weighting(log_mean_exp(log_w), theta=weight, path=weight, score=None)
+    gradient: ClassVar[type[Weighting]] = PathDerivative
+    kl_weightable: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -73,19 +74,20 @@ class DReG(IWAE):
     .. math:: \nabla_\varphi = \sum_k \tilde w_k^2 \, \nabla_z \log w_k \, \frac{dz_k}{d\varphi}, \qquad
         \nabla_\theta = \sum_k \tilde w_k \nabla_\theta \log p(x, z_k)
 
-    Unbiased, and the signal-to-noise ratio of the φ-gradient does not fall with K. The score is taken of the joint
-    log q(z|x) at fixed z (all latent sites together) and every path through earlier latents is kept, so that the
-    estimator holds for hierarchies of latents too. Sources: Tucker, Lawson, Gu and Maddison, arXiv 1810.04152; for
+    Unbiased, and the signal-to-noise ratio of the φ-gradient does not fall with K. The score term is that of the joint
+    log q(z|x) of all latent sites, and every path through earlier latents is kept, so the estimator holds for
+    hierarchies of latents. Sources: Tucker, Lawson, Gu and Maddison, arXiv 1810.04152; for
     hierarchies: Bauer and Mnih, Generalized Doubly Reparameterized Gradient Estimators, ICML 2021.
     """
 
-    form: ClassVar[Form] = "parts"
+    gradient: ClassVar[type[Weighting]] = ThreeTerms
+    kl_weightable: ClassVar[bool] = False
 
     def weighting(self, terms: Terms) -> Weighting:
-        """The path weighs the square of the share."""
+        """Return the bound; the pathwise term is weighted by w̃², w̃ the self-normalised importance weights."""
         log_w = terms.log_weight
         weight = log_w.softmax(0)
-        return Weighting(log_mean_exp(log_w), theta=weight, path=weight**2, score=None)
+        return ThreeTerms(log_mean_exp(log_w), theta=weight, path=weight**2, score=None)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class MIWAE(Estimator):
         num_bounds: M.
     """
 
+    kl_weightable: ClassVar[bool] = True
     num_particles: int = 8
     num_bounds: int = 8
 
@@ -109,15 +112,19 @@ class MIWAE(Estimator):
         at_least_one("num_bounds", self.num_bounds)
 
     @property
-    def draws(self) -> int:
+    def total_particles(self) -> int:
         """M K."""
         return self.num_particles * self.num_bounds
 
     def weighting(self, terms: Terms) -> Weighting:
-        """Every particle weighs its share within its bound, over M."""
+        """Return the mean bound; every particle has weight w̃/M, normalised within its bound."""
         grouped = terms.log_weight.unflatten(0, (self.num_bounds, self.num_particles))
         weight = grouped.softmax(1).flatten(0, 1) / self.num_bounds
-        return Weighting.total(log_mean_exp(grouped, dim=1).mean(0), weight)
+        return self.gradient.of(log_mean_exp(grouped, dim=1).mean(0), weight)
+
+    def reference(self, group: Group) -> Estimator:
+        """Return one bound of K particles: its gradient has the same expectation."""
+        return IWAE(self.num_particles)
 
 
 @dataclass(frozen=True)
@@ -127,17 +134,23 @@ class PIWAE(MIWAE):
     .. math:: \theta: \ \log \frac1{MK} \sum_{mk} w_{mk}, \qquad
         \varphi: \ \frac1M \sum_m \log \frac1K \sum_k w_{mk}
 
-    The value is the first. A tight bound for the model, a gradient of good signal-to-noise ratio for the guide.
+    The value is the first: a tight bound for the model, a gradient of good signal-to-noise ratio for the guide.
     Source: Rainforth et al., arXiv 1802.04537.
     """
 
-    form: ClassVar[Form] = "parts"
+    gradient: ClassVar[type[Weighting]] = ThreeTerms
+    kl_weightable: ClassVar[bool] = False
 
     def weighting(self, terms: Terms) -> Weighting:
-        """IWAE's weights for θ, MIWAE's for φ."""
-        weight = super().weighting(terms).theta
+        """Return the bound of all particles; IWAE's weights for θ, MIWAE's for φ."""
         log_w = terms.log_weight
-        return Weighting(log_mean_exp(log_w), theta=log_w.softmax(0), path=weight, score=-weight)
+        grouped = log_w.unflatten(0, (self.num_bounds, self.num_particles))
+        weight = grouped.softmax(1).flatten(0, 1) / self.num_bounds
+        return ThreeTerms(log_mean_exp(log_w), theta=log_w.softmax(0), path=weight, score=-weight)
+
+    def reference(self, group: Group) -> Estimator:
+        """Return the bound that each group of parameters follows."""
+        return IWAE(self.total_particles if group == "theta" else self.num_particles)
 
 
 @dataclass(frozen=True)
@@ -150,7 +163,7 @@ class CIWAE(IWAE):
 
     Args:
         num_particles: K.
-        beta: the ELBO's share, from 0 (IWAE) to 1 (ELBO).
+        beta: the ELBO's weight, from 0 (IWAE) to 1 (ELBO).
     """
 
     beta: float = 0.5
@@ -161,10 +174,14 @@ class CIWAE(IWAE):
             raise InputError("a beta from 0 to 1", self.beta, "beta=0.5")
 
     def weighting(self, terms: Terms) -> Weighting:
-        """Every particle weighs β/K and 1 − β of its share."""
+        """Return the combination; every particle has weight β/K + (1 − β) w̃."""
         log_w = terms.log_weight
         value = self.beta * log_w.mean(0) + (1 - self.beta) * log_mean_exp(log_w)
-        return Weighting.total(value, self.beta / len(log_w) + (1 - self.beta) * log_w.softmax(0))
+        return self.gradient.of(value, self.beta / len(log_w) + (1 - self.beta) * log_w.softmax(0))
+
+    def reference(self, group: Group) -> Estimator:
+        """Return itself: it is the total derivative of its bound."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -173,8 +190,8 @@ class Renyi(IWAE):
 
     .. math:: \mathcal L_\alpha = \frac1{1-\alpha} \log \frac1K \sum_k w_k^{1-\alpha}
 
-    α → 1 is the ELBO, α = 0 is IWAE. For α < 0 the quantity that it estimates is an upper bound on log p(x) (its
-    estimate from K particles is biased downwards all the same). Source: Li and Turner, arXiv 1602.02311.
+    α → 1 is the ELBO, α = 0 is IWAE. For α < 0 it estimates an upper bound on log p(x), but its estimate from K
+    particles is biased downwards. Source: Li and Turner, arXiv 1602.02311.
 
     Args:
         num_particles: K.
@@ -189,14 +206,18 @@ class Renyi(IWAE):
             raise InputError("a finite alpha", self.alpha, "alpha=0.5")
 
     def weighting(self, terms: Terms) -> Weighting:
-        """Every particle weighs its share of Σ w^(1−α)."""
+        """Return the bound; every particle has weight w^(1−α), normalised."""
         log_w = terms.log_weight
         if self.alpha == 1:
-            return Weighting.total(log_w.mean(0), torch.full_like(log_w, 1 / len(log_w)))
+            return self.gradient.of(log_w.mean(0), torch.full_like(log_w, 1 / len(log_w)))
         order = 1 - self.alpha
         mean, tempered = log_w.mean(0), order * log_w
         spread = tempered - order * mean
-        # near α = 1 the logarithm of a mean of numbers near 1 would lose every digit when divided by 1 − α
+        # near α = 1 log_mean_exp is near 0 and loses every digit when divided by 1 − α
         close = mean + spread.clamp(-1, 1).expm1().mean(0).log1p() / order
         value = torch.where(spread.abs().amax(0) < 1, close, log_mean_exp(tempered) / order)
-        return Weighting.total(value, tempered.softmax(0))
+        return self.gradient.of(value, tempered.softmax(0))
+
+    def reference(self, group: Group) -> Estimator:
+        """Return itself: it is the total derivative of its bound."""
+        return self

@@ -1,23 +1,25 @@
-"""Estimators of the ELBO that differentiate through the samples."""
+"""Estimators of the ELBO that differentiate through the latents."""
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from pyro import distributions as dist
+from pyro.distributions.torch_distribution import ExpandedDistribution
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, kl_divergence
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.elbo.draw import Draw, Terms, differ
-from pyro_vae.elbo.estimator import Bound, Estimator, Form, Weighting, at_least_one
-from pyro_vae.program.tracing import sample_sites
+from pyro_vae.elbo.estimator import Bound, Estimator, Group, PathDerivative, Weighting, at_least_one
+from pyro_vae.program.tracing import Site, sample_sites
 
 
 @dataclass(frozen=True)
 class SampledKL(Estimator):
-    r"""The ELBO, every term by the sample (AEVB's SGVB-A).
+    r"""The ELBO with every term sampled (AEVB's SGVB-A).
 
     .. math:: \mathcal L = \frac1K \sum_k \log w_k, \qquad
         \log w_k = \log p(x|z_k) + \log p(z_k) - \log q(z_k|x), \quad z_k \sim q
@@ -31,39 +33,39 @@ class SampledKL(Estimator):
         InputError: K is not positive; when used, a guide without reparameterization.
 
     Example:
+        >>> import torch
         >>> SampledKL().weighting(Terms(torch.tensor([[-3.0]]), torch.tensor([[-1.0]]), torch.tensor([[-2.0]]))).value
         tensor([-2.])
     """
 
+    kl_weightable: ClassVar[bool] = True
     num_particles: int = 1
 
     def __post_init__(self) -> None:
         at_least_one("num_particles", self.num_particles)
 
     def weighting(self, terms: Terms) -> Weighting:
-        """Return the mean of log w; every particle weighs 1/K."""
+        """Return the mean of log w; every particle has weight 1/K."""
         log_w = terms.log_weight
-        return Weighting.total(log_w.mean(0), torch.full_like(log_w, 1 / len(log_w)))
+        return self.gradient.of(log_w.mean(0), torch.full_like(log_w, 1 / len(log_w)))
+
+    def reference(self, group: Group) -> Estimator:
+        """Return the ELBO by its total derivative."""
+        return SampledKL(self.num_particles)
 
 
 @dataclass(frozen=True)
 class STL(SampledKL):
-    r"""Sticking the landing: the ELBO, its gradient without the score of log q.
+    r"""Sticking the landing: the ELBO, its gradient without the score term.
 
     .. math:: \nabla_\varphi = \frac1K \sum_k \nabla_z \log w_k \, \frac{dz_k}{d\varphi}
 
-    The score :math:`\nabla_\varphi \log q(z|x)` at fixed z has mean zero, so that the gradient stays unbiased; and
-    where q is the posterior, log w does not depend on z and the gradient is zero draw by draw. In hierarchies the
-    paths through earlier latents are kept. Source: Roeder, Wu and Duvenaud, arXiv 1703.09194.
+    The score term has mean zero, so the gradient stays unbiased. Where q is the posterior, log w does not depend on z
+    and the gradient of φ is zero for every draw. In hierarchies the paths through earlier latents are kept.
+    Source: Roeder, Wu and Duvenaud, arXiv 1703.09194.
     """
 
-    form: ClassVar[Form] = "sticking"
-
-    def weighting(self, terms: Terms) -> Weighting:
-        """Return the mean of log w; the path weighs 1/K, the score nothing."""
-        log_w = terms.log_weight
-        weight = torch.full_like(log_w, 1 / len(log_w))
-        return Weighting(log_w.mean(0), theta=weight, path=weight, score=None)
+    gradient: ClassVar[type[Weighting]] = PathDerivative
 
 
 @dataclass(frozen=True)
@@ -72,23 +74,24 @@ class AnalyticKL(Estimator):
 
     .. math:: \mathcal L = \frac1K \sum_k \log p(x|z_k) - \sum_s \mathrm{KL}(q_s \,\|\, p_s)
 
-    The sum is over latent sites s; with several, each is conditioned on the others as drawn, and averaged over the
-    particles. That is right where the latents that a site depends on in the model are among those that it may depend on
-    in the guide's order of sampling (the mean-field condition of Pyro's ``TraceMeanField_ELBO``).
+    The sum is over latent sites s. With several, each KL is conditioned on the other sites' samples and averaged over
+    the particles, which holds if the latents that a site depends on in the model come before it in the guide's order of
+    sampling (the mean-field condition of Pyro's ``TraceMeanField_ELBO``).
     Source: Kingma and Welling, arXiv 1312.6114, equation 7.
 
     Args:
         num_particles: K.
-        free_bits: λ in nats: a site's KL below it counts as λ, datum by datum, so that nothing is gained by pressing it
-            further down (after Kingma et al., arXiv 1606.04934, appendix C.8, who average over the batch first). The
-            value then lies at or below the bound.
+        free_bits: λ in nats: a site's KL below λ counts as λ, per example, so it has no gradient below λ (after Kingma
+            et al., arXiv 1606.04934, appendix C.8, who average over the batch first). The value is then at or below the
+            bound.
 
     Raises:
         InputError: a negative λ; when used, a pair of distributions without a KL in closed form
-            (``TraceMeanField_ELBO`` would sample that term without a word), a guide without reparameterization, a
+            (``TraceMeanField_ELBO`` silently samples that term), a guide without reparameterization, a
             site that the model lacks.
     """
 
+    kl_weightable: ClassVar[bool] = True
     num_particles: int = 1
     free_bits: float = 0.0
 
@@ -98,8 +101,12 @@ class AnalyticKL(Estimator):
             raise InputError("free_bits of at least 0 nats", self.free_bits, "free_bits=0")
 
     def weighting(self, terms: Terms) -> Weighting:
-        """Refuse: the three terms do not hold the closed form."""
+        """Refuse: the closed form is no function of sampled log-densities."""
         raise TypeError("AnalyticKL is not made of sampled terms; of_draw has its closed form")
+
+    def reference(self, group: Group) -> Estimator | None:
+        """Return the sampled ELBO; with free bits, which change the objective, no plain estimator is known."""
+        return None if self.free_bits else SampledKL(self.num_particles)
 
     def of_draw(self, draw: Draw) -> Bound:
         """Return the bound; it is its own surrogate."""
@@ -115,26 +122,28 @@ class AnalyticKL(Estimator):
 
 
 def _check_order(draw: Draw) -> None:
-    """Refuse a guide that draws several latents in another order than the model: the closed KL would be another's."""
+    """Refuse a guide that samples several latents in another order than the model: the closed KL would be wrong."""
     guide = [name for name, _ in sample_sites(draw.guide_trace)]
     model = [name for name, site in sample_sites(draw.model_trace) if not site["is_observed"]]
     if [name for name in guide if name in model] != model:
         got = f"{', '.join(guide)} in place of {', '.join(model)}"
         raise InputError(
-            "a guide that draws its latents in the model's order, for a KL in closed form", got, "sampled_kl"
+            "a guide that samples its latents in the model's order, for a KL in closed form", got, "sampled_kl"
         )
 
 
-def closed_kl(draw: Draw, name: str, site: Any) -> Tensor:
+def closed_kl(draw: Draw, name: str, site: Site) -> Tensor:
     """Return KL(q‖p) of one latent site in closed form, (K, B).
 
     Raises:
         InputError: there is no closed form for the pair, or their masks differ.
     """
-    prior: Any = draw.model_trace.nodes.get(name)
+    prior = dict(sample_sites(draw.model_trace)).get(name)
     try:
+        if prior is None:
+            raise NotImplementedError
         kl = kl_divergence(site["fn"], prior["fn"])
-    except (NotImplementedError, TypeError) as error:
+    except NotImplementedError as error:
         pair = f"{_kind(site['fn'])} and {_kind(prior['fn']) if prior else 'nothing'}"
         raise InputError(f"a KL in closed form at site {name!r}", f"none for {pair}", "sampled_kl") from error
     if differ(*(True if mask is None else mask for mask in (site["mask"], prior["mask"]))):
@@ -143,7 +152,7 @@ def closed_kl(draw: Draw, name: str, site: Any) -> Tensor:
     return unscaled.expand(draw.num_particles, draw.batch)
 
 
-def _kind(fn: Any) -> str:
-    while type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
+def _kind(fn: Distribution) -> str:
+    while isinstance(fn, dist.Independent | ExpandedDistribution | dist.MaskedDistribution):
         fn = fn.base_dist
     return type(fn).__name__

@@ -9,7 +9,9 @@ from torch import Tensor
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import log_mean_exp
 from pyro_vae.elbo.draw import Draw, Terms
-from pyro_vae.elbo.estimator import Bound, Estimator, Form, Weighting, at_least_one
+from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group, ScoreFunction, Weighting, at_least_one
+from pyro_vae.elbo.importance import IWAE
+from pyro_vae.elbo.pathwise import SampledKL
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,13 @@ class Reinforce(Estimator):
     arXiv 1401.1022; Mnih and Rezende, arXiv 1602.06725; Kool, van Hoof and Welling, ICLR 2019 workshop.
 
     Args:
-        num_particles: K, at least 2: a particle's baseline is the mean of the others.
+        num_particles: K, at least 2: the baseline of a particle is the mean of the others.
 
     Raises:
         InputError: fewer than two particles.
     """
 
-    form: ClassVar[Form] = "fixed"
+    gradient: ClassVar[type[Weighting]] = ScoreFunction
     num_particles: int = 5
 
     def __post_init__(self) -> None:
@@ -38,22 +40,26 @@ class Reinforce(Estimator):
             raise InputError("num_particles of at least 2, one beside each", self.num_particles, "num_particles=5")
 
     def weighting(self, terms: Terms) -> Weighting:
-        """The score weighs what a particle is above the others."""
+        """Return the ELBO; the score term is weighted by log w minus the mean of the others."""
         log_w = terms.log_weight
         count = len(log_w)
         others = (log_w.sum(0) - log_w) / (count - 1)
         value = log_w.mean(0)
-        return Weighting(value, torch.full_like(log_w, 1 / count), None, (log_w - others) / count)
+        return ScoreFunction(value, torch.full_like(log_w, 1 / count), (log_w - others) / count)
+
+    def reference(self, group: Group) -> Estimator:
+        """Return the ELBO by its total derivative."""
+        return SampledKL(self.num_particles)
 
 
 class MovingAverage:
     """The running mean of a signal: the state of a baseline, kept apart from the frozen estimator that uses it."""
 
     def __init__(self) -> None:
-        self.mean: Tensor | float = 0.0  # from the first step on a scalar where the data are: no step waits for it
+        self.mean: Tensor | float = 0.0  # from the first step on a scalar on the data's device: no step waits for it
 
     def update(self, value: Tensor, decay: float) -> None:
-        """Take a scalar in."""
+        """Move the mean towards a scalar."""
         self.mean = decay * self.mean + (1 - decay) * value
 
 
@@ -64,9 +70,9 @@ class ReinforceMovingAverage(Estimator):
     .. math:: \nabla_\varphi = \frac1K \sum_k (\log w_k - b) \nabla_\varphi \log q(z_k|x), \qquad
         b \leftarrow d\, b + (1 - d) \overline{\log w}
 
-    Unbiased, since b comes from earlier steps alone; works with a single particle. b starts at 0 and is one number
-    for all data: the baseline of NVIL without its networks (Mnih and Gregor, arXiv 1402.0030). It is state, of this
-    object: give each run an estimator of its own.
+    Unbiased, because b comes from earlier steps; works with a single particle. b starts at 0 and is one number for all
+    examples: the baseline of NVIL without its networks (Mnih and Gregor, arXiv 1402.0030). It is state of this object:
+    give each run its own estimator.
 
     Args:
         num_particles: K.
@@ -76,7 +82,7 @@ class ReinforceMovingAverage(Estimator):
         InputError: values outside these ranges.
     """
 
-    form: ClassVar[Form] = "fixed"
+    gradient: ClassVar[type[Weighting]] = ScoreFunction
     num_particles: int = 1
     decay: float = 0.9
     average: MovingAverage = field(default_factory=MovingAverage, init=False, repr=False, compare=False)
@@ -87,23 +93,27 @@ class ReinforceMovingAverage(Estimator):
             raise InputError("a decay of at least 0 and below 1", self.decay, "decay=0.9")
 
     def weighting(self, terms: Terms) -> Weighting:
-        """The score weighs what a particle is above the baseline."""
+        """Return the ELBO; the score term is weighted by log w minus the baseline."""
         log_w = terms.log_weight
         count = len(log_w)
-        return Weighting(log_w.mean(0), torch.full_like(log_w, 1 / count), None, (log_w - self.average.mean) / count)
+        return ScoreFunction(log_w.mean(0), torch.full_like(log_w, 1 / count), (log_w - self.average.mean) / count)
+
+    def reference(self, group: Group) -> Estimator:
+        """Return the ELBO by its total derivative."""
+        return SampledKL(self.num_particles)
 
     def of_draw(self, draw: Draw) -> Bound:
-        """Use the baseline, then move it."""
+        """Use the baseline, then update it."""
         found = super().of_draw(draw)
         self.average.update(found.value.detach().mean().double(), self.decay)
         return found
 
-    def state_dict(self) -> dict[str, Tensor | float]:
+    def state_dict(self) -> EstimatorState:
         """Return the baseline."""
         return {"baseline": self.average.mean}
 
-    def load_state_dict(self, state: dict[str, Tensor | float]) -> None:
-        """Put the baseline back."""
+    def load_state_dict(self, state: EstimatorState) -> None:
+        """Restore the baseline."""
         self.average.mean = state["baseline"]
 
 
@@ -119,7 +129,7 @@ class VIMCO(Reinforce):
     """
 
     def weighting(self, terms: Terms) -> Weighting:
-        """The score weighs what a particle adds to the bound, less its share."""
+        """Return the bound; the score term is weighted by what a particle adds to the bound, minus w̃."""
         log_w = terms.log_weight
         count = len(log_w)
         geometric = (log_w.sum(0) - log_w) / (count - 1)  # log of the geometric mean of the others, (K, B)
@@ -127,4 +137,8 @@ class VIMCO(Reinforce):
         without = log_mean_exp(replaced, dim=1)  # row k: particle k replaced
         weight = log_w.softmax(0)
         value = log_mean_exp(log_w)
-        return Weighting(value, weight, None, value - without - weight)
+        return ScoreFunction(value, weight, value - without - weight)
+
+    def reference(self, group: Group) -> Estimator:
+        """Return the importance-weighted bound by its total derivative."""
+        return IWAE(self.num_particles)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.elbo.draw import Terms
-from pyro_vae.elbo.estimator import Estimator, Form, Weighting, at_least_one
+from pyro_vae.elbo.estimator import Estimator, Group, ScoreFunction, Weighting, at_least_one
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TVO(Estimator):
         InputError: fewer than one partition, a first_beta outside (0, 1), fewer than two particles.
     """
 
-    form: ClassVar[Form] = "fixed"
+    gradient: ClassVar[type[Weighting]] = ScoreFunction
     num_particles: int = 10
     partitions: int = 2
     first_beta: float = 0.025
@@ -59,15 +59,19 @@ class TVO(Estimator):
         return torch.cat([inner.new_zeros(1), inner])
 
     def weighting(self, terms: Terms) -> Weighting:
-        """Sum the gradients of all partitions."""
+        """Return the objective and the weights summed over all partitions."""
         log_w = terms.log_weight
         betas = self.betas().to(log_w)
         value, theta, score = torch.zeros_like(log_w[0]), torch.zeros_like(log_w), torch.zeros_like(log_w)
         for beta, width in zip(betas[:-1], betas.diff(), strict=True):
-            share = (beta * log_w).softmax(0)
-            mean = (share * log_w).sum(0)
-            centred = share * (log_w - mean)
+            weight = (beta * log_w).softmax(0)
+            mean = (weight * log_w).sum(0)
+            centred = weight * (log_w - mean)
             value = value + width * mean
-            theta = theta + width * (share + beta * centred)
-            score = score + width * ((1 - beta) * centred - share)
-        return Weighting(value, theta, None, score)
+            theta = theta + width * (weight + beta * centred)
+            score = score + width * ((1 - beta) * centred - weight)
+        return ScoreFunction(value, theta, score)
+
+    def reference(self, group: Group) -> Estimator | None:
+        """Return none: no plain estimator with the same expectation is known."""
+        return None

@@ -1,19 +1,15 @@
 """The KL's weight, as arithmetic on terms: KL warm-up and β-VAE for any estimator for which it holds."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError
-from pyro_vae.elbo.draw import Draw, Function, Latents, Terms
-from pyro_vae.elbo.estimator import LATENTS, Bound, Estimator, Weighting
-from pyro_vae.elbo.importance import CIWAE, IWAE, MIWAE, Renyi
-from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
-
-# DReG, PIWAE, VIMCO, TVO and wake-sleep are derived for w = p/q itself; with another weight they would not hold.
-WEIGHTABLE = (AnalyticKL, SampledKL, STL, IWAE, MIWAE, CIWAE, Renyi)
+from pyro_vae.base.types import PyroFunction
+from pyro_vae.elbo.draw import Draw, Latents, Terms
+from pyro_vae.elbo.estimator import Bound, Estimator, Group, Weighting
 
 
 @dataclass(frozen=True)
@@ -22,19 +18,21 @@ class Weighted(Estimator):
 
     .. math:: \log w_\beta = \log p(x|z) + \beta \, (\log p(z) - \log q(z|x))
 
-    takes the place of log w in value and gradient (in the closed form, β KL that of KL). For β < 1 the value is no
-    bound; for β > 1 it is one for estimators of the ELBO, but not for importance-weighted ones. Sources: β-VAE: Higgins
-    et al., ICLR 2017; warm-up: Bowman et al., arXiv 1511.06349.
+    replaces log w in value and gradient (in the closed form, β KL replaces KL). For β < 1 the value is no bound; for
+    β > 1 it is one for estimators of the ELBO, but not for importance-weighted ones. Sources: β-VAE: Higgins et al.,
+    ICLR 2017; warm-up: Bowman et al., arXiv 1511.06349.
 
     Args:
-        estimator: one for which this holds: analytic_kl, sampled_kl, stl, iwae, miwae, ciwae, renyi.
-        beta: β, above 0; a scalar tensor is taken as it is, so that no step need wait for its value.
+        estimator: one whose ``kl_weightable`` is true. The others (DReG, PIWAE, VIMCO, TVO, wake-sleep) are derived for
+            w = p/q itself.
+        beta: β, above 0; a scalar tensor is used as it is, so no step waits for its value.
 
     Raises:
-        InputError: an estimator for which it does not hold, a β that is not above 0.
+        InputError: an estimator whose KL cannot be weighted, a β that is not above 0.
 
     Example:
-        >>> Weighted(IWAE(5), beta=0.5).draws
+        >>> from pyro_vae.elbo import IWAE
+        >>> Weighted(IWAE(5), beta=0.5).total_particles
         5
     """
 
@@ -44,8 +42,8 @@ class Weighted(Estimator):
     def __post_init__(self) -> None:
         if isinstance(self.estimator, Weighted):
             raise InputError("one weight of the KL", f"another inside: {self.estimator}", "a single one; no kl_warmup")
-        if type(self.estimator) not in WEIGHTABLE:
-            names = ", ".join(kind.__name__ for kind in WEIGHTABLE)
+        if not self.estimator.kl_weightable:
+            names = ", ".join(sorted(kind.__name__ for kind in _subclasses() if kind.kl_weightable))
             hint = "no weight, and no kl_warmup"
             raise InputError(f"an estimator whose KL can be weighted, one of {names}", self.estimator, hint)
         if not isinstance(self.beta, Tensor) and not 0 < self.beta < math.inf:
@@ -57,18 +55,30 @@ class Weighted(Estimator):
         return self.estimator.num_particles
 
     @property
-    def draws(self) -> int:
+    def total_particles(self) -> int:
         """As the estimator inside."""
-        return self.estimator.draws
+        return self.estimator.total_particles
 
-    def draw(self, model: Function, guide: Function, args: Any, kwargs: Any, latents: Latents | None = None) -> Draw:
-        """Draw as the estimator inside, the terms weighted."""
-        latents = latents or LATENTS[self.estimator.form]
-        return Draw(model, guide, args, kwargs, self.draws, latents, self.beta)
+    def draw(
+        self,
+        model: PyroFunction,
+        guide: PyroFunction,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        latents: Latents | None = None,
+    ) -> Draw:
+        """Sample as the estimator inside, the terms weighted."""
+        latents = latents or self.estimator.gradient.latents
+        return Draw(model, guide, args, kwargs, self.total_particles, latents, self.beta)
 
     def weighting(self, terms: Terms) -> Weighting:
         """As the estimator inside, from terms that are weighted already."""
         return self.estimator.weighting(terms)
+
+    def reference(self, group: Group) -> Estimator | None:
+        """Return the reference of the estimator inside, its KL weighted."""
+        inner = self.estimator.reference(group)
+        return None if inner is None else Weighted(inner, self.beta)
 
     def of_draw(self, draw: Draw) -> Bound:
         """As the estimator inside."""
@@ -77,3 +87,9 @@ class Weighted(Estimator):
     def value(self, draw: Draw) -> Tensor:
         """As the estimator inside."""
         return self.estimator.value(draw)
+
+
+def _subclasses(kind: type[Estimator] | None = None) -> Iterator[type[Estimator]]:
+    for child in Estimator.__subclasses__() if kind is None else kind.__subclasses__():
+        yield child
+        yield from _subclasses(child)

@@ -1,7 +1,7 @@
 """Traces of a program: running guide and model, and reading sites off them."""
 
 from collections.abc import Sequence
-from typing import TypedDict, cast
+from typing import Protocol, TypedDict, cast
 
 import pyro
 import torch
@@ -101,3 +101,16 @@ def sample_sites(trace: Trace) -> list[tuple[str, Site]]:
     """Return the name and the record of every sample site, in the order of sampling; not of ``pyro.deterministic``."""
     sites = cast(list[tuple[str, Site]], list(trace.nodes.items()))
     return [(n, s) for n, s in sites if s["type"] == "sample" and not s["infer"].get("_deterministic")]
+
+
+def trained_tensors(*traces: Trace) -> dict[str, Tensor]:
+    """Return the unconstrained tensors that Pyro trains for the parameters that traces met, by name in the store."""
+    sites = [site for trace in traces for site in trace.nodes.values() if site["type"] == "param"]
+    return {str(site["name"]): cast(ConstrainedParameter, site["value"]).unconstrained() for site in sites}
+
+
+class ConstrainedParameter(Protocol):
+    """What Pyro's store returns for a parameter: a tensor that knows its unconstrained one."""
+
+    def unconstrained(self) -> Tensor:
+        """Return the tensor that is trained."""

@@ -14,7 +14,7 @@ from pyro_vae.base.random import isolated_rng
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.explain import explained
 from pyro_vae.program.protocol import Program, Trace
-from pyro_vae.program.tracing import check_latents, observed_site, sample_sites, trace_program
+from pyro_vae.program.tracing import check_latents, observed_site, sample_sites, trace_program, trained_tensors
 
 
 def check_program(program: Program, x: Tensor) -> None:
@@ -106,8 +106,7 @@ def _outside_support(name: str, fn: Any) -> InputError:
 
 def _check_parameters(program: Program, *traces: Trace) -> None:
     """Compare what Pyro will train with what the program holds and checkpoints keep: they must be the same."""
-    sites: list[Any] = [s for trace in traces for s in trace.nodes.values() if s["type"] == "param"]
-    seen = {id(site["value"].unconstrained()): site["name"] for site in sites}
+    seen = {id(tensor): name for name, tensor in trained_tensors(*traces).items()}
     held = {id(p): name for name, p in program.named_parameters() if p.requires_grad}
     unseen = [name for key, name in held.items() if key not in seen]
     if unseen:

@@ -1,18 +1,21 @@
-r"""Estimators side by side on one program: what their gradients are like, what they cost, and what they buy.
+r"""Gradients of estimators side by side on one program: bias, variance, signal-to-noise ratio, and cost.
 
-The gradient of an estimator is a random vector g, here of the bound per datum on one batch of data, θ (what the model
-uses) and φ (what the guide uses) apart. From N draws with mean ḡ and total variance V (the trace of the covariance):
+The gradient of an estimator is a random vector g, here of the bound per example on one batch of data, taken apart for
+θ (what the model uses) and φ (what the guide uses). From N draws with mean ḡ and total variance V (the trace of the
+covariance):
 
 ============  ==========================================================================================
-signal²       ‖ḡ‖² − V/N: the squared norm of E g, freed from the noise of the mean
+signal²       ‖ḡ‖² − V/N: the squared norm of E g, without the noise of the mean
 SNR           √(signal² / V)
-bias²         ‖ḡ − r̄‖² − V/N − V_r/N_r, over the reference's signal²; 0 in expectation where there is none
+bias²         ‖ḡ − r̄‖² − V/N − V_r/N_r, over the reference's signal²; 0 in expectation without bias
 DSNR          E ‖g∥‖ / ‖g⊥‖: along and across the reference's direction (Rainforth et al., arXiv 1802.04537)
 cosine        E cos(g, r̄), of a single draw
 ============  ==========================================================================================
 
-The reference r is the plain (total) gradient of the bound that the estimator claims to follow, from draws of its own.
-Standard errors: jackknife over ten blocks for the first three, over draws for the others.
+The reference r is the plain estimator with the same expectation (:meth:`pyro_vae.elbo.Estimator.reference`), from its
+own draws. Where none is known, and for latents without reparameterization, no bias is reported, and the direction is
+the mean of other draws of the estimator itself. Standard errors: jackknife over ten blocks for the first three, over
+draws for the others.
 """
 
 import copy
@@ -21,26 +24,26 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Protocol, cast
 
 import torch
+from pyro.infer import ELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
+from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.statistics import Estimate, Moments, estimate, jackknife
+from pyro_vae.base.types import Progress, PyroFunction, no_progress
 from pyro_vae.elbo.draw import draw_terms
-from pyro_vae.elbo.estimator import Estimator
-from pyro_vae.elbo.importance import IWAE, IWAESTL, MIWAE, PIWAE, DReG
-from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
-from pyro_vae.elbo.score import VIMCO, Reinforce, ReinforceMovingAverage
-from pyro_vae.elbo.wake_sleep import WakeSleep
-from pyro_vae.elbo.weighted import Weighted
+from pyro_vae.elbo.estimator import Estimator, Group
+from pyro_vae.elbo.pathwise import SampledKL
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.protocol import Program
-from pyro_vae.program.tracing import sample_sites, trace_program
+from pyro_vae.program.tracing import sample_sites, trace_program, trained_tensors
 
-Report = Callable[[str], None]
-GROUPS = ("theta", "phi")
+GROUPS: tuple[Group, Group] = ("theta", "phi")
+PYROS = (Trace_ELBO, TraceMeanField_ELBO, TraceGraph_ELBO)  # these follow the ELBO
 TIMED = 15  # rounds, interleaved; the median counts
 
 
@@ -50,12 +53,12 @@ class GradientReport:
 
     estimator: str
     group: str  # theta or phi
-    reference: str
+    reference: str | None  # None: no plain estimator with the same expectation is known
     draws: int
-    norm: float  # of the mean, freed from noise; per datum
+    norm: float  # of the mean, without its noise; per example
     variance: Estimate
     snr: Estimate
-    bias_squared: Estimate  # over the squared norm of the reference
+    bias_squared: Estimate | None  # over the squared norm of the reference; None without one
     dsnr: Estimate
     cosine: Estimate
 
@@ -66,21 +69,30 @@ class EstimatorReport:
 
     estimator: str
     particles: int
-    bound: Estimate  # nats per datum; of what its loss reports
+    bound: Estimate  # nats per example; of the loss it reports
     ess: Estimate  # effective sample size over the number of particles
     seconds: float  # a step: loss and gradients; the median of interleaved rounds
     memory: float  # MB a step: the peak on CUDA, what is kept for the backward pass elsewhere
     gradients: tuple[GradientReport, ...]
 
 
+class Differentiable(Protocol):
+    """What a comparison asks of an estimator: a ``pyro.infer.ELBO`` with a differentiable loss."""
+
+    num_particles: int
+
+    def differentiable_loss(self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object) -> Tensor:
+        """Return the loss, with the gradient of the estimator."""
+
+
 def compare_gradients(
     program: Program,
     x: Tensor,
-    estimators: Mapping[str, Any],
+    estimators: Mapping[str, ELBO],
     draws: int = 1000,
     reference_draws: int = 4000,
     seed: int = 0,
-    report: Report = lambda what: None,
+    progress: Progress = no_progress,
 ) -> list[EstimatorReport]:
     """Compare the gradients of estimators on one batch, with fresh noise for every draw.
 
@@ -91,42 +103,39 @@ def compare_gradients(
         draws: N, of each estimator.
         reference_draws: N_r, of each reference.
         seed: of all noise.
-        report: called with the name of what is being drawn, once a draw.
+        progress: called as ``progress(what, done, total)`` for every draw.
+
+    Raises:
+        InputError: an estimator that does not define its reference.
     """
-    estimators = copy.deepcopy(dict(estimators))  # some remember a baseline: those of the caller stay as they are
+    own = cast(dict[str, Differentiable], copy.deepcopy(dict(estimators)))  # some keep a baseline: the caller's stay
     with isolated_rng(x.device, seed), own_store(program):
         subject = _Subject(program, x)
-        wanted = {name: {g: subject.reference_of(e, g) for g in GROUPS} for name, e in estimators.items()}
-        distinct = dict.fromkeys(reference for pair in wanted.values() for reference in pair.values())
-        references = {r: subject.moments(r, reference_draws, lambda r=r: report(f"reference {r}")) for r in distinct}  # type: ignore[misc]
-        costs = subject.costs(estimators)
+        wanted = {name: {g: subject.reference_of(e, g) for g in GROUPS} for name, e in own.items()}
+        compared = {name: {g: wanted[name][g] or e for g in GROUPS} for name, e in own.items()}
+        distinct = dict.fromkeys(other for pair in compared.values() for other in pair.values())
+        references = {
+            other: subject.moments(
+                other, reference_draws, partial(progress, f"reference {other}", total=reference_draws)
+            )
+            for other in distinct
+        }
+        costs = subject.costs(own)
         reports = []
-        for name, estimator in estimators.items():
-            mine = {g: (str(wanted[name][g]), references[wanted[name][g]][g]) for g in GROUPS}
-            bound, gradients = subject.gradients(name, estimator, mine, draws, lambda name=name: report(name))  # type: ignore[misc]
-            particles = getattr(estimator, "draws", getattr(estimator, "num_particles", 1))
+        for name, estimator in own.items():
+            mine = {g: (wanted[name][g], references[compared[name][g]][g]) for g in GROUPS}
+            bound, gradients = subject.gradients(name, estimator, mine, draws, partial(progress, name, total=draws))
+            particles = estimator.total_particles if isinstance(estimator, Estimator) else estimator.num_particles
             ess = effective_sample_size(program, x, particles)
             reports.append(EstimatorReport(name, particles, bound, ess, *costs[name], gradients))
         return reports
-
-
-def count_references(program: Program, x: Tensor, estimators: Mapping[str, Any]) -> int:
-    """Return how many distinct references a comparison draws from, for a progress bar."""
-    with isolated_rng(x.device), own_store(program):
-        subject = _Subject(program, x)
-        return len({subject.reference_of(e, g) for e in estimators.values() for g in GROUPS})
 
 
 def parameter_groups(program: Program, x: Tensor) -> dict[str, list[Tensor]]:
     """Return the tensors that the guide uses as φ and those that only the model uses as θ."""
     with torch.no_grad():
         traces = trace_program(program, x)
-    used: list[dict[int, Tensor]] = []
-    for trace in traces:
-        sites: list[Any] = [site for site in trace.nodes.values() if site["type"] == "param"]
-        tensors = [site["value"].unconstrained() for site in sites]
-        used.append({id(tensor): tensor for tensor in tensors})
-    guide, model = used
+    guide, model = ({id(tensor): tensor for tensor in trained_tensors(trace).values()} for trace in traces)
     return {"theta": [t for key, t in model.items() if key not in guide], "phi": list(guide.values())}
 
 
@@ -140,29 +149,19 @@ class _Subject:
             guide_trace, _ = trace_program(program, x)
         self.reparameterized = all(site["fn"].has_rsample for _, site in sample_sites(guide_trace))
 
-    def reference_of(self, estimator: Any, group: str) -> Any:
-        """Return the plain estimator of the bound that this one follows for a group of parameters.
+    def reference_of(self, estimator: Differentiable, group: Group) -> Estimator | None:
+        """Return the plain estimator with the same expectation; None where none is known."""
+        if isinstance(estimator, Estimator):
+            return estimator.reference(group) if self.reparameterized else None
+        if not isinstance(estimator, PYROS):
+            got = f"{type(estimator).__name__}, which defines none"
+            raise InputError(
+                "an estimator that defines its reference, or one of Pyro's for the ELBO", got, "iwae or renyi"
+            )
+        return SampledKL(estimator.num_particles) if self.reparameterized else None
 
-        Where a latent has no reparameterization, or no plain estimator is known (RWS, TVO, wake-sleep's φ), the
-        estimator is its own reference: its bias is then not looked for.
-        """
-        if isinstance(estimator, Weighted):
-            return Weighted(self.reference_of(estimator.estimator, group), estimator.beta)
-        if not self.reparameterized:
-            return estimator
-        count = estimator.num_particles
-        if isinstance(estimator, PIWAE):
-            return IWAE(estimator.draws if group == "theta" else count)
-        if isinstance(estimator, WakeSleep):
-            return SampledKL(count) if group == "theta" else estimator
-        if isinstance(estimator, IWAESTL | DReG | VIMCO | MIWAE):
-            return IWAE(count)
-        if isinstance(estimator, STL | AnalyticKL | Reinforce | ReinforceMovingAverage):
-            return SampledKL(count)
-        return estimator if isinstance(estimator, Estimator) else SampledKL(count)  # Pyro's own follow the ELBO
-
-    def gradient(self, estimator: Any) -> tuple[float, dict[str, Tensor]]:
-        """Return the bound per datum and its gradient, flat, for each group of parameters."""
+    def gradient(self, estimator: Differentiable) -> tuple[float, dict[Group, Tensor]]:
+        """Return the bound per example and its gradient, flat, for each group of parameters."""
         loss = estimator.differentiable_loss(self.program.model, self.program.guide, self.x) / len(self.x)
         tensors = [tensor for group in GROUPS for tensor in self.groups[group]]
         found = torch.autograd.grad(loss, tensors, materialize_grads=True, allow_unused=True)
@@ -170,11 +169,11 @@ class _Subject:
         parts = {group: [next(flat) for _ in self.groups[group]] for group in GROUPS}
         return -loss.item(), {g: torch.cat(p) if p else self.x.new_zeros(0) for g, p in parts.items()}
 
-    def moments(self, estimator: Any, draws: int, tick: Callable[[], None]) -> dict[str, Moments]:
+    def moments(self, estimator: Differentiable, draws: int, tick: Callable[[int], None]) -> dict[Group, Moments]:
         """Return mean and variance of the gradient over fresh draws."""
         moments = {group: Moments() for group in GROUPS}
-        for _ in range(draws):
-            tick()
+        for done in range(draws):
+            tick(done)
             _, found = self.gradient(estimator)
             for group in GROUPS:
                 moments[group].add(found[group])
@@ -183,18 +182,18 @@ class _Subject:
     def gradients(
         self,
         name: str,
-        estimator: Any,
-        references: Mapping[str, tuple[str, Moments]],
+        estimator: Differentiable,
+        references: Mapping[Group, tuple[Estimator | None, Moments]],
         draws: int,
-        tick: Callable[[], None],
+        tick: Callable[[int], None],
     ) -> tuple[Estimate, tuple[GradientReport, ...]]:
         """Return the bound, and a report for each group that has parameters."""
         used = [group for group in GROUPS if self.groups[group]]
         moments, means = {g: Moments() for g in used}, {g: references[g][1].mean() for g in used}
         bounds: list[float] = []
-        directions: dict[str, list[tuple[float, float]]] = {group: [] for group in used}
-        for _ in range(draws):
-            tick()
+        directions: dict[Group, list[tuple[float, float]]] = {group: [] for group in used}
+        for done in range(draws):
+            tick(done)
             bound, found = self.gradient(estimator)
             bounds.append(bound)
             for group in used:
@@ -203,7 +202,7 @@ class _Subject:
         reports = [_gradient_report(name, g, references[g], moments[g], directions[g]) for g in used]
         return _mean_of(bounds), tuple(reports)
 
-    def costs(self, estimators: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    def costs(self, estimators: Mapping[str, Differentiable]) -> dict[str, tuple[float, float]]:
         """Return seconds (median of interleaved rounds) and MB of a step of each estimator."""
         seconds: dict[str, list[float]] = {name: [] for name in estimators}
         for _ in range(TIMED):
@@ -213,7 +212,7 @@ class _Subject:
                 seconds[name].append(time.perf_counter() - start)
         return {name: (statistics.median(seconds[name]), self._memory(e)) for name, e in estimators.items()}
 
-    def _memory(self, estimator: Any) -> float:
+    def _memory(self, estimator: Differentiable) -> float:
         device = self.x.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -242,8 +241,8 @@ def _directions(g: Tensor, reference: Tensor) -> tuple[float, float]:
 
 def _gradient_report(
     name: str,
-    group: str,
-    reference: tuple[str, Moments],
+    group: Group,
+    reference: tuple[Estimator | None, Moments],
     own: Moments,
     directions: list[tuple[float, float]],
 ) -> GradientReport:
@@ -265,12 +264,12 @@ def _gradient_report(
     return GradientReport(
         name,
         group,
-        referred,
+        None if referred is None else str(referred),
         own.count,
         math.sqrt(max(signal(own, None), 0.0)),
         Estimate(*jackknife(own.variance, own.blocks)),
         Estimate(*jackknife(snr, own.blocks)),
-        Estimate(*jackknife(bias, own.blocks)),
+        None if referred is None else Estimate(*jackknife(bias, own.blocks)),
         _mean_of(ratios),
         _mean_of(cosines),
     )
@@ -281,7 +280,7 @@ def _mean_of(values: list[float]) -> Estimate:
 
 
 def effective_sample_size(program: Program, x: Tensor, num_particles: int, repeats: int = 20) -> Estimate:
-    r"""Return :math:`1 / (K \sum_k \tilde w_k^2)`, from 1/K (one particle has it all) to 1, over data and repeats."""
-    shares = [draw_terms(program, x, num_particles).log_weight.softmax(0) for _ in range(repeats)]
-    sizes = torch.stack([1 / share.square().sum(0) / num_particles for share in shares])
+    r"""Return :math:`1 / (K \sum_k \tilde w_k^2)`, between 1/K and 1, averaged over examples and repeats."""
+    weights = [draw_terms(program, x, num_particles).log_weight.softmax(0) for _ in range(repeats)]
+    sizes = torch.stack([1 / weight.square().sum(0) / num_particles for weight in weights])
     return Estimate(sizes.mean().item(), estimate(sizes.mean(0)).standard_error)

@@ -1,5 +1,6 @@
 """The conformance grid of estimators: value, gradient against the exact one, by hand, and what is refused."""
 
+import dataclasses
 import itertools
 import math
 
@@ -15,7 +16,7 @@ from toys import NOISE, discrete, gauss_hermite, gaussian, hierarchy
 from pyro_vae import VAE, InputError, elbo
 from pyro_vae.elbo.catalogue import ESTIMATORS
 from pyro_vae.elbo.draw import Draw, Terms
-from pyro_vae.elbo.estimator import ASSEMBLE, Estimator
+from pyro_vae.elbo.estimator import Estimator, PathDerivative, ScoreFunction, TotalDerivative
 from pyro_vae.program.contexts import own_store
 
 X = 0.4  # the datum of every toy
@@ -40,7 +41,7 @@ OURS = {
     "beta": elbo.beta_vae(beta=1.0, num_particles=2),
 }
 CLOSED = ["analytic_kl", "beta"]  # no weighting: their KL is in closed form
-FIXED = [n for n in OURS if OURS[n].form == "fixed"]
+FIXED = [n for n in OURS if OURS[n].gradient is ScoreFunction]
 
 
 def repeated(batch, x=X):
@@ -331,7 +332,7 @@ def test_gradient_equals_the_formula_by_hand(name, device):
     x = torch.linspace(-1.5, 1.5, batch, dtype=torch.float64, device=device)
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        eps = torch.randn(estimator.draws, batch, dtype=torch.float64, device=device).cpu().numpy()
+        eps = torch.randn(estimator.total_particles, batch, dtype=torch.float64, device=device).cpu().numpy()
     found = itertools.chain(*gradients(estimator, program, x, seed=3))
     theta, a, m, r = (p.detach().cpu().numpy() for p in (program.theta, program.a, program.m, program.r))
     data, scale = x.cpu().numpy(), np.exp(r)
@@ -375,7 +376,7 @@ def some_terms(particles=2, batch=7, shift=0.0):
 
 @pytest.mark.parametrize("name", [n for n in OURS if n not in ("analytic_kl", "beta")])
 def test_value_equals_the_formula_by_hand(name):
-    terms = some_terms(OURS[name].draws)
+    terms = some_terms(OURS[name].total_particles)
     found = OURS[name].weighting(terms).value
     assert_close(found, torch.from_numpy(value_by_hand(name, terms.log_weight.numpy())))
 
@@ -384,17 +385,19 @@ def test_value_equals_the_formula_by_hand(name):
 @pytest.mark.parametrize("shift", [-1e5, 1e5])
 def test_log_weights_of_the_size_of_an_image_neither_overflow_nor_underflow(name, shift):
     """A constant in log p(x|z) moves the value by itself, and no weight but that of a fixed baseline."""
-    plain, moved = (OURS[name].weighting(some_terms(OURS[name].draws, shift=c)) for c in (0.0, shift))
+    plain, moved = (OURS[name].weighting(some_terms(OURS[name].total_particles, shift=c)) for c in (0.0, shift))
     assert_close(moved.value - shift, plain.value, tolerance=1e-8)
     for part in ("theta", "path", "score"):
-        if getattr(plain, part) is not None and not (name == "reinforce_moving_average" and part == "score"):
+        if getattr(plain, part, None) is not None and not (name == "reinforce_moving_average" and part == "score"):
             assert_close(getattr(moved, part), getattr(plain, part), tolerance=1e-8)
 
 
 @pytest.mark.parametrize("make", [gaussian, hierarchy], ids=["one latent", "two latents"])
-@pytest.mark.parametrize("name", [n for n in OURS if OURS[n].form in ("total", "sticking") and n not in CLOSED])
+@pytest.mark.parametrize(
+    "name", [n for n in OURS if OURS[n].gradient in (TotalDerivative, PathDerivative) and n not in CLOSED]
+)
 def test_the_shorter_forms_are_what_their_weights_say(name, make):
-    """Every weighting, put together part by part, gives the gradient that its own form gives: no weight is idle."""
+    """Every weighting, put together part by part, gives the gradient that its own class gives: no weight is idle."""
     program, x = make(20), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64)
     estimator, parameters = OURS[name], [*program.model_parameters, *program.guide_parameters]
     found = []
@@ -402,8 +405,9 @@ def test_the_shorter_forms_are_what_their_weights_say(name, make):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             draw = estimator.draw(program.model, program.guide, (x,), {}, latents)
-        assemble = ASSEMBLE["parts"] if latents else ASSEMBLE[estimator.form]
-        found.append(torch.autograd.grad(assemble(draw, estimator.weighting).surrogate, parameters))
+        weights = estimator.weighting(draw.terms.detach())
+        weights = weights.three_terms() if latents else weights
+        found.append(torch.autograd.grad(weights.surrogate(draw, draw.terms), parameters))
     for short, whole in zip(*found, strict=True):
         assert_close(short, whole)
 
@@ -508,6 +512,21 @@ def test_the_running_baseline_moves_as_its_formula_says():
     assert other.average.mean == estimator.average.mean
 
 
+def test_a_weighting_of_another_class_than_the_gradient_is_refused():
+    """The latents suit the class that ``gradient`` names: at fixed ones a total derivative has no pathwise term."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Mixed(elbo.IWAE):
+        gradient = ScoreFunction
+
+        def weighting(self, terms):
+            return TotalDerivative.of(terms.log_weight.mean(0), terms.log_weight.softmax(0))
+
+    program = gaussian(3)
+    with pytest.raises(TypeError, match=r"Mixed\.weighting returned TotalDerivative where gradient = ScoreFunction"):
+        Mixed(2).differentiable_loss(program.model, program.guide, repeated(3))
+
+
 def test_partitions_of_the_tvo_are_log_uniform():
     assert elbo.TVO(partitions=1).betas().tolist() == [0.0, 1.0]
     assert elbo.TVO(partitions=2, first_beta=0.3).betas().tolist() == pytest.approx([0.0, 0.3, 1.0])
@@ -520,7 +539,7 @@ def test_bounds_of_another_number_than_particles():
     log_w = terms.log_weight.numpy()
     shares = np.concatenate([softmax(log_w[:3]), softmax(log_w[3:])]) / 2
     both = 0.5 * (np.log(np.exp(log_w[:3]).mean(0)) + np.log(np.exp(log_w[3:]).mean(0)))
-    miwae, piwae = elbo.MIWAE(3, 2).weighting(terms), elbo.PIWAE(3, 2).weighting(terms)
+    miwae, piwae = elbo.MIWAE(3, 2).weighting(terms).three_terms(), elbo.PIWAE(3, 2).weighting(terms)
     assert_close(miwae.value, torch.from_numpy(both))
     assert_close(piwae.value, torch.from_numpy(np.log(np.exp(log_w).mean(0))))
     assert_close(piwae.theta, torch.from_numpy(softmax(log_w)))
@@ -566,7 +585,7 @@ def test_weight_one_changes_nothing_and_another_is_the_gradient_of_its_value(inn
     program, x = gaussian(20, off=0.4), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64)
     whole = elbo.Weighted(OURS[inner], beta=1.0)
     for part in ("value", "theta"):
-        terms = some_terms(OURS[inner].draws)
+        terms = some_terms(OURS[inner].total_particles)
         assert_close(*(getattr(estimator.weighting(terms), part) for estimator in (whole, OURS[inner])))
     for mine, theirs in zip(gradients(whole, program, x), gradients(OURS[inner], program, x), strict=True):
         for a, b in zip(mine, theirs, strict=True):

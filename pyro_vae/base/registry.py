@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import yaml
@@ -43,6 +44,30 @@ def from_spec(table: Mapping[str, Callable[..., T]], text: str, what: str, **giv
         raise
     except (TypeError, ValueError) as error:
         raise InputError(f"arguments that {what} {name} takes", f"{text!r}: {error}", f"{name} alone") from None
+
+
+def to_spec(table: Mapping[str, Callable[..., object]], value: object) -> str:
+    """Return the specification of a frozen dataclass: its name in the table, and the fields that are not the default.
+
+    Raises:
+        InputError: the table has no row for the value's type.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Point:
+        ...     real: float = 0.0
+        ...     exact: bool = True
+        >>> to_spec({"point": Point}, Point()), to_spec({"point": Point}, Point(2.5, exact=False))
+        ('point', 'point:real=2.5,exact=false')
+    """
+    names = [name for name, kind in table.items() if kind is type(value)]
+    if not names or not is_dataclass(value) or isinstance(value, type):
+        raise InputError(f"a value of one of {', '.join(table)}", repr(value), "a name with arguments")
+    given = {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
+    words = {True: "true", False: "false"}
+    arguments = [f"{key}={words[item] if isinstance(item, bool) else item}" for key, item in given.items()]
+    return ":".join([names[0], *([",".join(arguments)] if arguments else [])])
 
 
 def split_specs(text: str) -> list[str]:

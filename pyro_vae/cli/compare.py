@@ -22,8 +22,7 @@ from pyro_vae.cli.progress import progress_bars
 from pyro_vae.data import DataSet
 from pyro_vae.elbo.catalogue import ESTIMATORS
 from pyro_vae.figures.gradients import gradient_figure
-from pyro_vae.models.replicates import members
-from pyro_vae.program.adapter import as_program
+from pyro_vae.models.replicates import Replicates, as_trainable, members
 from pyro_vae.program.protocol import Program
 from pyro_vae.studies.gradients import EstimatorReport, compare_gradients
 from pyro_vae.studies.training import Lap, race, train_steps
@@ -105,7 +104,7 @@ def compare(options: Any, console: Console) -> int:
     return 0
 
 
-def _subject(options: Any, wanted: ComparisonConfig) -> tuple[RunConfig, DataSet, Program, torch.device]:
+def _subject(options: Any, wanted: ComparisonConfig) -> tuple[RunConfig, DataSet, Program | Replicates, torch.device]:
     """Return the program to compare on: that of a run, or a fresh one."""
     device = resolve_device(options.device)
     if wanted.run is not None:
@@ -116,7 +115,7 @@ def _subject(options: Any, wanted: ComparisonConfig) -> tuple[RunConfig, DataSet
     config = RunConfig(**{name: options[name] for name in names}).absolute()
     data = config.load_data()
     with isolated_rng(device, config.seed):
-        program = as_program(config.build_program(data.train), data.train.batch(slice(0, 2)))
+        program = as_trainable(config.build_program(data.train), data.train.batch(slice(0, 2)))
     program.to(device)
     return config, data, program, device
 
@@ -135,7 +134,7 @@ def _progress(console: Console, total: int, where: str) -> Iterator[Callable[[st
 
 
 def _race(
-    program: Program,
+    program: Program | Replicates,
     data: DataSet,
     device: torch.device,
     estimators: dict[str, ELBO],

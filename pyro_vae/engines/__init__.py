@@ -4,20 +4,22 @@ from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.catalogue import ENGINES
 from pyro_vae.engines.compiled.engine import CompiledEngine
 from pyro_vae.engines.optimizers import OPTIMIZERS
-from pyro_vae.engines.protocol import Engine, StepInfo
+from pyro_vae.engines.protocol import Engine, EngineValue, StepInfo
 from pyro_vae.engines.schedules import SCHEDULES
-from pyro_vae.engines.select import AUTO, choose_engine
+from pyro_vae.engines.select import Auto, Compiled, StockSVI
 from pyro_vae.engines.svi import SVIEngine
 
 __all__ = [
-    "AUTO",
     "ENGINES",
     "OPTIMIZERS",
     "SCHEDULES",
+    "Auto",
     "Batches",
+    "Compiled",
     "CompiledEngine",
     "Engine",
+    "EngineValue",
     "SVIEngine",
     "StepInfo",
-    "choose_engine",
+    "StockSVI",
 ]

@@ -1,4 +1,4 @@
-"""The batches of one epoch: what an engine is given to work through."""
+"""The batches of one epoch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from pyro_vae.data import Images
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """What is left of one epoch, from batch ``start`` on.
+    """The rest of one epoch, from batch ``start`` on.
 
     Args:
         images: the data, on the device of the engine.
         order: (N,) their order in this epoch.
-        size: data in a batch; the last batch may be smaller.
-        start: the first batch that is not done.
-        key: what the binarization of a batch follows from, together with its number.
-        learning_rates: of every batch of the epoch, the done ones included.
-        kl_weights: likewise.
+        size: examples in a batch; the last batch may be smaller.
+        start: the first batch to take.
+        key: with the number of a batch, fixes its binarization.
+        learning_rates: of every batch of the whole epoch.
+        kl_weights: of every batch of the whole epoch.
 
     Example:
         >>> import torch

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-from pyro_vae.engines.compiled.engine import CompiledEngine
-from pyro_vae.engines.protocol import Engine
-from pyro_vae.engines.svi import SVIEngine
+from pyro_vae.engines.select import Auto, Compiled, StockSVI
 
-ENGINES: dict[str, Callable[..., Engine]] = {"svi": SVIEngine, "compiled": CompiledEngine}
+ENGINES: dict[str, Callable[..., StockSVI | Compiled | Auto]] = {"svi": StockSVI, "compiled": Compiled, "auto": Auto}

@@ -1,4 +1,4 @@
-"""Naming what is not finite, after a step has met it."""
+"""Naming what is not finite after a step."""
 
 import pyro
 import torch
@@ -11,7 +11,7 @@ from pyro_vae.program.tracing import sample_sites, trace_program
 
 @torch.no_grad()
 def offending(program: Program, x: Tensor, noise: Tensor) -> str:
-    """Trace a failed step once more on its own noise and name what is not finite: sites first, then parameters.
+    """Trace a failed step again on its own noise and name what is not finite: sites first, then parameters.
 
     Args:
         program: the program; its store must be active.

@@ -2,22 +2,26 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
+from pyro.infer import ELBO
 from torch import Tensor
 
+from pyro_vae.base.types import State
 from pyro_vae.engines.batches import Batches
+from pyro_vae.models.replicates import Replicates
+from pyro_vae.program.protocol import Program
 
 
 @dataclass(frozen=True)
 class StepInfo:
     """What one step did."""
 
-    objective: float  # nats per datum; a bound where kl_weight is 1, else not one
+    objective: float  # nats per example; a bound only where kl_weight is 1
     kl_weight: float
     learning_rate: float
     grad_norm: float  # Euclidean, over all parameters, before clipping; of replicates, the largest
-    replicates: tuple[float, ...] = ()  # the objective of each, where there are several
+    replicates: tuple[float, ...] = ()  # the objective of each, if there are several
 
 
 class Engine(Protocol):
@@ -27,22 +31,37 @@ class Engine(Protocol):
         """Activate the program's parameters."""
 
     def __exit__(self, *exc: object) -> None:
-        """Put back what was active before."""
+        """Restore what was active before."""
 
     def prepare(self, x: Tensor, kl_weight: float) -> None:
-        """Make ready for batches such as x; what the first step would refuse is refused now."""
+        """Prepare for batches of the shape of x; what the first step would refuse is refused now."""
 
     def step(self, x: Tensor, learning_rate: float, kl_weight: float) -> StepInfo:
         """Take one gradient step on a batch (B, *event_shape)."""
 
     def run(self, batches: Batches) -> Iterator[list[StepInfo]]:
-        """Take the steps of an epoch, some at a time; parameters stand where the last step of a list left them."""
+        """Take the steps of an epoch, some at a time; the parameters are those after the last step of a list."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the optimiser's state, loadable with ``weights_only``."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`."""
+    def load_state_dict(self, state: State) -> None:
+        """Resume from :meth:`state_dict`."""
+
+
+class EngineValue(Protocol):
+    """A frozen value that says how steps are executed, and starts an engine for a program."""
+
+    def start(
+        self,
+        program: Program | Replicates,
+        estimator: ELBO,
+        optimizer: str = "adam",
+        clip_norm: float | None = None,
+        *,
+        kl_weighted: bool = False,
+    ) -> Engine:
+        """Return the engine for a program; ``kl_weighted`` says whether steps may weight the KL."""
 
 
 def one_by_one(engine: Engine, batches: Batches) -> Iterator[list[StepInfo]]:

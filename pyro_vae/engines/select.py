@@ -1,49 +1,106 @@
-"""Which engine a run uses when it is not told: the compiled one where it pays."""
+"""Engines as values: stock SVI, the compiled engine, and the automatic choice between them."""
+
+from dataclasses import dataclass
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.engines.compiled.engine import CompiledEngine
 from pyro_vae.engines.compiled.inductor import has_compiler
+from pyro_vae.engines.protocol import Engine, EngineValue
+from pyro_vae.engines.svi import SVIEngine
 from pyro_vae.models.replicates import Replicates
 from pyro_vae.program.protocol import Program
 
-AUTO = "auto"
-PAYS_FROM = 10_000  # steps; docs/performance.md says what was measured
-RULE = f"compiling pays from {PAYS_FROM:,} on"
+AMORTISES_FROM = 10_000  # steps; docs/performance.md says what was measured
+RULE = f"compilation amortises from {AMORTISES_FROM:,} on"
 
 
-def choose_engine(program: Program, estimator: object, optimizer: str, x: Tensor, steps: int) -> tuple[str, str]:
-    """Return the engine that pays, and why, in words for people.
+@dataclass(frozen=True)
+class StockSVI:
+    """Pyro's own ``SVI``, for every program that Pyro takes (name ``svi``)."""
 
-    The compiled engine saves some milliseconds a step and costs ten seconds or more before its first: it is taken from
-    :data:`PAYS_FROM` steps on, if the program can be traced and there is a compiler. The choice is made by the number
-    of steps and never by a clock, so that a run can be made again.
+    def start(
+        self,
+        program: Program | Replicates,
+        estimator: ELBO,
+        optimizer: str = "adam",
+        clip_norm: float | None = None,
+        *,
+        kl_weighted: bool = False,
+    ) -> Engine:
+        """Return the engine for a program.
+
+        Raises:
+            InputError: replicates, which train in one graph.
+        """
+        if isinstance(program, Replicates):
+            raise InputError("engine compiled for replicates, which train in one graph", "svi", 'engine="compiled"')
+        return SVIEngine(program, estimator, optimizer, clip_norm)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The program traced once to a static graph and compiled (name ``compiled``).
 
     Args:
-        program: the program, on its device.
-        estimator: a ``pyro.infer.ELBO``.
-        optimizer: as in :func:`pyro_vae.fit`.
-        x: a few data, on which tracing is tried.
-        steps: how many the run will take.
-
-    Example:
-        >>> from pyro_vae import VAE
-        >>> from pyro_vae.elbo import SampledKL
-        >>> choose_engine(VAE((4,), latent_dim=2), SampledKL(), "adam", torch.ones(10, 4), steps=500)
-        ('svi', '500 steps: compiling pays from 10,000 on')
+        inductor: False runs the traced graph without compiling it.
     """
-    if isinstance(program, Replicates):  # they are trained in one graph, compiled or not
-        pays = steps >= PAYS_FROM and has_compiler(x.device)
-        return "compiled" if pays else "compiled:inductor=false", f"replicates; {steps:,} steps: {RULE}"
-    if steps < PAYS_FROM:
-        return "svi", f"{steps:,} steps: {RULE}"
-    if not has_compiler(x.device):
-        return "svi", f"no C++ compiler was found; {steps:,} steps: {RULE}"
-    try:
-        with CompiledEngine(program, estimator, optimizer, inductor=False) as engine:
-            engine.graph(x, torch.ones((), dtype=torch.float64, device=x.device))
-    except InputError as error:
-        return "svi", f"it cannot be compiled: {error}"
-    return "compiled", f"{steps:,} steps: {RULE}"
+
+    inductor: bool = True
+
+    def start(
+        self,
+        program: Program | Replicates,
+        estimator: ELBO,
+        optimizer: str = "adam",
+        clip_norm: float | None = None,
+        *,
+        kl_weighted: bool = False,
+    ) -> Engine:
+        """Return the engine for a program or replicates; ``kl_weighted`` says whether steps may weight the KL."""
+        return CompiledEngine(program, estimator, optimizer, clip_norm, inductor=self.inductor, kl_weighted=kl_weighted)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """The compiled engine where compilation amortises, stock SVI elsewhere (name ``auto``)."""
+
+    def choose(
+        self, program: Program | Replicates, estimator: ELBO, optimizer: str, x: Tensor, steps: int
+    ) -> tuple[EngineValue, str]:
+        """Return the engine, and the reason in words.
+
+        The compiled engine saves some milliseconds a step and costs ten seconds or more before its first: it is chosen
+        from :data:`AMORTISES_FROM` steps on, if the program can be traced and there is a compiler. The choice depends
+        on the number of steps and never on a clock, so that a run can be repeated.
+
+        Args:
+            program: the program, on its device.
+            estimator: a ``pyro.infer.ELBO``.
+            optimizer: as in :func:`pyro_vae.fit`.
+            x: a few examples, on which tracing is tried.
+            steps: how many the run will take.
+
+        Example:
+            >>> import torch
+            >>> from pyro_vae import VAE
+            >>> from pyro_vae.elbo import SampledKL
+            >>> Auto().choose(VAE((4,), latent_dim=2), SampledKL(), "adam", torch.ones(10, 4), steps=500)
+            (StockSVI(), '500 steps: compilation amortises from 10,000 on')
+        """
+        amortises = steps >= AMORTISES_FROM
+        if isinstance(program, Replicates):  # they are trained in one graph, compiled or not
+            return Compiled(amortises and has_compiler(x.device)), f"replicates; {steps:,} steps: {RULE}"
+        if not amortises:
+            return StockSVI(), f"{steps:,} steps: {RULE}"
+        if not has_compiler(x.device):
+            return StockSVI(), f"no C++ compiler was found; {steps:,} steps: {RULE}"
+        try:
+            with CompiledEngine(program, estimator, optimizer, inductor=False) as engine:
+                engine.graph(x, torch.ones((), dtype=torch.float64, device=x.device))
+        except InputError as error:
+            return StockSVI(), f"it cannot be compiled: {error}"
+        return Compiled(), f"{steps:,} steps: {RULE}"

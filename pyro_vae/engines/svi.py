@@ -5,17 +5,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import Any, Self
+from typing import Protocol, Self, cast
 
 import pyro
 import torch
-from pyro.infer import SVI
+from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.optim import Optimizer
 
 from pyro_vae.base.errors import InputError, NonFiniteError
 from pyro_vae.base.random import noise_state
 from pyro_vae.base.registry import from_spec
+from pyro_vae.base.types import PyroFunction, State
 from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.engines.batches import Batches
@@ -30,20 +32,21 @@ from pyro_vae.program.protocol import Program
 class SVIEngine:
     """Steps of Pyro's ``SVI`` on one program.
 
-    Gradients are clipped by their norm over all parameters together, and a step whose loss or gradient is
-    not finite is refused before the optimiser sees it.
+    Gradients are clipped by their norm over all parameters together. A step whose loss or gradient is not finite is
+    refused before the optimiser.
 
     Args:
         program: the program, on its device.
-        estimator: a ``pyro.infer.ELBO`` (its base class declares neither ``loss`` nor ``loss_and_grads``).
+        estimator: a ``pyro.infer.ELBO``.
         optimizer: a name of :data:`~pyro_vae.engines.OPTIMIZERS` with arguments, ``"adam:eps=1e-4"``.
         clip_norm: largest Euclidean norm of the gradient of the loss (summed over the batch); None: no limit.
 
     Raises:
-        InputError: an unknown optimiser or argument; an estimator that would guess its plate nesting by drawing
-            noise in its first step, so that no resumed run could equal an uninterrupted one.
+        InputError: an unknown optimiser or argument; an estimator that would guess its plate nesting by sampling
+            noise in its first step: no resumed run could equal an uninterrupted one.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import VAE
         >>> from pyro_vae.elbo import trace_elbo
         >>> with SVIEngine(VAE((4,), latent_dim=2), trace_elbo(), "adam") as engine:
@@ -52,7 +55,7 @@ class SVIEngine:
     """
 
     def __init__(
-        self, program: Program, estimator: Any, optimizer: str = "adam", clip_norm: float | None = None
+        self, program: Program, estimator: ELBO, optimizer: str = "adam", clip_norm: float | None = None
     ) -> None:
         if estimator.vectorize_particles and math.isinf(estimator.max_plate_nesting):
             kind = type(estimator).__name__
@@ -65,12 +68,14 @@ class SVIEngine:
         self._clip_norm = math.inf if clip_norm is None else clip_norm
         self._kl_weight = 1.0
         self._steps = 0
-        self._names: dict[Tensor, str | None] = {}  # in the store, which is there inside the block alone
+        self._names: dict[Tensor, str | None] = {}  # in the store, which exists inside the block alone
         self._arguments = {"lr": 0.0}  # the true rate is set before every step
         # built once on a throw-away tensor, so that a wrong argument is an error now and not in the first step
         from_spec(OPTIMIZERS, optimizer, "optimizer", params=[torch.zeros(1, requires_grad=True)], lr=1e-3)
         self._optim = PyroOptim(partial(_build_optimizer, optimizer), self._arguments)
-        self._svi = SVI(self._model, self._guide, self._optim, loss=estimator.loss, loss_and_grads=self._loss_and_grads)
+        self._svi = SVI(
+            self._model, self._guide, self._optim, loss=_losses(estimator).loss, loss_and_grads=self._loss_and_grads
+        )
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -81,7 +86,7 @@ class SVIEngine:
         self._stack.close()
 
     def prepare(self, x: Tensor, kl_weight: float = 1.0) -> None:
-        """Do nothing: Pyro looks at the program anew in every step."""
+        """Do nothing: Pyro traces the program in every step."""
 
     def step(self, x: Tensor, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
         """Take one step of Pyro's SVI on a batch (B, *event_shape).
@@ -102,34 +107,34 @@ class SVIEngine:
         """Take the steps of an epoch one by one."""
         return one_by_one(self, batches)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the optimisers' states by parameter name, and the number of steps."""
         waiting = self._optim._state_waiting_to_be_consumed  # a loaded state, until the first step
         taken = {self._names[p]: optimizer.state_dict() for p, optimizer in self._optim.optim_objs.items()}
-        remembered = self._estimator.state_dict() if isinstance(self._estimator, Estimator) else {}
-        return {"steps": self._steps, "optimizer": {**waiting, **taken}, "estimator": remembered}
+        estimator = self._estimator.state_dict() if isinstance(self._estimator, Estimator) else {}
+        return {"steps": self._steps, "optimizer": {**waiting, **taken}, "estimator": estimator}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`."""
+    def load_state_dict(self, state: State) -> None:
+        """Resume from :meth:`state_dict`."""
         self._steps = state["steps"]
         self._optim.set_state(state["optimizer"])
         if isinstance(self._estimator, Estimator):
             self._estimator.load_state_dict(state["estimator"])
 
-    def _model(self, x: Tensor) -> Any:
+    def _model(self, x: Tensor) -> object:
         with self._weighted():
             return self._program.model(x)
 
-    def _guide(self, x: Tensor) -> Any:
+    def _guide(self, x: Tensor) -> object:
         with self._weighted():
             return self._program.guide(x)
 
-    def _weighted(self) -> AbstractContextManager[Any]:
+    def _weighted(self) -> AbstractContextManager[object]:
         """Weight the KL inside Pyro's own estimators; ours do it as arithmetic on terms."""
         plain = self._kl_weight == 1 or isinstance(self._estimator, Estimator)
         return nullcontext() if plain else WeightLatents(self._kl_weight)
 
-    def _in_force(self) -> Any:
+    def _estimator_now(self) -> ELBO:
         """Return the estimator of this step."""
         if self._kl_weight != 1 and isinstance(self._estimator, Estimator):
             return Weighted(self._estimator, self._kl_weight)
@@ -143,13 +148,13 @@ class SVIEngine:
         for group in groups:
             group["lr"] = value
 
-    def _loss_and_grads(self, model: Any, guide: Any, x: Tensor) -> float:
+    def _loss_and_grads(self, model: PyroFunction, guide: PyroFunction, x: Tensor) -> float:
         before = noise_state(x.device)
         try:
             with warnings.catch_warnings():  # a NaN is an error below, not a warning
                 warnings.filterwarnings("ignore", message="Encountered NaN")
-                loss = float(self._in_force().loss_and_grads(model, guide, x))
-        except ValueError as error:  # Pyro's validation meets a NaN parameter of a distribution first
+                loss = float(_losses(self._estimator_now()).loss_and_grads(model, guide, x))
+        except ValueError as error:  # Pyro's validation finds a NaN parameter of a distribution first
             where = offending(self._program, x, before)
             if where:
                 raise NonFiniteError(self._steps, math.nan, where) from error
@@ -162,5 +167,17 @@ class SVIEngine:
         return loss
 
 
-def _build_optimizer(spec: str, params: Any, **defaults: Any) -> torch.optim.Optimizer:
-    return from_spec(OPTIMIZERS, spec, "optimizer", params=params, **defaults)
+def _build_optimizer(spec: str, params: list[Tensor], lr: float) -> Optimizer:
+    return from_spec(OPTIMIZERS, spec, "optimizer", params=params, lr=lr)
+
+
+class _Losses(Protocol):
+    """What ``SVI`` asks of a ``pyro.infer.ELBO``; its base class declares neither."""
+
+    def loss(self, model: PyroFunction, guide: PyroFunction, *args: object) -> float: ...
+
+    def loss_and_grads(self, model: PyroFunction, guide: PyroFunction, *args: object) -> float: ...
+
+
+def _losses(estimator: ELBO) -> _Losses:
+    return cast(_Losses, estimator)

@@ -1,25 +1,27 @@
-"""Replicates: R copies of one program, trained at once, so that a result comes with its spread over seeds."""
+"""Replicates: R copies of a program, trained at once, so that a result comes with its spread over seeds."""
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from pyro_vae.base.errors import InputError
+from pyro_vae.program.adapter import as_program
 from pyro_vae.program.protocol import Program
 
 
 class Replicates(nn.Module):
-    """R programs of one architecture, each with parameters of its own.
+    """R programs of one architecture, each with its own parameters; a container, not itself a program.
 
-    ``fit(Replicates(programs), data)`` trains them in one graph, batched over parameters, on the same batches and each
-    on noise of its own. What looks at a single program (pictures, evaluation) is given one of ``programs``.
+    ``fit(Replicates(programs), data)`` trains them in one graph, batched over parameters, on the same batches, each
+    on its own noise. Pictures and evaluation take one of ``programs``.
 
     Args:
-        programs: modules with ``model`` and ``guide``, alike but for the values of their parameters.
-        rates: factor of the learning rate of each; all 1 by default.
-        kl_weights: weight of the KL of each (β of a β-VAE); all 1 by default.
+        programs: modules with ``model`` and ``guide`` that differ only in the values of their parameters.
+        rates: factor of the learning rate of each; 1 by default.
+        kl_weights: weight of the KL of each (β of a β-VAE); 1 by default.
 
     Raises:
         InputError: no program, programs that are not alike or share parameters, or settings that are not one a program.
@@ -48,27 +50,24 @@ class Replicates(nn.Module):
         if len({id(p) for program in self.programs for p in program.parameters()}) < sum(
             len(list(program.parameters())) for program in self.programs
         ):
-            raise InputError("programs with parameters of their own", "shared ones", "building each anew")
+            raise InputError("programs with their own parameters", "shared ones", "a new program for each replicate")
 
     def __len__(self) -> int:
         """Return R."""
         return len(self.programs)
 
-    def model(self, x: Tensor) -> Any:
-        """The model of the first program."""
-        return self.programs[0].model(x)  # type: ignore[operator]
 
-    def guide(self, x: Tensor) -> Any:
-        """The guide of the first program."""
-        return self.programs[0].guide(x)  # type: ignore[operator]
+def members(thing: Program | Replicates) -> list[Program]:
+    """Return the programs of replicates, and of a single program itself alone."""
+    return cast(list[Program], list(thing.programs)) if isinstance(thing, Replicates) else [thing]
 
 
-def members(program: Program) -> list[Program]:
-    """Return the programs of replicates, and of any other program itself alone."""
-    return list(program.programs) if isinstance(program, Replicates) else [program]  # type: ignore[arg-type]
+def as_trainable(thing: object, example: Tensor) -> Program | Replicates:
+    """Return replicates as they are, and anything else as a program (:func:`~pyro_vae.program.as_program`)."""
+    return thing if isinstance(thing, Replicates) else as_program(thing, example)
 
 
-def _layout(program: nn.Module) -> list[tuple[str, Any, Any, bool]]:
+def _layout(program: nn.Module) -> list[tuple[str, torch.Size, torch.dtype, bool]]:
     """Names, shapes, types, and what is trained."""
     tensors = [*program.named_parameters(), *program.named_buffers()]
     return [(name, tensor.shape, tensor.dtype, tensor.requires_grad) for name, tensor in tensors]
@@ -77,5 +76,5 @@ def _layout(program: nn.Module) -> list[tuple[str, Any, Any, bool]]:
 def _one_each(name: str, values: Sequence[float] | None, count: int) -> tuple[float, ...]:
     found = (1.0,) * count if values is None else tuple(values)
     if len(found) != count or not all(math.isfinite(value) and value > 0 for value in found):
-        raise InputError(f"{name}: {count} finite numbers above 0, one a program", values, f"{name}=None")
+        raise InputError(f"{name}: {count} finite numbers above 0, one per program", values, f"{name}=None")
     return found

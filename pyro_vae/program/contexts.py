@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pyro
 import torch
+from torch import nn
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
@@ -34,7 +35,7 @@ def own_store(program: Program) -> Iterator[None]:
         yield
 
 
-def load_parameters(program: Program, state: dict[str, Any]) -> None:
+def load_parameters(program: nn.Module | Program, state: dict[str, Any]) -> None:
     """Copy parameters and buffers by name.
 
     Raises:

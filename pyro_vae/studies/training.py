@@ -11,7 +11,7 @@ from pyro_vae.base.statistics import Estimate, estimate
 from pyro_vae.data import Images
 from pyro_vae.engines.compiled.inductor import has_compiler
 from pyro_vae.engines.protocol import StepInfo
-from pyro_vae.engines.select import AUTO, PAYS_FROM
+from pyro_vae.engines.select import AMORTISES_FROM, Compiled
 from pyro_vae.evaluation.methods.bounds import importance_bounds
 from pyro_vae.models.replicates import Replicates, members
 from pyro_vae.program.protocol import Program
@@ -21,7 +21,7 @@ from pyro_vae.training.loop import Hook, Loop
 FOREVER = 10**6  # epochs; the hook below ends the training
 
 
-def train_steps(program: Program, train: Images, steps: int, **settings: Any) -> None:
+def train_steps(program: Program | Replicates, train: Images, steps: int, **settings: Any) -> None:
     """Train a program in place for so many steps by ``trace_elbo``; none for 0."""
     if steps:
         until = _Until(steps, float("inf"), lambda: None)
@@ -30,13 +30,12 @@ def train_steps(program: Program, train: Images, steps: int, **settings: Any) ->
         )
 
 
-def _with_engine(program: Program, steps: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Take engine svi unless told; replicates need the compiled one, and are compiled where it pays."""
-    if settings.get("engine", AUTO) != AUTO:
+def _with_engine(program: Program | Replicates, steps: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Take engine svi unless told; replicates need the compiled one, and are compiled where that amortises."""
+    if settings.get("engine", "auto") != "auto":
         return settings
-    pays = steps >= PAYS_FROM and has_compiler(next(program.parameters()).device)
-    several = "compiled" if pays else "compiled:inductor=false"
-    return {**settings, "engine": several if isinstance(program, Replicates) else "svi"}
+    amortises = steps >= AMORTISES_FROM and has_compiler(next(program.parameters()).device)
+    return {**settings, "engine": Compiled(amortises) if isinstance(program, Replicates) else "svi"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class _Until(Hook):
 
 
 def race(
-    program: Program,
+    program: Program | Replicates,
     train: Images,
     test: Images,
     estimators: Mapping[str, Any],

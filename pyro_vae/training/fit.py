@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError, NonFiniteError, lookup
 from pyro_vae.base.random import generator, isolated_rng
-from pyro_vae.base.registry import from_spec
+from pyro_vae.base.registry import from_spec, to_spec
 from pyro_vae.base.statistics import Estimate
 from pyro_vae.data import Images, as_images
 from pyro_vae.elbo.catalogue import ESTIMATORS
@@ -22,18 +22,18 @@ from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.catalogue import ENGINES
-from pyro_vae.engines.protocol import StepInfo
+from pyro_vae.engines.protocol import EngineValue, StepInfo
 from pyro_vae.engines.schedules import SCHEDULES
-from pyro_vae.engines.select import AUTO, choose_engine
+from pyro_vae.engines.select import Auto, Compiled, StockSVI
 from pyro_vae.evaluation.methods.bounds import held_out_bounds
-from pyro_vae.models.replicates import Replicates, members
-from pyro_vae.program.adapter import as_program
+from pyro_vae.models.replicates import Replicates, as_trainable, members
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.protocol import Program
 from pyro_vae.program.validation import check_particles, check_program
 from pyro_vae.training.loop import EpochRecord, Hook, Loop
 from pyro_vae.training.settings import Settings
 
+STARTED: dict[str, Callable[..., EngineValue]] = {"svi": StockSVI, "compiled": Compiled}
 CHECKED = 100  # data on which a program is tried out before training
 
 
@@ -41,7 +41,7 @@ CHECKED = 100  # data on which a program is tried out before training
 class FitResult:
     """A trained program and how it came about."""
 
-    program: Program
+    program: Program | Replicates
     history: list[EpochRecord]
     stopped: str  # why training ended before the last epoch; empty if it did not
 
@@ -75,7 +75,7 @@ def fit(
             * estimator: a name of :data:`~pyro_vae.elbo.ESTIMATORS` with arguments
               (``"trace_elbo:num_particles=5"``), or any ``pyro.infer.ELBO``;
             * engine: ``svi``, ``compiled``, or ``auto``: the compiled one from
-              :data:`~pyro_vae.engines.select.PAYS_FROM` steps on, where the program can be traced;
+              :data:`~pyro_vae.engines.select.AMORTISES_FROM` steps on, where the program can be traced;
             * epochs, batch_size: how often over the data, in batches of how many;
             * optimizer, learning_rate: a name of :data:`~pyro_vae.engines.OPTIMIZERS` with arguments
               (``"adam:eps=1e-4"``), and its step. The loss is a sum over the batch, as Pyro has it;
@@ -258,43 +258,39 @@ def _loop(
         Weighted(estimator, 0.5)  # refuses estimators that hold for the unweighted KL alone
     with isolated_rng(device, settings.seed):
         example = train.batch(slice(0, CHECKED))
-        program = as_program(thing, example.cpu())  # the user's networks are still there
+        program = as_trainable(thing, example.cpu())  # the user's networks are still there
         program.to(device)
         for member in members(program):
             check_program(member, example)
         if validation is not None:
             check_particles(members(program)[0], example)
         _try_estimator(estimator, members(program)[0], example[:10])
-    name, why = _engine(settings, math.ceil(len(train) / settings.batch_size), program, estimator, example, resumed)
-    engine = from_spec(
-        ENGINES,
-        name,
-        "engine",
-        program=program,
-        estimator=estimator,
-        optimizer=settings.optimizer,
-        clip_norm=settings.clip_norm,
-    )
-    return Loop(program, engine, name, why, train, validation, settings)
+    steps = settings.epochs * math.ceil(len(train) / settings.batch_size)
+    value, why = _engine(settings, steps, program, estimator, example, resumed)
+    engine = value.start(program, estimator, settings.optimizer, settings.clip_norm, kl_weighted=settings.kl_warmup > 0)
+    return Loop(program, engine, to_spec(ENGINES, value), why, train, validation, settings)
 
 
 def _engine(
-    settings: Settings, batches: int, program: Program, estimator: ELBO, x: Tensor, resumed: dict[str, Any] | None
-) -> tuple[str, str]:
-    """Return the engine by its specification, and why that one; a resumed run keeps the one it began with."""
+    settings: Settings,
+    steps: int,
+    program: Program | Replicates,
+    estimator: ELBO,
+    x: Tensor,
+    resumed: dict[str, Any] | None,
+) -> tuple[EngineValue, str]:
+    """Return the engine and the reason for it; a resumed run keeps the one it began with."""
     asked = settings.engine
-    lookup({AUTO: None, **ENGINES}, asked.partition(":")[0].strip(), "engine")
+    value: EngineValue | Auto = from_spec(ENGINES, asked, "engine") if isinstance(asked, str) else asked
     if resumed is not None:
-        began = resumed.get("engine_name", "svi")  # what all runs had before there was a choice
-        if asked not in (AUTO, began):
-            raise InputError(f"engine {began}, with which the run began", asked, f"--engine {began}")
-        return began, "the run began with it"
-    if asked != AUTO:
-        if isinstance(program, Replicates) and not asked.startswith("compiled"):
-            raise InputError("engine compiled for replicates, which train in one graph", asked, "--engine compiled")
-        return asked, "asked for"
-    trial = copy.deepcopy(estimator)
-    return choose_engine(program, trial, settings.optimizer, x, settings.epochs * batches)
+        began = resumed["engine_name"]
+        if not isinstance(value, Auto) and to_spec(ENGINES, value) != began:
+            raise InputError(f"engine {began}, with which the run began", to_spec(ENGINES, value), f'engine="{began}"')
+        kept: EngineValue = from_spec(STARTED, began, "engine")
+        return kept, "the run began with it"
+    if isinstance(value, Auto):
+        return value.choose(program, copy.deepcopy(estimator), settings.optimizer, x, steps)
+    return value, "asked for"
 
 
 def _settings(values: dict[str, Any]) -> Settings:

@@ -19,8 +19,7 @@ from pyro_vae.base.files import atomic_write, write_json
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.version import __version__
 from pyro_vae.data import DataSet
-from pyro_vae.models.replicates import members
-from pyro_vae.program.adapter import as_program
+from pyro_vae.models.replicates import as_trainable, members
 from pyro_vae.program.contexts import load_parameters
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.config import EXTENDABLE, RunConfig, fingerprint
@@ -178,7 +177,7 @@ def load_program(
     state = run.load_checkpoint(checkpoint)
     with isolated_rng(device, run.config.seed):
         thing = run.config.build_program(data.train)
-        program = as_program(thing, data.train.batch(slice(0, 2)))
+        program = as_trainable(thing, data.train.batch(slice(0, 2)))
     load_parameters(program, state["program"])
     program.to(device)
     program.train(False)

@@ -7,6 +7,7 @@ from typing import Any
 from pyro_vae.base.random import rng_state, set_rng_state
 from pyro_vae.data import Images
 from pyro_vae.engines.protocol import Engine, StepInfo
+from pyro_vae.models.replicates import Replicates
 from pyro_vae.program.contexts import load_parameters
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.settings import Settings
@@ -70,7 +71,7 @@ class Hook:
 class Loop:
     """A training run in progress, as hooks see it."""
 
-    program: Program
+    program: Program | Replicates
     engine: Engine
     engine_name: str
     why: str  # this engine

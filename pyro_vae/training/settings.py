@@ -7,7 +7,8 @@ from typing import Any
 from pyro.infer import ELBO
 
 from pyro_vae.base.errors import InputError
-from pyro_vae.engines.select import AUTO
+from pyro_vae.engines.protocol import EngineValue
+from pyro_vae.engines.select import Auto
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Settings:
     """How to train: everything but the program and the data. The fields are those of :func:`fit`."""
 
     estimator: str | ELBO = "trace_elbo"
-    engine: str = AUTO
+    engine: str | EngineValue | Auto = "auto"
     epochs: int = 10
     batch_size: int = 128
     optimizer: str = "adam"

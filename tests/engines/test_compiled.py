@@ -23,6 +23,7 @@ from torch.distributions import constraints
 
 from pyro_vae import VAE, InputError, NonFiniteError, fit
 from pyro_vae.base.random import isolated_rng, seed_noise
+from pyro_vae.base.registry import from_spec, to_spec
 from pyro_vae.data import Images
 from pyro_vae.elbo.catalogue import ESTIMATORS
 from pyro_vae.elbo.draw import draw_terms
@@ -31,14 +32,14 @@ from pyro_vae.engines import select as choice
 from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.catalogue import ENGINES
 from pyro_vae.engines.compiled import engine as compiled
-from pyro_vae.engines.compiled.compare import check_trace
 from pyro_vae.engines.compiled.cuda_graphs import Recording
 from pyro_vae.engines.compiled.engine import CompiledEngine
 from pyro_vae.engines.compiled.step import StepFunction, equal_estimator
 from pyro_vae.engines.compiled.terms import CompiledTerms
-from pyro_vae.engines.compiled.trace import traced
+from pyro_vae.engines.compiled.trace import check_step, reference_run, traced
 from pyro_vae.engines.optimizers import OPTIMIZERS
 from pyro_vae.engines.protocol import one_by_one
+from pyro_vae.engines.select import Auto, Compiled, StockSVI
 from pyro_vae.engines.svi import SVIEngine
 from pyro_vae.evaluation.methods import bounds as likelihood
 from pyro_vae.evaluation.methods.bounds import importance_bounds
@@ -70,6 +71,7 @@ def steps(kind, program, x, estimator, *, optimizer="sgd", rate=0.01, sizes=(B, 
     """Take steps on batches of some sizes from one seed; return what they said and the state after; undo them."""
     before = copy.deepcopy(program.state_dict())
     try:
+        more |= {"kl_weighted": weight != 1} if kind is CompiledEngine else {}
         with kind(program, copy.deepcopy(estimator), optimizer, clip_norm, **more) as engine, torch.random.fork_rng():
             torch.manual_seed(5)
             infos = [engine.step(x[:size], rate, weight) for size in sizes]
@@ -226,7 +228,7 @@ def test_the_weight_of_the_kl(name):
 def test_the_weight_may_change_from_step_to_step():
     vae, x = make_vae(), make_data()
     found = []
-    for kind, more in ((CompiledEngine, {"inductor": False}), (SVIEngine, {})):
+    for kind, more in ((CompiledEngine, {"inductor": False, "kl_weighted": True}), (SVIEngine, {})):
         program = copy.deepcopy(vae)
         with kind(program, SampledKL(), "adam", None, **more) as engine, torch.random.fork_rng():
             torch.manual_seed(5)
@@ -288,11 +290,11 @@ def counter():
 
 
 UNTRACEABLE = {
-    "branch": (lambda z: 1.0 if z.sum() > 0 else 2.0, r"traced once.*site 'z'.*test_compiled.py.*--engine svi"),
-    "item": (lambda z: 1.0 + z.mean().item(), r"traced once.*site 'z'.*--engine svi"),
-    "numpy's noise": (lambda z: 5.0 * float(np.random.rand()), r"equals the program.*not torch's own.*--engine svi"),
-    "a counter": (counter(), r"equals the program.*--engine svi"),
-    "a number taken out": (lambda z: 1.0 + abs(z.detach().numpy().sum()), r"--engine svi"),
+    "branch": (lambda z: 1.0 if z.sum() > 0 else 2.0, r"traced once.*site 'z'.*test_compiled.py.*engine=.svi"),
+    "item": (lambda z: 1.0 + z.mean().item(), r"traced once.*site 'z'.*engine=.svi"),
+    "numpy's noise": (lambda z: 5.0 * float(np.random.rand()), r"equals the program.*not torch's own.*engine=.svi"),
+    "a counter": (counter(), r"equals the program.*engine=.svi"),
+    "a number taken out": (lambda z: 1.0 + abs(z.detach().numpy().sum()), r"engine=.svi"),
 }
 
 
@@ -321,8 +323,16 @@ def test_arguments_of_distributions_are_validated_before_tracing():
         engine.step(torch.ones(B, 1), 0.01)
 
 
+def test_a_kl_weight_on_an_engine_not_started_for_it_is_refused():
+    with (
+        CompiledEngine(make_vae(), SampledKL(), inductor=False) as engine,
+        pytest.raises(InputError, match=r"a KL weight of 1 .* got 0\.5\. Try kl_weighted=True"),
+    ):
+        engine.step(make_data(), 0.01, 0.5)
+
+
 def test_another_elbo_of_pyro_is_refused():
-    with pytest.raises(InputError, match=r"trace.*RenyiELBO.*--engine svi"):
+    with pytest.raises(InputError, match=r"trace.*RenyiELBO.*engine=.svi"):
         CompiledEngine(make_vae(), RenyiELBO())
     assert equal_estimator(SampledKL(3)) == SampledKL(3)
 
@@ -333,7 +343,7 @@ def test_a_missing_compiler_is_said(tmp_path):
     environment = os.environ | {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run([*command, "--out", str(tmp_path / "run")], env=environment, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert re.search(r"C\+\+ compiler.*g\+\+.*--engine svi", done.stderr.splitlines()[-1])
+    assert re.search(r"C\+\+ compiler.*g\+\+.*engine=.svi", done.stderr.splitlines()[-1])
     assert not (tmp_path / "run").exists()
 
 
@@ -365,14 +375,14 @@ def planted(graph, kind):
 @pytest.mark.parametrize("kind", ["noise", "loss", "gradient"])
 def test_a_wrong_graph_is_caught(kind):
     function, x, weight = StepFunction(make_vae(), SampledKL()), make_data(), torch.ones((), dtype=torch.float64)
-    graph = traced(function, x, weight)
-    assert check_trace(graph, function, x, weight) <= 1e-12
-    with pytest.raises(InputError, match=r"off by .*--engine svi"):
-        check_trace(planted(graph, kind), function, x, weight)
+    step, reference = traced(function, x, weight), reference_run(function, x, weight)
+    assert check_step(step, function, x, weight, reference) <= 1e-12
+    with pytest.raises(InputError, match=r"off by .*engine=.svi"):
+        check_step(step.by(planted(step.graph, kind)), function, x, weight, reference)
 
 
 def test_a_wrong_compilation_stops_the_run(monkeypatch):
-    monkeypatch.setattr(compiled, "compiled", lambda graph, inputs: planted(graph, "gradient"))
+    monkeypatch.setattr(compiled, "compile_graph", lambda graph, inputs: planted(graph, "gradient"))
     vae = make_vae()
     before = copy.deepcopy(vae.state_dict())
     with CompiledEngine(vae, SampledKL()) as engine, pytest.raises(InputError, match="equals the program"):
@@ -469,20 +479,20 @@ def test_the_default_engine_is_the_compiled_one_for_long_runs(monkeypatch):
 
     assert chosen().name == "svi"
     assert "12 steps" in chosen().why
-    enough = choice.PAYS_FROM // 4
+    enough = choice.AMORTISES_FROM // 4
     assert chosen(epochs=enough - 1, kl_warmup=0.0).name == "svi"
     assert chosen(epochs=enough, kl_warmup=0.0).name == "compiled"
-    assert (
-        choice.choose_engine(Odd(lambda z: 1.0 + z.mean().item()), SampledKL(), "adam", torch.ones(B, 1), 10**6)[0]
-        == "svi"
-    )
-    reason = choice.choose_engine(make_vae(), RenyiELBO(), "adam", make_data(), 10**6)
-    assert reason[0] == "svi"
-    assert "RenyiELBO" in reason[1]
+    untraceable = Odd(lambda z: 1.0 + z.mean().item())
+    assert Auto().choose(untraceable, SampledKL(), "adam", torch.ones(B, 1), 10**6)[0] == StockSVI()
+    value, reason = Auto().choose(make_vae(), RenyiELBO(), "adam", make_data(), 10**6)
+    assert value == StockSVI()
+    assert "RenyiELBO" in reason
 
 
 def test_engines_are_specified_like_everything_else():
-    assert set(ENGINES) == {"svi", "compiled"}
+    assert set(ENGINES) == {"svi", "compiled", "auto"}
+    for value in (StockSVI(), Compiled(), Compiled(inductor=False), Auto()):
+        assert from_spec(ENGINES, to_spec(ENGINES, value), "engine") == value
     with pytest.raises(InputError, match=r"engine.*'compiled'"):
         trained("compild")
     with pytest.raises(InputError, match=r"argument of engine compiled, one of inductor"):
@@ -492,8 +502,8 @@ def test_engines_are_specified_like_everything_else():
 # ---- whole steps on the device
 
 
-def recording(vae, images, estimator=None, device="cpu"):
-    function = StepFunction(vae, estimator or SampledKL())
+def recording(vae, images, estimator=None, device="cpu", kl_weighted=False):
+    function = StepFunction(vae, estimator or SampledKL(), kl_weighted=kl_weighted)
     optimizer = compiled.build_optimizer("adam", function.groups)
     graphs = {}
 
@@ -519,12 +529,11 @@ def test_steps_on_the_device_equal_single_steps():
     weights = [0.1 * (i + 1) for i in range(8)]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        device_steps = recording(one, images)
-        device_steps._function.weighted = True
+        device_steps = recording(one, images, kl_weighted=True)
         rows = [
             row for _ in range(2) for _, found in device_steps.epoch(epoch(images, weights=weights)) for row in found
         ]
-    with torch.random.fork_rng(), CompiledEngine(other, SampledKL(), inductor=False) as engine:
+    with torch.random.fork_rng(), CompiledEngine(other, SampledKL(), inductor=False, kl_weighted=True) as engine:
         torch.manual_seed(0)
         infos = [info for _ in range(2) for found in engine.run(epoch(images, weights=weights)) for info in found]
     sizes = [8] * 7 + [4]
@@ -561,7 +570,7 @@ def test_after_a_step_that_is_not_finite_nothing_moves_on_the_device():
     assert all(torch.equal(states[2][n], states[-1][n]) for n in states[2])
 
 
-def test_what_an_estimator_remembers_moves_on_the_device():
+def test_the_state_of_an_estimator_moves_on_the_device():
     images = Images(make_data(60))
     baseline = ESTIMATORS["reinforce_moving_average"]()
     twin = copy.deepcopy(baseline)

@@ -142,7 +142,7 @@ def test_a_wrong_batching_is_caught(monkeypatch):
     """A draw that all replicates share would make them copies of one."""
     function = batching.ReplicatedFunction(Replicates([make(seed) for seed in range(R)]), SampledKL())
     weight = torch.ones((), dtype=torch.float64)
-    graph = traced(function.single, data(), weight)
+    graph = traced(function.single, data(), weight).graph
     draws = batching._draws(graph, [data(), weight, *function.single.inputs()])
     batching._check(graph, function, draws, data(), weight)
     each = batching._each
@@ -151,7 +151,7 @@ def test_a_wrong_batching_is_caught(monkeypatch):
         return each(graph, function, [n[:1].expand_as(n) for n in noise])
 
     monkeypatch.setattr(batching, "_each", first_for_all)
-    with pytest.raises(InputError, match=r"in replicate [12].*one run a seed"):
+    with pytest.raises(InputError, match=r"in replicate [12].*one run per seed"):
         batching._check(graph, function, draws, data(), weight)
 
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_replicated_is_refused():
     with pytest.raises(InputError, match="one architecture"):
         Replicates([make(0), VAE((D,), 3)])
     shared = make(0)
-    with pytest.raises(InputError, match="parameters of their own"):
+    with pytest.raises(InputError, match="their own parameters"):
         Replicates([shared, shared])
     with pytest.raises(InputError, match=r"rates: 2 finite numbers"):
         Replicates([make(0), make(1)], rates=[1.0])
@@ -183,7 +183,7 @@ def test_what_cannot_be_replicated_is_refused():
         fit(Replicates([make(0), make(1)]), data(20), engine="svi", epochs=1, batch_size=8, device="cpu")
 
 
-def test_resumed_replicates_remember():
+def test_resumed_replicates_keep_their_baselines():
     """The running baseline of each is part of the checkpoint."""
     x = data(40)
     states = []
@@ -199,7 +199,7 @@ def test_resumed_replicates_remember():
         return fit(replicates, x, **settings, **more).program
 
     whole = run(hooks=[Keep()])
-    assert len(set(states[1]["engine"]["memory"]["baseline"].tolist())) == R
+    assert len(set(states[1]["engine"]["estimator"]["baseline"].tolist())) == R
     resumed = run(resume=states[1])
     assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
 

@@ -14,8 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.cli.bench import written
 from pyro_vae.cli.main import main
-from pyro_vae.engines.catalogue import ENGINES
-from pyro_vae.engines.compiled.engine import CompiledEngine
+from pyro_vae.engines.select import Compiled
 from pyro_vae.studies.benchmark import suite
 from pyro_vae.studies.benchmark.agreement import PATH, compare, course, refer
 from pyro_vae.studies.benchmark.floor import Products, work
@@ -26,7 +25,7 @@ from pyro_vae.studies.benchmark.numpyro_peer import InNumPyro, _Network
 from pyro_vae.studies.benchmark.pyros import Module, OnCompiled, OnEngine, Stock, StockUnvalidated
 from pyro_vae.studies.benchmark.records import Evaluation, Point, Report, Row, SizeReport, spread
 from pyro_vae.studies.benchmark.sizes import SIZES, Size
-from pyro_vae.studies.benchmark.suite import VARIANTS, Plan, benchmark
+from pyro_vae.studies.benchmark.suite import VARIANTS, Plan
 from pyro_vae.studies.benchmark.variant import Unavailable, Variant
 
 CPU = torch.device("cpu")
@@ -74,7 +73,7 @@ def bench(name):
 @pytest.fixture
 def traced_only(monkeypatch):
     """Engine compiled without the compiler: the same graph, in milliseconds."""
-    monkeypatch.setitem(ENGINES, "compiled", functools.partial(CompiledEngine, inductor=False))
+    monkeypatch.setattr(OnCompiled, "value", Compiled(inductor=False))
 
 
 # --- the same maths ---------------------------------------------------------------------------------------
@@ -348,13 +347,6 @@ def test_what_disagrees_or_fails_is_not_timed(monkeypatch, tmp_path, capsys):
     assert [(row["status"], bool(row["rounds"])) for row in rows] == [
         ("disagrees", False), ("failed", False), ("measured", True),
     ]  # fmt: skip
-
-
-def test_an_engine_that_is_not_there_is_an_absent_row(monkeypatch):
-    monkeypatch.delitem(ENGINES, "compiled")
-    monkeypatch.setattr(suite, "COMPILES", ())
-    (row,) = benchmark(quick(variants=["compiled"])).sizes[0].rows
-    assert (row.status, row.reason) == ("absent", "this version has no engine compiled")
 
 
 def test_command_says_what_it_found(tmp_path, capsys):

@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
 import pyro
 import torch
@@ -14,57 +12,32 @@ from pyro_vae.base.random import isolated_rng
 from pyro_vae.engines.compiled.step import STOCK
 
 TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}  # of a tensor's largest entry; a wrong trace is off by far more
-
-
 NEGLIGIBLE = 1e-2  # of the largest gradient
+SEED = 20_000  # of the noise on which graph and program are compared
 
 
 @torch.no_grad()
-def check_trace(
-    graph: Callable[..., Any],
-    function: Any,
-    x: Tensor,
-    kl_weight: Tensor,
-    reference: Callable[..., Any] | None = None,
-) -> float:
-    """Compare a graph with the eager program on noise and data that it was not traced on; return the largest error.
+def on_fixed_noise(
+    call: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], *, validate: bool = False
+) -> list[Tensor]:
+    """Call a function on copies of tensors and on fixed noise; return its outputs, then the copies after the call.
 
-    Args:
-        graph: what is checked.
-        function: the step, a :class:`StepFunction` or the like of it.
-        x: a batch.
-        kl_weight: a scalar.
-        reference: what to compare with; the eager function itself by default.
-
-    The error of a tensor is relative to its largest entry.
-
-    Raises:
-        InputError: they differ: the trace has frozen a number (drawn by numpy, counted in Python).
+    NumPy's and Python's noise is fixed, too.
     """
-    one, other = (partial(call, x.roll(1, 0), kl_weight) for call in (graph, reference or function))
-    names = ["the loss", "the gradient's norm", *(f"the gradient of {name}" for name in function.trained)]
-    names += ["the estimator's memory"] * len(function.memory)
-    names += [f"{name} after the step" for name in (*function.parameters, *function.constants, *function.memory)]
-    return check_same(one, other, function.inputs(), names)
+    given = [t.clone() for t in inputs]
+    with isolated_rng(inputs[0].device, SEED), pyro.validation_enabled(validate):
+        return [t.clone() for t in call(*given)] + given
 
 
-@torch.no_grad()
-def check_same(
-    graph: Callable[..., Any], reference: Callable[..., Any], inputs: Sequence[Tensor], names: Sequence[str]
-) -> float:
-    """Call both on copies of the same tensors and the same noise; return the largest error of outputs and inputs.
+def check_same(found: Sequence[Tensor], reference: Sequence[Tensor], names: Sequence[str]) -> float:
+    """Compare the tensors of two calls on the same noise; return the largest error, relative to the largest entry.
 
     Raises:
         InputError: they differ.
     """
-    device, results = inputs[0].device, []
-    for evaluate in (graph, reference):
-        given = [t.clone() for t in inputs]
-        with isolated_rng(device, seed=20_000), pyro.validation_enabled(False):  # numpy's and Python's noise, too
-            results.append([t.clone() for t in evaluate(*given)] + given)
-    errors = tensor_errors(*results)
+    errors = tensor_errors(found, reference)
     worst = max(range(len(errors)), key=lambda i: errors[i])
-    if not errors[worst] <= TOLERANCES.get(results[1][0].dtype, 1e-3):
+    if not errors[worst] <= TOLERANCES.get(reference[0].dtype, 1e-3):
         raise InputError(
             "a trace that equals the program on the same noise",
             f"{names[worst]} off by {errors[worst]:.2g} of its size: something that changes is not torch's own",
@@ -76,12 +49,12 @@ def check_same(
 def tensor_errors(values: Sequence[Tensor], references: Sequence[Tensor]) -> list[float]:
     """Return each tensor's largest difference, relative to its reference's largest entry.
 
-    A reference below :data:`NEGLIGIBLE` of the largest of all counts as that large: some gradients are nothing but the
-    rounding of what cancels (a bias before a batch normalisation). A number that is finite in one alone: infinite.
+    A reference below :data:`NEGLIGIBLE` of the largest of all counts as that large: some gradients are pure rounding
+    (of a bias before a batch normalisation). A number that is finite in one alone: infinite.
     """
     finite = [r.double().abs().nan_to_num(nan=0.0, posinf=0.0) for r in references]
     sizes = [float(r.max()) if r.numel() else 0.0 for r in finite]
-    least = NEGLIGIBLE * max(sizes[1:], default=0.0)  # the first is the loss, a sum over data
+    least = NEGLIGIBLE * max(sizes[1:], default=0.0)  # the first is the loss, a sum over examples
     return [_error(v, r, max(size, least)) for v, r, size in zip(values, references, sizes, strict=True)]
 
 

@@ -1,12 +1,11 @@
 """Whole training steps on the device: gather, binarization, gradients, optimiser and metrics, several to a CUDA graph.
 
-Nothing in a step waits for the host. What changes from step to step (the number of the batch, learning rate, weight of
-the KL) is read from tables on the device, at a counter that the step itself moves on.
+Nothing in a step waits for the host. The number of the batch, the learning rate and the KL weight are read from
+tables on the device, at a counter that the step itself increments.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +13,8 @@ from torch.optim import Optimizer
 
 from pyro_vae.data import Images
 from pyro_vae.engines.batches import Batches
-from pyro_vae.engines.compiled.replicated import ReplicatedFunction
-from pyro_vae.engines.compiled.step import StepFunction, StepResult
+from pyro_vae.engines.compiled.step import Step
+from pyro_vae.engines.compiled.trace import TracedStep
 
 WARM_UP = 3  # steps before the first recording: they make the optimiser's state and load every kernel
 STEPS = 10  # to a CUDA graph
@@ -29,21 +28,21 @@ class Recording:
     replayed; the last, smaller batch of an epoch is an ordinary step. Binarization draws from the device's own
     generator, as all other noise does: its state is part of every checkpoint. On the CPU the same steps run unrecorded.
 
-    A loss or gradient that is not finite changes neither parameters nor the estimator's memory, and no later step does.
-    (The optimiser's state and running statistics may: the run ends there.)
+    A loss or gradient that is not finite changes neither parameters nor the estimator's state, and no later step
+    does. (The optimiser's state and running statistics may change: the run ends there.)
 
     Args:
         function: the step, for its tensors.
-        graph_for: gives the graph for a batch and a weight.
+        graph_for: returns the traced step for a batch and a KL weight.
         optimizer: with ``capturable`` state.
         images: the data, on the device.
-        size: data in a batch.
+        size: examples in a batch.
     """
 
     def __init__(
         self,
-        function: StepFunction | ReplicatedFunction,
-        graph_for: Callable[[Tensor, Tensor], Callable[..., Any]],
+        function: Step,
+        graph_for: Callable[[Tensor, Tensor], TracedStep],
         optimizer: Optimizer,
         images: Images,
         size: int,
@@ -56,13 +55,13 @@ class Recording:
         self._rates = torch.zeros(count, dtype=torch.float32, device=device)  # what fused kernels read
         self._weights = torch.zeros(count, dtype=torch.float64, device=device)
         self._batch = torch.zeros(1, dtype=torch.int64, device=device)  # the number of the coming batch
-        replicates = len(getattr(function, "programs", [0]))
-        self._metrics = torch.zeros(count, 2, replicates, dtype=torch.float64, device=device)  # loss, gradient's norm
+        self._metrics = torch.zeros(
+            count, 2, len(function.programs), dtype=torch.float64, device=device
+        )  # loss, gradient's norm
         self._alive = torch.ones((), dtype=torch.bool, device=device)
-        self._memory = [memory.clone() for memory in function.memory.values()]
+        self._state = [state.clone() for state in function.state.values()]
         self._lr = [torch.zeros((), dtype=torch.float32, device=device) for _ in optimizer.param_groups]
         self._warm = 0
-        self._weighted = function.weighted
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def epoch(self, batches: Batches) -> Iterator[tuple[int, list[tuple[list[float], list[float]]]]]:
@@ -79,9 +78,8 @@ class Recording:
             at = stop
 
     def fits(self, batches: Batches) -> bool:
-        """Whether this is a recording of steps on these data, with a weight of the KL if one is needed."""
-        same = batches.images is self._images and batches.size == self._size
-        return same and self._function.weighted == self._weighted
+        """Whether this is a recording of steps on these data."""
+        return batches.images is self._images and batches.size == self._size
 
     @torch.no_grad()
     def advance(self, count: int, size: int) -> None:
@@ -124,9 +122,9 @@ class Recording:
         self._batch.fill_(batches.start)
         for group, rate in zip(self._optimizer.param_groups, self._lr, strict=True):
             group["lr"] = rate  # a single step in between has put a number there
-        for tensor, value in zip(self._memory, self._function.memory.values(), strict=True):
+        for tensor, value in zip(self._state, self._function.state.values(), strict=True):
             tensor.copy_(value)
-        self._function.remember(StepResult(self._batch, self._batch, [], self._memory))
+        self._function.advance(self._state)
 
     def _step(self, size: int) -> None:
         """One step, on the device alone."""
@@ -135,16 +133,16 @@ class Recording:
         weight = self._weights[self._batch].reshape(())
         for rate, factor in zip(self._lr, function.rates, strict=True):
             rate.copy_(self._rates[self._batch].reshape(()) * factor)
-        tensors = [*function.tensors(), *self._memory]
-        result = function.result(self._graph_for(x, weight)(x, weight, *tensors))
+        tensors = [*function.tensors(), *self._state]
+        result = self._graph_for(x, weight)(x, weight, *tensors)
         self._alive.logical_and_((result.loss.isfinite() & result.norm.isfinite()).all())
-        function.hand_over(result)
-        parameters = [function.parameters[name] for name in function.trained]
+        function.set_grads(result)
+        parameters = [function.parameters[name] for name in result.gradients]
         before = [p.clone() for p in parameters]
         optimizer.step()
         for parameter, value in zip(parameters, before, strict=True):
             parameter.copy_(torch.where(self._alive, parameter, value))
-        for tensor, value in zip(self._memory, result.memory, strict=True):
+        for tensor, value in zip(self._state, result.state, strict=True):
             tensor.copy_(torch.where(self._alive, value, tensor))
         row = torch.stack([result.loss.double(), result.norm.double()]).reshape(2, -1)
         self._metrics.index_copy_(0, self._batch, row[None])

@@ -1,7 +1,6 @@
 """Inductor: compiling a traced graph, and whether there is a compiler."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 import torch._inductor
@@ -14,28 +13,26 @@ from torch.utils._triton import has_triton
 from pyro_vae.base.errors import InputError
 from pyro_vae.engines.compiled.step import STOCK
 
-Graph = Callable[..., Any]
-
-
+Flat = Callable[..., list[Tensor]]
 NO_COMPILER = (InvalidCxxCompiler, CppCompileError, TritonMissing, GPUTooOldForTriton)
 
 
-def compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Graph:
+def compile_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Flat:
     """Compile a traced graph by Inductor, for inputs of these shapes; its noise stays that of torch's own generator.
 
-    Inductor is given the graph itself. By way of ``torch.compile`` every step would pay for Dynamo's guards, which
-    look for changes that a graph without Python cannot have.
+    Inductor gets the graph itself. With ``torch.compile`` every step would pay for Dynamo's guards, which look for
+    changes that a graph without Python cannot have.
 
     Raises:
         InputError: no compiler, or one that cannot compile.
     """
     try:
-        call: Graph = torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
+        call: Flat = torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
     except Exception as error:
         lacking = [cause for cause in _causes(error) if isinstance(cause, NO_COMPILER)]
         if lacking:
             got = (str(lacking[0]).strip().splitlines() or [type(lacking[0]).__name__])[0].rstrip(".")
-            hint = f"installing g++ (CXX may name another compiler), {STOCK}, or --engine compiled:inductor=false"
+            hint = f"installing g++ (CXX may name another compiler), {STOCK}, or engine='compiled:inductor=false'"
             raise InputError("a C++ compiler (on CUDA, Triton) for engine compiled", got, hint) from error
         raise
     return call

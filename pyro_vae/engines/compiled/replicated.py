@@ -2,25 +2,31 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import Argument, Target
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng, seed_noise
+from pyro_vae.base.types import State
+from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.engines.compiled.compare import TOLERANCES, tensor_errors
 from pyro_vae.engines.compiled.step import StepFunction, StepResult, laid_out_as
-from pyro_vae.engines.compiled.trace import traced
-from pyro_vae.models.replicates import Replicates
+from pyro_vae.engines.compiled.trace import Flat, TracedStep, trace_checked
+from pyro_vae.models.replicates import Replicates, members
+from pyro_vae.program.protocol import Program
 
 aten = torch.ops.aten
+Noise = tuple[Callable[..., Tensor], Tensor]  # what samples it, and a tensor of its shape and type
 FILLED: dict[
-    Any, tuple[Callable[..., Tensor], Callable[..., Tensor]]
-] = {  # operations that fill a tensor with noise: what they make of a standard draw of its shape
+    object, tuple[Callable[..., Tensor], Callable[..., Tensor]]
+] = {  # operations that fill a tensor with noise:
+    # a standard sample of its shape, and what the operation makes of it
     aten.normal_.default: (torch.randn, lambda z, mean=0.0, std=1.0: z * std + mean),
     aten.uniform_.default: (torch.rand, lambda u, low=0.0, high=1.0: u * (high - low) + low),
     aten.bernoulli_.float: (torch.rand, lambda u, p=0.5: (u < p).to(u.dtype)),
@@ -29,104 +35,127 @@ FILLED: dict[
 
 
 class ReplicatedFunction:
-    """The step of ``StepFunction``, for R programs at once; every tensor has R in front.
+    """The step of ``StepFunction`` for R programs at once; every tensor has R as its first dimension.
 
-    The parameters of the programs become views of stacked ones: each program stays alive and up to date.
+    The parameters of the programs become views of stacked ones, so each program stays up to date.
 
     Args:
-        programs: on their device.
+        replicates: on their device.
         estimator: one of ours.
         clip_norm: largest norm of each program's gradient.
+        kl_weighted: whether the KL is weighted by the second argument; always, if a replicate has its own weight.
     """
 
-    def __init__(self, programs: Replicates, estimator: Any, clip_norm: float = math.inf) -> None:
-        self.programs, self.estimator = programs, estimator
-        self.weighted = any(weight != 1 for weight in programs.kl_weights)
-        twins = [StepFunction(p, estimator) for p in programs.programs]  # type: ignore[arg-type]
-        self.parameters = {name: _stack([t.parameters[name] for t in twins]) for name in twins[0].parameters}
-        self.constants = {name: _stack([t.constants[name] for t in twins]) for name in twins[0].constants}
-        self.single = StepFunction(programs.programs[0], estimator, clip_norm)  # type: ignore[arg-type]
+    replicated = True
+
+    def __init__(
+        self, replicates: Replicates, estimator: Estimator, clip_norm: float = math.inf, *, kl_weighted: bool = False
+    ) -> None:
+        self.programs, self.estimator = members(replicates), estimator
+        self.kl_weighted = kl_weighted or any(weight != 1 for weight in replicates.kl_weights)
+        self.least_kl_weight = min(replicates.kl_weights)
+        twins = [StepFunction(p, estimator) for p in self.programs]
+        self._parameters = {name: _stack([t.parameters[name] for t in twins]) for name in twins[0].parameters}
+        self._constants = {name: _stack([t.constants[name] for t in twins]) for name in twins[0].constants}
+        self.single = StepFunction(self.programs[0], estimator, clip_norm, kl_weighted=self.kl_weighted)
         self.views = [list(t.parameters.values()) for t in twins]  # each program's own, which share the stacked storage
-        self.separate = len(set(programs.rates)) > 1  # whether each has a learning rate of its own
+        self._rates = replicates.rates
+        self.separate = len(set(replicates.rates)) > 1  # whether each has its own learning rate
         for tensor in self.parameters.values():
             tensor.requires_grad_()
         self._tensors = [t.detach() for t in (*self.parameters.values(), *self.constants.values())]
-        first = self._tensors[0]
-        self._weights = torch.tensor(programs.kl_weights, dtype=torch.float64, device=first.device)
-        self._remembered = {name: m.repeat(len(programs)) for name, m in self.single.memory.items()}
+        self._weights = torch.tensor(replicates.kl_weights, dtype=torch.float64, device=self._tensors[0].device)
+        self._state = {name: s.repeat(len(self.programs)) for name, s in self.single.state.items()}
 
     @property
-    def memory(self) -> dict[str, Tensor]:
-        """What the estimator remembers for each replicate, (R,)."""
-        return self._remembered
+    def parameters(self) -> dict[str, Tensor]:
+        """The trainable tensors by name, stacked."""
+        return self._parameters
 
     @property
-    def trained(self) -> list[str]:
-        """The names of the parameters that have a gradient."""
-        return self.single.trained
+    def constants(self) -> dict[str, Tensor]:
+        """The other tensors by name, stacked."""
+        return self._constants
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The estimator's state for each replicate, (R,)."""
+        return self._state
 
     def tensors(self) -> list[Tensor]:
         """Return parameters and buffers, stacked."""
         return self._tensors
 
     def inputs(self) -> list[Tensor]:
-        """Return parameters, buffers and memory, stacked."""
-        return [*self._tensors, *self.memory.values()]
+        """Return parameters, buffers and the estimator's state, stacked."""
+        return [*self._tensors, *self.state.values()]
 
     def weights(self, kl_weight: Tensor) -> Tensor:
         """Return each replicate's weight of the KL, (R,)."""
         return kl_weight * self._weights
 
-    def result(self, flat: Sequence[Tensor]) -> StepResult:
-        """Give the flat tensors their names; loss and norm are (R,)."""
-        return self.single.result(flat)
-
-    def hand_over(self, result: StepResult) -> None:
-        """Put the gradients where the optimiser looks for them: at the stacked parameters, or at each program's."""
-        for name, gradient in zip(self.trained, result.gradients, strict=True):
+    def set_grads(self, result: StepResult) -> None:
+        """Set the gradients of the stacked parameters and, with separate rates, of each program's own."""
+        for name, gradient in result.gradients.items():
             self.parameters[name].grad = laid_out_as(self.parameters[name], gradient)
             if self.separate:
                 index = list(self.parameters).index(name)
                 for view, part in zip(self.views, gradient, strict=True):
                     view[index].grad = laid_out_as(view[index], part)
 
-    def let_go(self) -> None:
+    def zero_grad(self) -> None:
         """Drop the gradients."""
         for parameters in (self.parameters.values(), *self.views):
             for parameter in parameters:
                 parameter.grad = None
 
     @property
-    def groups(self) -> list[dict[str, Any]]:
-        """What an optimiser is given: all stacked parameters, or a group a program."""
+    def groups(self) -> list[dict[str, list[Tensor]]]:
+        """The optimiser's groups: all stacked parameters, or a group for each program."""
         return [{"params": view} for view in self.views] if self.separate else [{"params": [*self.parameters.values()]}]
 
     @property
     def rates(self) -> list[float]:
         """The factor of the learning rate of every group."""
-        rates = self.programs.rates
-        return list(rates) if self.separate else [rates[0]]
+        return list(self._rates) if self.separate else [self._rates[0]]
 
-    def recall(self, memory: dict[str, Tensor]) -> None:
-        """Take up what was remembered before."""
-        self._remembered = {name: value.to(self._weights.device) for name, value in memory.items()}
+    def advance(self, state: Sequence[Tensor]) -> None:
+        """Set the estimator's state after a step."""
+        self._state = dict(zip(self._state, state, strict=True))
 
-    def remember(self, result: StepResult) -> None:
-        """Keep what the estimator is to remember."""
-        self._remembered = dict(zip(self._remembered, result.memory, strict=True))
+    def estimator_state(self) -> State:
+        """Return the estimator's state of all replicates for a checkpoint."""
+        return dict(self._state)
+
+    def load_estimator_state(self, state: State) -> None:
+        """Restore the estimator's state from a checkpoint."""
+        self._state = {name: value.to(self._weights.device) for name, value in state.items()}
 
 
-def batched(function: ReplicatedFunction, x: Tensor, kl_weight: Tensor) -> GraphModule:
+def step_function(
+    thing: Program | Replicates, estimator: Estimator, clip_norm: float, *, kl_weighted: bool
+) -> StepFunction | ReplicatedFunction:
+    """Return the step of a program, or of replicates."""
+    kind = ReplicatedFunction if isinstance(thing, Replicates) else StepFunction
+    return kind(thing, estimator, clip_norm, kl_weighted=kl_weighted)  # type: ignore[arg-type]
+
+
+def trace_step(function: StepFunction | ReplicatedFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
+    """Trace a step and compare the trace with the eager program; of replicates, the first, and all with it."""
+    kind = batched if isinstance(function, ReplicatedFunction) else trace_checked
+    return kind(function, x, kl_weight)  # type: ignore[arg-type]
+
+
+def batched(function: ReplicatedFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
     """Trace the first program's step, check it, and batch it over the replicates.
 
     Raises:
-        InputError: the program cannot be traced, or draws in a way that cannot be batched.
+        InputError: the program cannot be traced, or samples in a way that cannot be batched.
     """
-    single = function.single
-    single.weighted = function.weighted
     with torch.no_grad():
-        graph = traced(single, x, kl_weight)
-        draws = _draws(graph, [x, kl_weight, *single.inputs()])
+        single = trace_checked(function.single, x, kl_weight)
+        graph = single.graph
+        draws = _draws(graph, [x, kl_weight, *function.single.inputs()])
 
         def step(x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
             noise = [make((len(function.programs), *like.shape), like) for make, like in draws]
@@ -138,22 +167,23 @@ def batched(function: ReplicatedFunction, x: Tensor, kl_weight: Tensor) -> Graph
             except RuntimeError as error:
                 got = str(error).splitlines()[0].rstrip(".")
                 raise InputError(
-                    "a program whose steps can be batched over replicates", got, "one run a seed"
+                    "a program whose steps can be batched over replicates", got, "one run per seed"
                 ) from error
             _check(graph, function, draws, x.roll(1, 0), kl_weight)
-    return found
+    return single.by(found)
 
 
-def _each(graph: GraphModule, function: ReplicatedFunction, noise: list[Tensor]) -> Callable[..., list[Tensor]]:
-    """Return the graph as a function of stacked tensors, its noise given, (R, ...) each."""
+def _each(graph: GraphModule, function: ReplicatedFunction, noise: list[Tensor]) -> Flat:
+    """Return the graph as a function of stacked tensors and given noise, (R, ...) each."""
 
     def one(noise: list[Tensor], x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
-        return _Given(graph, noise).run(x, kl_weight, *tensors)  # type: ignore[no-any-return]
+        found: list[Tensor] = _Given(graph, noise).run(x, kl_weight, *tensors)
+        return found
 
     def every(x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
         dims = (0, None, 0, *(0 for _ in tensors))
         mapped = torch.func.vmap(one, in_dims=dims, randomness="different")
-        with warnings.catch_warnings():  # what has no rule of its own is looped over, while tracing alone
+        with warnings.catch_warnings():  # operations without a rule are looped over, while tracing alone
             warnings.filterwarnings("ignore", message="There is a performance drop")
             found: list[Tensor] = mapped(noise, x, function.weights(kl_weight), *tensors)
         return found
@@ -162,36 +192,37 @@ def _each(graph: GraphModule, function: ReplicatedFunction, noise: list[Tensor])
 
 
 @torch.no_grad()
-def _check(graph: GraphModule, function: ReplicatedFunction, draws: list[Any], x: Tensor, kl_weight: Tensor) -> None:
+def _check(graph: GraphModule, function: ReplicatedFunction, draws: list[Noise], x: Tensor, kl_weight: Tensor) -> None:
     """Compare the batched step with the single one, replicate by replicate, on the same given noise."""
     seed_noise(20_001, x.device)
     noise = [make((len(function.programs), *like.shape), like) for make, like in draws]
     together = _each(graph, function, noise)(x, kl_weight, *(t.clone() for t in function.inputs()))
     if any(_draws_by_itself(node) for node in graph.graph.nodes):
-        return  # such draws have no noise that could be given
+        return  # these operations take no given noise
     for index in range(len(function.programs)):
         tensors = [t[index].clone() for t in function.inputs()]
         alone = _Given(graph, [n[index] for n in noise]).run(x, function.weights(kl_weight)[index], *tensors)
         error = max(tensor_errors([t[index] for t in together], alone))
         if not error <= TOLERANCES.get(x.dtype, 1e-3):
             got = f"a difference of {error:.2g} of a tensor's size in replicate {index}"
-            raise InputError("replicates that equal single steps on the same noise", got, "one run a seed")
+            raise InputError("replicates that equal single steps on the same noise", got, "one run per seed")
 
 
 def _draws_by_itself(node: Node) -> bool:
-    """Whether an operation draws noise that is not given: Bernoulli, categorical, gamma, dropout."""
+    """Whether an operation samples noise that is not given: Bernoulli, categorical, gamma, dropout."""
     tags = getattr(node.target, "tags", ())
     return node.target not in FILLED and torch.Tag.nondeterministic_seeded in tags
 
 
-def _draws(graph: GraphModule, inputs: list[Tensor]) -> list[tuple[Callable[..., Tensor], Tensor]]:
-    """Return, for every tensor that the graph fills with noise, what draws it and a tensor of its kind."""
-    found: list[tuple[Callable[..., Tensor], Tensor]] = []
+def _draws(graph: GraphModule, inputs: list[Tensor]) -> list[Noise]:
+    """Return, for every tensor that the graph fills with noise, what samples it and a tensor of its kind."""
+    found: list[Noise] = []
 
     class Watch(Interpreter):
-        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        def call_function(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, object]) -> object:
             if target in FILLED:
-                found.append((_like(FILLED[target][0]), args[0].detach().clone()))
+                filled = cast(Tensor, args[0])
+                found.append((_like(FILLED[target][0]), filled.detach().clone()))
             return super().call_function(target, args, kwargs)
 
     with isolated_rng(inputs[0].device):
@@ -204,23 +235,23 @@ def _like(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 class _Given(Interpreter):
-    """Runs a graph on noise that is given; each draw takes the next."""
+    """Runs a graph on given noise; each operation that samples takes the next."""
 
     def __init__(self, graph: GraphModule, noise: Sequence[Tensor]) -> None:
         super().__init__(graph)
         self._noise = iter(noise)
 
-    def run_node(self, n: Node) -> Any:
+    def run_node(self, n: Node) -> object:
         if n.op != "call_function" or n.target not in FILLED:
             return super().run_node(n)
         arguments, options = self.fetch_args_kwargs_from_env(n)
         shape = FILLED[n.target][1]
         value = shape(next(self._noise), *arguments[1:], **_without_generator(options))
-        self.env[n.all_input_nodes[0]] = value  # the tensor that is filled, for whoever looks at it later
+        self.env[n.all_input_nodes[0]] = value  # the tensor that is filled, for later nodes
         return value
 
 
-def _without_generator(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _without_generator(kwargs: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in kwargs.items() if key != "generator"}
 
 

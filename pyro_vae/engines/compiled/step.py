@@ -1,103 +1,179 @@
-"""A training step as one pure function of tensors, and its trace: Pyro's handlers run while it is traced, never after.
-
-The traced graph is made of ATen operations alone: loss, the gradient of every parameter, its norm and its clipping. It
-draws from the device's generator just as the eager program does, so that the two can be compared on the same noise.
-"""
+"""A training step as one pure function of tensors: loss, gradients and the estimator's next state."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.types import State
 from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.elbo.pathwise import AnalyticKL, SampledKL
 from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.protocol import Program
 
-REPLACED: dict[type, Callable[[int], Estimator]] = {Trace_ELBO: SampledKL, TraceMeanField_ELBO: AnalyticKL}
-
-
-STOCK = "--engine svi"  # what takes every program that Pyro takes
+REPLACED: dict[type[ELBO], Callable[[int], Estimator]] = {Trace_ELBO: SampledKL, TraceMeanField_ELBO: AnalyticKL}
+STOCK = 'engine="svi"'  # takes every program that Pyro takes
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """What one evaluation of the step gives: nothing is updated yet."""
+    """One evaluation of the step, before any update; of replicates, R is the first dimension everywhere."""
 
     loss: Tensor  # scalar, nats, summed over the batch
     norm: Tensor  # scalar, of the whole gradient before clipping
-    gradients: list[Tensor]  # clipped; of the parameters that have one
-    memory: list[Tensor]  # what the estimator remembers, in the order of its state
+    gradients: dict[str, Tensor]  # clipped; of the parameters that the loss depends on
+    state: list[Tensor]  # the estimator's next state, in the order of its state_dict
+
+    def flat(self) -> list[Tensor]:
+        """Return all tensors in a list, for tracing."""
+        return [self.loss, self.norm, *self.gradients.values(), *self.state]
+
+    @classmethod
+    def of_flat(cls, flat: Sequence[Tensor], names: Sequence[str]) -> "StepResult":
+        """Give the tensors of :meth:`flat` their names."""
+        end = 2 + len(names)
+        return cls(flat[0], flat[1], dict(zip(names, flat[2:end], strict=True)), list(flat[end:]))
+
+
+class Step(Protocol):
+    """What an engine asks of a step function, of one program or of replicates."""
+
+    programs: list[Program]  # one, or the replicates
+    replicated: bool
+    kl_weighted: bool  # whether the second argument weights the KL; else it is not used
+    least_kl_weight: float  # of the replicates' own weights
+
+    def inputs(self) -> list[Tensor]:
+        """Return parameters, buffers and the estimator's state: the arguments after batch and KL weight."""
+
+    def tensors(self) -> list[Tensor]:
+        """Return parameters and buffers, detached; storage is shared."""
+
+    def set_grads(self, result: StepResult) -> None:
+        """Set the gradients that the optimiser reads."""
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+
+    def advance(self, state: Sequence[Tensor]) -> None:
+        """Set the estimator's state after a step."""
+
+    def estimator_state(self) -> State:
+        """Return the estimator's state for a checkpoint."""
+
+    def load_estimator_state(self, state: State) -> None:
+        """Restore the estimator's state from a checkpoint."""
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The estimator's state, as tensors."""
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The trainable tensors by name."""
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """The other tensors by name: buffers and frozen parameters."""
+
+    @property
+    def groups(self) -> list[dict[str, list[Tensor]]]:
+        """The optimiser's groups of parameters."""
+
+    @property
+    def rates(self) -> list[float]:
+        """The factor of the learning rate of every group."""
 
 
 class StepFunction:
     """Loss and gradients of an estimator on a program, as a pure function of tensors.
 
-    Called on (x, weight of the KL, parameters, buffers, memory), it returns the tensors of a :class:`StepResult`, flat.
+    Called on (x, KL weight, parameters, buffers, estimator's state), it returns a :class:`StepResult`.
 
     Args:
         program: the program, an ``nn.Module``.
         estimator: one of ours; :func:`equal_estimator` gives it for Pyro's own.
         clip_norm: largest norm of the whole gradient; infinity for no limit.
-
-    Attributes:
-        weighted: whether the KL is weighted by the second argument, which is else not looked at.
+        kl_weighted: whether the second argument weights the KL; it is ignored otherwise.
 
     Raises:
         InputError: when called, what the estimator refuses of the program.
     """
 
-    def __init__(self, program: Program, estimator: Estimator, clip_norm: float = math.inf) -> None:
-        self.program, self.estimator = program, estimator
-        self.clip_norm, self.weighted = clip_norm, False
-        trained = {name: p for name, p in program.named_parameters() if p.requires_grad}
-        self.parameters: dict[str, Tensor] = dict(trained)
-        held = {id(p) for p in trained.values()}
-        self.constants = {name: t for name, t in held_tensors(program).items() if id(t) not in held}
+    replicated = False
+    least_kl_weight = 1.0
+
+    def __init__(
+        self, program: Program, estimator: Estimator, clip_norm: float = math.inf, *, kl_weighted: bool = False
+    ) -> None:
+        self.program, self.estimator, self.programs = program, estimator, [program]
+        self.clip_norm, self.kl_weighted = clip_norm, kl_weighted
+        trainable = {name: p for name, p in program.named_parameters() if p.requires_grad}
+        self._parameters: dict[str, Tensor] = dict(trainable)
+        held = {id(p) for p in trainable.values()}
+        self._constants = {name: t for name, t in held_tensors(program).items() if id(t) not in held}
         self._tensors = [t.detach() for t in (*self.parameters.values(), *self.constants.values())]
-        self._trained: list[str] = []
 
     @property
-    def memory(self) -> dict[str, Tensor]:
-        """What the estimator remembers, as tensors."""
-        remembered = self.estimator.state_dict()
-        if not remembered:
+    def parameters(self) -> dict[str, Tensor]:
+        """The trainable tensors by name."""
+        return self._parameters
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """The other tensors by name: buffers and frozen parameters."""
+        return self._constants
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The estimator's state, as tensors."""
+        state = self.estimator.state_dict()
+        if not state:
             return {}
         device = next(iter(self.parameters.values())).device
-        return {k: torch.as_tensor(v, dtype=torch.float64, device=device) for k, v in remembered.items()}
+        return {k: torch.as_tensor(v, dtype=torch.float64, device=device) for k, v in state.items()}
 
     def tensors(self) -> list[Tensor]:
-        """Return parameters and buffers as they stand, without a gradient; storage is shared."""
+        """Return parameters and buffers, detached; storage is shared."""
         return self._tensors
 
     def inputs(self) -> list[Tensor]:
-        """Return parameters, buffers and memory: what the function is called on, after batch and weight."""
-        return [*self.tensors(), *self.memory.values()]
+        """Return parameters, buffers and the estimator's state: the arguments after batch and KL weight."""
+        return [*self.tensors(), *self.state.values()]
 
-    @property
-    def trained(self) -> list[str]:
-        """The names of the parameters that the loss depends on, in order; known once the function has been called."""
-        return self._trained
-
-    def result(self, flat: Sequence[Tensor]) -> StepResult:
-        """Give the flat tensors their names."""
-        count = len(self.trained)
-        return StepResult(flat[0], flat[1], list(flat[2 : 2 + count]), list(flat[2 + count :]))
-
-    def hand_over(self, result: StepResult) -> None:
-        """Put the gradients where an optimiser looks for them."""
-        for name, gradient in zip(self.trained, result.gradients, strict=True):
+    def set_grads(self, result: StepResult) -> None:
+        """Set the gradients that the optimiser reads."""
+        for name, gradient in result.gradients.items():
             self.parameters[name].grad = laid_out_as(self.parameters[name], gradient)
 
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def advance(self, state: Sequence[Tensor]) -> None:
+        """Set the estimator's state after a step."""
+        if state:
+            self.estimator.load_state_dict(dict(zip(self.state, state, strict=True)))
+
+    def estimator_state(self) -> State:
+        """Return the estimator's state for a checkpoint."""
+        return dict(self.estimator.state_dict())
+
+    def load_estimator_state(self, state: State) -> None:
+        """Restore the estimator's state from a checkpoint."""
+        self.estimator.load_state_dict(state)
+
     @property
-    def groups(self) -> list[dict[str, Any]]:
-        """What an optimiser is given."""
+    def groups(self) -> list[dict[str, list[Tensor]]]:
+        """The optimiser's groups of parameters."""
         return [{"params": list(self.parameters.values())}]
 
     @property
@@ -105,17 +181,7 @@ class StepFunction:
         """The factor of the learning rate of every group."""
         return [1.0]
 
-    def let_go(self) -> None:
-        """Drop the gradients."""
-        for parameter in self.parameters.values():
-            parameter.grad = None
-
-    def remember(self, result: StepResult) -> None:
-        """Give the estimator what it is to remember."""
-        if result.memory:
-            self.estimator.load_state_dict(dict(zip(self.memory, result.memory, strict=True)))
-
-    def __call__(self, x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
+    def __call__(self, x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> StepResult:
         """Evaluate the step; the gradient is taken inside."""
         sizes = len(self.parameters), len(self.constants)
         leaves = [t.detach().requires_grad_() for t in tensors[: sizes[0]]]
@@ -128,19 +194,18 @@ class StepFunction:
             with torch.enable_grad():
                 loss, surrogate = self._losses(given, x, kl_weight)
                 found = torch.autograd.grad(surrogate, leaves, allow_unused=True)
-            memory = [torch.as_tensor(v) for v in self.estimator.state_dict().values()]
+            state = [torch.as_tensor(v) for v in self.estimator.state_dict().values()]
         finally:
             self.estimator.load_state_dict(before)
-        self._trained = [name for name, g in zip(self.parameters, found, strict=True) if g is not None]
-        gradients = [g.detach() for g in found if g is not None]
-        norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm()
+        gradients = {n: g.detach() for n, g in zip(self.parameters, found, strict=True) if g is not None}
+        norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()]).norm()
         if math.isfinite(self.clip_norm):  # as torch.nn.utils.clip_grad_norm_
             factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-            gradients = [g * factor for g in gradients]
-        return [loss.detach(), norm, *gradients, *memory]
+            gradients = {name: g * factor for name, g in gradients.items()}
+        return StepResult(loss.detach(), norm, gradients, state)
 
     def _losses(self, given: Mapping[str, Tensor], x: Tensor, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
-        estimator = Weighted(self.estimator, kl_weight) if self.weighted else self.estimator
+        estimator = Weighted(self.estimator, kl_weight) if self.kl_weighted else self.estimator
 
         def losses() -> tuple[Tensor, Tensor]:
             with own_store(self.program):
@@ -156,9 +221,6 @@ def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(gradient)
 
 
-T = TypeVar("T")
-
-
 class _Holder(nn.Module):
     """A module whose forward calls a function: what ``functional_call`` swaps parameters for."""
 
@@ -166,7 +228,7 @@ class _Holder(nn.Module):
         super().__init__()
         self.program = program
 
-    def forward(self, function: Callable[[], Any]) -> Any:
+    def forward(self, function: Callable[[], T]) -> T:
         return function()
 
 
@@ -177,17 +239,17 @@ def held_tensors(program: Program) -> dict[str, Tensor]:
 
 
 def swapped(program: Program, tensors: Mapping[str, Tensor], function: Callable[[], T]) -> T:
-    """Call a function while the program has other tensors in the place of its parameters and buffers."""
+    """Call a function while other tensors replace the program's parameters and buffers."""
     named = {f"program.{name}": tensor for name, tensor in tensors.items()}
     found: T = torch.func.functional_call(_Holder(program), named, (function,))
     return found
 
 
-def equal_estimator(estimator: Any) -> Estimator:
-    """Return an estimator of ours that equals the one given: itself, or what stands for Pyro's own.
+def equal_estimator(estimator: ELBO) -> Estimator:
+    """Return an estimator of ours that equals the one given: itself, or the equal of Pyro's own.
 
-    Pyro's ``Trace_ELBO`` waits for the device at every site; ``sampled_kl`` is the same number and gradient without
-    that, and so is ``analytic_kl`` for ``TraceMeanField_ELBO``.
+    Pyro's ``Trace_ELBO`` waits for the device at every site; ``sampled_kl`` has the same value and gradient without
+    that, and so has ``analytic_kl`` for ``TraceMeanField_ELBO``.
 
     Raises:
         InputError: another ``pyro.infer.ELBO``.

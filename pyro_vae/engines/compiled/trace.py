@@ -1,4 +1,11 @@
-"""Tracing a step: Pyro's handlers run while it is traced, never after."""
+"""Tracing a step: Pyro's handlers run while it is traced, never after.
+
+The traced graph consists of ATen operations alone: loss, the gradient of every parameter, its norm and its clipping.
+It samples from the device's generator as the eager program does, so that the two can be compared on the same noise.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pyro
 import torch
@@ -8,36 +15,103 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
-from pyro_vae.engines.compiled.step import STOCK, StepFunction
+from pyro_vae.engines.compiled.compare import check_same, on_fixed_noise
+from pyro_vae.engines.compiled.step import STOCK, Step, StepFunction, StepResult
 from pyro_vae.program.explain import explained, program_error
 from pyro_vae.program.handlers import LastSite
 
+Flat = Callable[..., list[Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class TracedStep:
+    """A step as a graph, and the names of the parameters that have a gradient in it."""
+
+    flat: Flat
+    trained: tuple[str, ...]
+
+    def __call__(self, x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> StepResult:
+        """Evaluate the graph."""
+        return StepResult.of_flat(self.flat(x, kl_weight, *tensors), self.trained)
+
+    def by(self, flat: Flat) -> "TracedStep":
+        """Return the same step, evaluated by another graph."""
+        return replace(self, flat=flat)
+
+    @property
+    def graph(self) -> GraphModule:
+        """The traced graph, before it is compiled."""
+        assert isinstance(self.flat, GraphModule)
+        return self.flat
+
 
 @torch.no_grad()
-def traced(function: StepFunction, x: Tensor, kl_weight: Tensor) -> GraphModule:
-    """Trace the step on a batch; the arguments of distributions are validated once, eagerly, before.
-
-    The caller's noise is not used up, and every global switch is as it was afterwards.
+def traced(function: StepFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
+    """Trace the step on a batch, without changing the caller's random state or any global switch.
 
     Raises:
-        InputError: the program cannot be traced (it branches on a drawn value, asks for a number with ``.item()``),
-            with the place and the site; what estimator or validation refuse.
+        InputError: the program cannot be traced (it branches on a sampled value, asks for a number with ``.item()``),
+            with the place and the site; what the estimator refuses.
     """
-    visited = LastSite()
-    buffers = [t.clone() for t in function.constants.values()]
+    visited, trained = LastSite(), list[str]()
+
+    def flat(x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
+        result = function(x, kl_weight, *tensors)
+        trained[:] = result.gradients
+        return result.flat()
+
     try:
-        with isolated_rng(x.device), visited:
-            with pyro.validation_enabled(True), explained("whose distributions get valid arguments"):
-                function(x, kl_weight, *function.inputs())
-            with pyro.validation_enabled(False):
-                graph: GraphModule = make_fx(function)(x, kl_weight, *function.inputs())
+        with isolated_rng(x.device), visited, pyro.validation_enabled(False):
+            graph: GraphModule = make_fx(flat)(x, kl_weight, *(t.clone() for t in function.inputs()))
     except InputError:
         raise
     except Exception as error:  # make_fx raises whatever the program's own code raises
         site = f"; this one got as far as site {visited.name!r}" if visited.name else ""
-        what = f"that can be traced once (no branch on a drawn value, no .item()){site}"
+        what = f"that can be traced once (no branch on a sampled value, no .item()){site}"
         raise program_error(error, what, STOCK) from error
-    finally:
-        for tensor, value in zip(function.constants.values(), buffers, strict=True):
-            tensor.copy_(value)  # running statistics do not count a trial
-    return graph
+    return TracedStep(graph, tuple(trained))
+
+
+def reference_run(function: StepFunction, x: Tensor, kl_weight: Tensor) -> list[Tensor]:
+    """Evaluate the eager program, validated by Pyro, on noise and data on which no graph is traced.
+
+    Raises:
+        InputError: an argument of a distribution that is not valid; what the estimator refuses.
+    """
+    with explained("whose distributions get valid arguments"):
+        return on_fixed_noise(lambda *t: function(x.roll(1, 0), kl_weight, *t).flat(), function.inputs(), validate=True)
+
+
+def trace_checked(function: StepFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
+    """Run the eager program once, trace it once, and compare.
+
+    Raises:
+        InputError: the program cannot be traced, or the trace differs from it.
+    """
+    reference = reference_run(function, x, kl_weight)
+    step = traced(function, x, kl_weight)
+    check_step(step, function, x, kl_weight, reference)
+    return step
+
+
+def check_compiled(compiled: TracedStep, step: TracedStep, function: Step, x: Tensor, kl_weight: Tensor) -> float:
+    """Compare a compiled step with the traced one on the same noise and data; return the largest error.
+
+    Raises:
+        InputError: they differ.
+    """
+    reference = on_fixed_noise(lambda *t: step.flat(x.roll(1, 0), kl_weight, *t), function.inputs())
+    return check_step(compiled, function, x, kl_weight, reference)
+
+
+def check_step(step: TracedStep, function: Step, x: Tensor, kl_weight: Tensor, reference: list[Tensor]) -> float:
+    """Compare a graph with a :func:`reference_run` on the same noise and data; return the largest error.
+
+    Raises:
+        InputError: they differ: the trace has frozen a number (sampled by numpy, counted in Python).
+    """
+    found = on_fixed_noise(lambda *t: step.flat(x.roll(1, 0), kl_weight, *t), function.inputs())
+    names = ["the loss", "the gradient's norm", *(f"the gradient of {name}" for name in step.trained)]
+    names += ["the estimator's state"] * len(function.state)
+    names += [f"{name} after the step" for name in (*function.parameters, *function.constants, *function.state)]
+    return check_same(found, reference, names)

@@ -160,7 +160,7 @@ def held_out_bound(program: Program, data: Images, num_particles: int = 1, seed:
 
 
 def held_out_bounds(
-    program: Program, data: Images, num_particles: int = 1, seed: int = 0
+    program: Program | Replicates, data: Images, num_particles: int = 1, seed: int = 0
 ) -> tuple[Estimate, tuple[float, ...]]:
     """Return the held-out bound of a program, or the mean over replicates and that of each of them.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import ClassVar
 
 import pyro
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor
 from pyro_vae.data import Images
 from pyro_vae.elbo.importance import IWAE
 from pyro_vae.engines.batches import Batches
-from pyro_vae.engines.catalogue import ENGINES
+from pyro_vae.engines.protocol import EngineValue
+from pyro_vae.engines.select import Compiled, StockSVI
 from pyro_vae.models.replicates import Replicates
 from pyro_vae.models.vae import VAE
 from pyro_vae.program.contexts import own_store
 from pyro_vae.studies.benchmark.sizes import Size
-from pyro_vae.studies.benchmark.variant import Unavailable, Variant
+from pyro_vae.studies.benchmark.variant import Variant
 
 COPIES = 500  # of the batch in the data set that an engine works through on CUDA
 
@@ -98,18 +99,16 @@ class OnEngine(Variant):
     :data:`COPIES` times the same batch keeps the maths that of the other variants.
     """
 
-    engine = "svi"
+    value: ClassVar[EngineValue] = StockSVI()
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
         super().__init__(size, vae, x)
-        if self.engine not in ENGINES:
-            raise Unavailable(f"this version has no engine {self.engine}")
-        self.driven = ENGINES[self.engine](self.program(), size.estimator(), "adam", None)
+        self.driven = self.value.start(self.program(), size.estimator(), "adam", None)
         if x.is_cuda:
             self.images = Images(x.to(torch.uint8).repeat(COPIES, *[1] * (x.dim() - 1)), max_value=1)
             self.order = torch.arange(len(self.images), device=x.device)
 
-    def program(self) -> Any:
+    def program(self) -> VAE | Replicates:
         """Return what the engine trains."""
         return self.vae
 
@@ -142,13 +141,13 @@ class OnEngine(Variant):
 class OnCompiled(OnEngine):
     """Engine ``compiled``, and its replicates. Its context is entered once: leaving it throws its CUDA graphs away."""
 
-    engine = "compiled"
+    value: ClassVar[EngineValue] = Compiled()
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
         super().__init__(size, vae, x)
         self.open, self.entered = ExitStack(), False
 
-    def program(self) -> Any:
+    def program(self) -> VAE | Replicates:
         """Return the program, or as many copies of it as the size says; they begin alike and see noise of their own."""
         count = self.size.replicates
         return Replicates([self.vae, *(deepcopy(self.vae) for _ in range(1, count))]) if count > 1 else self.vae

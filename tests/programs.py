@@ -113,6 +113,22 @@ def two_latents():
     return model, guide
 
 
+def shapes_differ():
+    net = nn.Linear(3, 1)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z[..., :1].expand(*z.shape[:-1], 3), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(net(x), 1.0).to_event(1))
+
+    return model, guide
+
+
 PROGRAMS = {
     "functions": make_functions,
     "module": ModuleProgram,

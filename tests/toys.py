@@ -1,4 +1,4 @@
-"""Programs whose answers are known, for estimators: Gaussian, hierarchical, flow and discrete.
+"""Programs whose answers are known, for estimators: Gaussian, hierarchical, flow and discrete; and all estimators.
 
 Every datum has parameters of its own, tensors of shape (B,): one backward pass over B copies of a datum gives B
 independent draws of the gradient.
@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+
+from pyro_vae import VAE, elbo
 
 NOISE = 0.7  # σ of p(x|z)
 
@@ -203,3 +206,82 @@ class TwoUnits(nn.Module):
             q = dist.TransformedDistribution(q, [dist.transforms.AffineTransform(0.0, 1.0, event_dim=1)])
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", q)
+
+
+# One row per estimator, each of 3 particles (MIWAE and PIWAE of 3 times 2); functions, since some keep a state.
+MAKE = {
+    "sampled_kl": lambda: elbo.SampledKL(3),
+    "analytic_kl": lambda: elbo.AnalyticKL(3),
+    "stl": lambda: elbo.STL(3),
+    "iwae": lambda: elbo.IWAE(3),
+    "iwae_stl": lambda: elbo.IWAESTL(3),
+    "dreg": lambda: elbo.DReG(3),
+    "miwae": lambda: elbo.MIWAE(3, 2),
+    "piwae": lambda: elbo.PIWAE(3, 2),
+    "ciwae": lambda: elbo.CIWAE(3, beta=0.3),
+    "renyi": lambda: elbo.Renyi(3, alpha=0.4),
+    "reinforce": lambda: elbo.Reinforce(3),
+    "reinforce_moving_average": lambda: elbo.ReinforceMovingAverage(3),
+    "vimco": lambda: elbo.VIMCO(3),
+    "wake_sleep": lambda: elbo.WakeSleep(3),
+    "rws": lambda: elbo.RWS(3, sleep_phi=0.5),
+    "tvo": lambda: elbo.TVO(3, partitions=3),
+    "beta": lambda: elbo.beta_vae(beta=0.5, num_particles=3),
+}
+SAMPLED = [name for name in MAKE if name not in ("analytic_kl", "beta")]  # no KL in closed form
+
+
+def seeded(function, *args, seed=0):
+    """Call with a seed, leaving the random state as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return function(*args)
+
+
+def repeated(batch, x=0.4):
+    return torch.full((batch,), x, dtype=torch.float64)
+
+
+def values(estimator, program, x, seed=0):
+    """Bounds per example, (B,)."""
+    draw = seeded(estimator.draw, program.model, program.guide, (x,), {}, "fixed", seed=seed)
+    return estimator.value(draw).detach()
+
+
+def small_vae(**options):
+    return seeded(lambda: VAE((6,), 2, (4,), **options).double())
+
+
+def binary(batch=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.bernoulli(torch.full((batch, 6), 0.5, dtype=torch.float64), generator=generator)
+
+
+def subsampled(size, subsample=None):
+    """The Gaussian toy in a plate of ``size`` examples, 4 of them subsampled; also their indices, one row per run."""
+    program, seen = gaussian(4, off=0.4), []
+
+    def model(x):
+        with pyro.plate("data", size, subsample_size=4, subsample=subsample, dim=-1) as index:
+            seen.append(index.tolist())
+            z = pyro.sample("z", dist.Normal(torch.zeros(4, dtype=torch.float64), 1.0))
+            pyro.sample("x", dist.Normal(program.theta * z, NOISE), obs=x[index])
+
+    def guide(x):
+        with pyro.plate("data", size, subsample_size=4, subsample=subsample, dim=-1) as index:
+            seen.append(index.tolist())
+            pyro.sample("z", dist.Normal(program.a * x[index] + program.m, program.r.exp()))
+
+    return program, model, guide, seen
+
+
+class Counted(Messenger):
+    """Record the values of latent site z, one per run."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = []
+
+    def _pyro_post_sample(self, msg):
+        if msg["name"] == "z":
+            self.values.append(msg["value"].detach())

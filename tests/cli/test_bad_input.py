@@ -465,3 +465,30 @@ def test_a_model_file_that_changed(command, folder, broken, capsys, monkeypatch)
         assert_refused([*command.split(), "functions"], message, capsys, monkeypatch, broken)
     finally:
         file.write_text(original)
+
+
+def test_estimator_that_refuses_the_program_leaves_no_folder(tmp_path, capsys):
+    (tmp_path / "discrete.py").write_text(
+        "import pyro, torch\nimport pyro.distributions as dist\n"
+        "def model(x):\n"
+        "    with pyro.plate('data', len(x), dim=-1):\n"
+        "        z = pyro.sample('z', dist.Bernoulli(0.5))\n"
+        "        p = (0.2 + 0.5 * z)[..., None, None].expand(*z.shape, 8, 8)\n"
+        "        pyro.sample('x', dist.Bernoulli(p).to_event(2), obs=x)\n"
+        "def guide(x):\n"
+        "    q = pyro.param('q', torch.tensor(0.5), constraint=dist.constraints.unit_interval)\n"
+        "    with pyro.plate('data', len(x), dim=-1):\n"
+        "        pyro.sample('z', dist.Bernoulli(q))\n"
+    )
+    argv = ["train", "--model", str(tmp_path / "discrete.py"), "--epochs", "1", "--device", "cpu"]
+    assert main([*argv, "--estimator", "dreg", "--out", str(tmp_path / "run")]) == 2
+    assert "a reparameterized distribution at site 'z'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main([*argv, "--estimator", "vimco", "--out", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("command", ["check", "compare --estimators stl"])
+def test_output_that_cannot_be_written_is_refused_before_the_work(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*command.split(), "--device", "cpu", "--json", "."]) == 2
+    assert "Expected a file that can be written; got '.', which cannot" in capsys.readouterr().err

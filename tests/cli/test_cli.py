@@ -105,6 +105,13 @@ def test_reconstruct_gives_the_first_test_images(folder, count):
     assert (np.abs(found["latent_z"] - q.mean.numpy()) < 6 * q.variance.sqrt().numpy()).all()
 
 
+def test_reconstruct_takes_all_where_there_are_few(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8))
+    argv = ["train", "--data", str(tmp_path / "x.npy"), "--epochs", "1", "--batch_size", "8", "--device", "cpu"]
+    assert main([*argv, "--hidden", "[4]", "--out", str(tmp_path / "run")]) == 0
+    assert main(["reconstruct", str(tmp_path / "run")]) == 0
+
+
 def test_plot_draws_every_picture_again(folder, capsys):
     pictures = folder / "run" / "pictures"
     before = {path.name: Image.open(path).tobytes() for path in pictures.iterdir() if path.name != "samples.png"}
@@ -220,6 +227,16 @@ def test_training_says_what_it_does_and_how_good_it_is(folder, capsys, tmp_path)
     bound = Estimate(result["value"], result["standard_error"])
     assert f"test bound {bound} nats per image (6 images" in out
     assert err == ""
+
+
+def test_images_that_cannot_be_drawn_train_all_the_same(tmp_path, capsys):
+    pixels = np.random.default_rng(0).random((40, 4, 4, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", pixels)
+    argv = ["train", "--data", str(tmp_path / "x.npy"), "--epochs", "1", "--batch_size", "8", "--device", "cpu"]
+    assert main([*argv, "--hidden", "[4]", "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "test bound" in printed
+    assert "no pictures: Expected images (n, H, W) or (n, 1 or 3, H, W)" in printed
 
 
 def test_early_stopping_is_said(folder, capsys, tmp_path):

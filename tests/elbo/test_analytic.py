@@ -45,6 +45,7 @@ def test_densities_equal_torch_distributions(tensors):
 
 
 def test_gaussian_density_integrates_to_one():
+    """A frequent error is a wrong normaliser, or the scale taken for the variance."""
     grid = torch.linspace(-12, 12, 20001, dtype=torch.float64)
     log_scale = torch.tensor([0.3], dtype=torch.float64)
     density = analytic.log_gaussian(grid[:, None], torch.tensor([0.7], dtype=torch.float64), log_scale).exp()
@@ -60,6 +61,7 @@ def test_kl_is_the_integral_it_names():
 
 
 def test_kl_is_zero_at_the_prior_and_positive_elsewhere(tensors):
+    """A frequent error is the KL's sign."""
     assert analytic.kl_to_standard_normal(torch.zeros(2, 3), torch.zeros(2, 3)).tolist() == [0.0, 0.0]
     assert (analytic.kl_to_standard_normal(tensors["loc"], tensors["log_scale"]) > 0).all()
 

@@ -58,6 +58,7 @@ def test_the_adapter_leaves_its_argument_alone():
 
 
 def test_k_hat_knows_neither_scale_nor_order_nor_chunks():
+    """Pyro's ``psis_diagnostic`` gives one k-hat for the joint of all data; here every example has its own."""
     weights = pareto_log_weights(0.7, data=300)
     found = pareto_k(weights)
     assert_close(pareto_k(weights.flip(0) - 1e4), found, 1e-6)

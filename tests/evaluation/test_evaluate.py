@@ -13,20 +13,26 @@ import pyro.distributions as dist
 import pytest
 import torch
 from checks import assert_close, assert_mean
+from pyro.infer import SVI
+from toys import MAKE, Counted, binary, seeded, small_vae
 
 from pyro_vae import VAE, Images, InputError, evaluate
 from pyro_vae.base.statistics import Estimate
 from pyro_vae.cli.main import main
+from pyro_vae.data import as_images
+from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.evaluation.card import importance
 from pyro_vae.evaluation.card.card import Evaluation
 from pyro_vae.evaluation.card.entry import Entry, share
 from pyro_vae.evaluation.card.table import PARTS
 from pyro_vae.evaluation.card.totals import all_data_entry
 from pyro_vae.evaluation.methods import bounds as likelihood
+from pyro_vae.evaluation.methods.bounds import held_out_elbo
 from pyro_vae.evaluation.store import ChunkStore
 from pyro_vae.models.oracles.discrete import DiscreteLatents
 from pyro_vae.models.oracles.linear_gaussian import LinearGaussian
 from pyro_vae.models.oracles.mixture import GaussianMixture
+from pyro_vae.program.contexts import own_store
 
 FROM_DRAWS = ["bounds", "importance"]
 SMALL = {"num_particles": 200, "iwae": [1, 4, 20], "importance_data": 120, "only": FROM_DRAWS, "device": "cpu"}
@@ -564,3 +570,35 @@ def test_data_of_another_shape_are_refused(run, tmp_path, capsys):
     torch.save(torch.zeros(40, 7, 8, dtype=torch.uint8) + 3, tmp_path / "other.pt")
     assert main(["evaluate", str(run), "--data", str(tmp_path / "other.pt")]) == 2
     assert "Expected images of 8x8, as the run was trained on; got 7x8 in other.pt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_evaluation_changes_nothing(name):
+    """pyroVED calls ``svi.step`` to evaluate, which trains on the held-out data."""
+    vae, x = small_vae(), binary()
+
+    def state(estimator):
+        tensors = [*vae.state_dict().values(), torch.get_rng_state()]
+        return [t.clone() for t in tensors], [p.grad for p in vae.parameters()], vae.training, estimator.state_dict()
+
+    estimator = MAKE[name]()
+    with own_store(vae):
+        svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), loss=estimator)
+        before = state(estimator)
+        seeded(svi.evaluate_loss, x)
+        held_out_elbo(vae, as_images(x), num_particles=3)
+        after = state(estimator)
+        assert all(map(torch.equal, before[0], after[0]))
+        assert before[1:] == after[1:] == ([None] * len(before[1]), True, before[3])
+        seeded(svi.step, x)
+        assert not all(map(torch.equal, before[0], state(estimator)[0]))
+
+
+def test_as_many_particles_are_evaluated_as_were_asked_for():
+    vae, counted = small_vae(), Counted()
+    guide = vae.guide
+    vae.guide = counted(guide)
+    held_out_elbo(vae, as_images(binary(7)), num_particles=11)
+    assert [value.shape for value in counted.values] == [(11, 7, 2)]
+    with own_store(vae):
+        assert draw_terms(vae, binary(7), num_particles=9).log_weight.shape == (9, 7)

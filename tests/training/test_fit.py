@@ -370,6 +370,14 @@ def generator_order(seed):
     return torch.randperm(N, generator=generator(torch.device("cpu"), seed, 0, 0))
 
 
+def test_parameters_ruined_by_the_last_step_of_an_epoch_are_named():
+    """The held-out bound is the first to meet them; it used to end in a traceback."""
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    settings = {"optimizer": "sgd", "learning_rate": 1e30, "batch_size": 12, "epochs": 1, "device": "cpu"}
+    with pytest.raises(NonFiniteError, match=r"in step 1, .*(parameter|held-out)"):
+        fit(VAE((3,), 2, (4,), "gaussian"), x, validation=x, **settings)
+
+
 # ---- what is refused
 
 X = torch.zeros(N, 3, 3)

@@ -3,12 +3,15 @@
 import json
 import math
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
+import pyro
 import pytest
 import torch
 import yaml
 from PIL import Image
+from pyro.optim import PyroOptim
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pyro_vae.base.errors import InputError
@@ -213,6 +216,35 @@ def test_a_scale_of_infinity_in_the_likelihood(folder, capsys):
     options = ["--binarize", "none", "--likelihood", "gaussian:scale=1e-30", "--latent_dim", "2", "--hidden", "[7]"]
     assert train(folder, "scale", *options) == 1
     assert "in step 1, not finite: log p of site x" in capsys.readouterr().err
+
+
+class Payload:
+    """Run a command when unpickled, as a hostile file would."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_loading_a_checkpoint_runs_nothing(tmp_path):
+    """Pyro's ``ParamStore.load`` and ``PyroOptim.load`` unpickle whatever the file holds."""
+    file, touched = tmp_path / "last.pt", tmp_path / "touched"
+    torch.save({"params": Payload(touched), "constraints": {}}, file)
+    with pyro.get_param_store().scope(), pytest.raises(AttributeError):  # too late
+        pyro.get_param_store().load(str(file))
+    assert touched.exists()
+    touched.unlink()
+    PyroOptim(torch.optim.Adam, {"lr": 0.1}).load(str(file))
+    assert touched.exists()
+    touched.unlink()
+    run = Run(tmp_path, RunConfig())
+    run.checkpoint().parent.mkdir()
+    file.rename(run.checkpoint())
+    with pytest.raises(InputError, match="a whole checkpoint"):
+        run.load_checkpoint()
+    assert not touched.exists()
 
 
 # ---- in Python

@@ -1,0 +1,61 @@
+"""Programs and data that ``fit`` refuses before the first step."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from programs import shapes_differ
+from toys import (
+    binary,
+)
+
+from pyro_vae import VAE, InputError, fit
+from pyro_vae.elbo import analytic
+from pyro_vae.models.priors import StandardNormal
+
+X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+
+
+def test_training_refuses_a_scaled_program():
+    """Pyro's VAE example has no subsample scaling (issue 1437): how a model is written must not change the scale."""
+
+    def model(x):
+        with pyro.plate("data", 8, subsample_size=4, dim=-1) as index:
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0))
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x[index])
+
+    def guide(x):
+        weight = pyro.param("weight", torch.tensor(0.5))
+        with pyro.plate("data", 8, subsample_size=4, dim=-1) as index:
+            pyro.sample("z", dist.Normal(weight * x[index, 0], 1.0))
+
+    with pytest.raises(InputError, match=r"inside one plate of the 8 data in dimension -1; got .*plate 'data' of 4"):
+        fit((model, guide), binary(8).float(), epochs=1, batch_size=4, device="cpu")
+
+    class Scaled(VAE):
+        def model(self, x):
+            with pyro.poutine.scale(scale=100.0):
+                super().model(x)
+
+    with pytest.raises(InputError, match="without a scale"):
+        fit(Scaled((6,), 2, (4,)), binary(8).float(), epochs=1, batch_size=4, device="cpu")
+
+
+def test_latents_of_different_shapes_are_refused_before_training():
+    with pytest.raises(InputError, match="one event shape of latent 'z'"):
+        fit(shapes_differ(), X, epochs=1, batch_size=4, device="cpu")
+    with pytest.raises(InputError, match="one event shape of latent 'z'"):
+        fit(VAE((3,), 2, (4,), "gaussian", prior=StandardNormal(3)), X, epochs=1, batch_size=4, device="cpu")
+
+
+def test_grey_pixels_under_a_bernoulli_are_refused():
+    """Pyro's VAE example trains on them: what it reports is no density, since it does not integrate to 1."""
+    grey = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:, None]
+    logits = torch.tensor([1.0], dtype=torch.float64)
+    density = analytic.log_bernoulli(grey, logits).exp()
+    assert torch.trapezoid(density, grey[:, 0]).item() == pytest.approx(math.tanh(0.5), abs=1e-6)  # 0.46
+    images = torch.rand(8, 6, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="binary pixels: a Bernoulli gives grey levels no probability"):
+        fit(VAE((6,), 2, (4,), "bernoulli"), images, epochs=1, batch_size=4, device="cpu")

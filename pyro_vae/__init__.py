@@ -6,15 +6,15 @@ Importing this package changes nothing: no torch, Pyro or logging setting is tou
 from pyro_vae import elbo
 from pyro_vae.base import InputError, NonFiniteError, __version__
 from pyro_vae.data import DataSet, Images, load
-from pyro_vae.evaluation import Evaluation, evaluate
+from pyro_vae.evaluation import Card, evaluate
 from pyro_vae.models import VAE, Replicates
 from pyro_vae.program import FunctionProgram
 from pyro_vae.training import FitResult, Hook, fit
 
 __all__ = [
     "VAE",
+    "Card",
     "DataSet",
-    "Evaluation",
     "FitResult",
     "FunctionProgram",
     "Hook",

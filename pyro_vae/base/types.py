@@ -1,12 +1,12 @@
 """Types that every package shares: states for checkpoints, values for JSON, callbacks, and Pyro functions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 State: TypeAlias = dict[str, Any]
 """Tensors and plain values by name: what ``torch.load(weights_only=True)`` reads back."""
 
-Json: TypeAlias = "str | int | float | bool | Mapping[str, Json] | list[Json] | tuple[Json, ...] | None"
+Json: TypeAlias = "str | int | float | bool | Mapping[str, Json] | Sequence[Json] | None"
 """What a JSON file holds; :func:`~pyro_vae.base.files.write_json` turns NaN and infinity into null."""
 
 

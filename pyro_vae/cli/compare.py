@@ -46,7 +46,7 @@ class ComparisonConfig:
         batch: data whose gradients are looked at.
         steps: then train with each estimator for so many steps, and for equal time; 0 for no training.
         judge_particles: of the importance-weighted bound that judges the trained programs.
-        judge_data: held-out data that it is taken on.
+        judge_examples: held-out data that it is taken on.
         json: write every figure to this file.
         figure: draw the figures to this file.
     """
@@ -59,12 +59,12 @@ class ComparisonConfig:
     batch: int = 20
     steps: int = 0
     judge_particles: int = 500
-    judge_data: int = 500
+    judge_examples: int = 500
     json: str | None = None
     figure: str | None = None
 
     def __post_init__(self) -> None:
-        least = {"draws": 20, "reference_draws": 20, "batch": 1, "steps": 0, "judge_particles": 1, "judge_data": 2}
+        least = {"draws": 20, "reference_draws": 20, "batch": 1, "steps": 0, "judge_particles": 1, "judge_examples": 2}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise InputError(f"{name} of at least {lowest}", getattr(self, name), f"--{name} {lowest}")
@@ -84,7 +84,10 @@ def compare(options: Any, console: Console) -> int:
     for path in (wanted.json, wanted.figure):
         check_output(path)
     config, data, program, device = _subject(options, wanted)
-    for option, wish, there in (("batch", wanted.batch, data.validation), ("judge_data", wanted.judge_data, data.test)):
+    for option, wish, there in (
+        ("batch", wanted.batch, data.validation),
+        ("judge_examples", wanted.judge_examples, data.test),
+    ):
         if wish > len(there) and (option == "batch" or wanted.steps):
             raise InputError(f"{option} of at most {len(there)}, the data there are", wish, f"--{option} {len(there)}")
     x = data.validation.to(device).draw(config.seed)[: wanted.batch]
@@ -144,7 +147,7 @@ def _race(
 ) -> list[Lap]:
     if not wanted.steps:
         return []
-    test = data.test.to(device).subset(torch.arange(wanted.judge_data))
+    test = data.test.to(device).subset(torch.arange(wanted.judge_examples))
     with _progress(console, len(estimators) * wanted.steps, "training") as tick:
         laps = race(
             program,

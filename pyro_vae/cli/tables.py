@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pyro_vae.base.statistics import Estimate
-from pyro_vae.evaluation.card.card import Evaluation, rows
+from pyro_vae.evaluation.card.card import Card, rows
 from pyro_vae.studies.crosscheck import Z_SCORE, Row
 from pyro_vae.studies.gradients import EstimatorReport
 from pyro_vae.studies.training import Lap
@@ -81,7 +81,7 @@ def _gradient_table(reports: Sequence[EstimatorReport], where: str, group: str) 
 
 def race_table(laps: Sequence[Lap]) -> Table:
     """Return a line for each estimator and lap."""
-    table = Table(title=f"held-out log p(x), L_{laps[0].num_particles}, nats per datum", box=box.SIMPLE)
+    table = Table(title=f"held-out log p(x), L_{laps[0].num_particles}, nats per example", box=box.SIMPLE)
     spread = ("spread",) if laps[0].replicates else ()
     for column in ("estimator", "after", "steps", "seconds", "log p(x)", *spread):
         table.add_column(column)
@@ -104,17 +104,17 @@ def spread_line(bounds: Sequence[float]) -> str:
     return f"replicates: {len(bounds)}, their bounds {ends}, standard deviation {deviation:.2f}"
 
 
-def card_head(card: Evaluation) -> list[str]:
+def card_head(card: Card) -> list[str]:
     """Return what was evaluated, a line each."""
-    return [f"{name:<11} {value}" for name, value in card.about.items() if isinstance(value, str)]
+    return card.head
 
 
-def card_table(card: Evaluation, how: bool = True) -> Table:
+def card_table(card: Card, how: bool = True) -> Table:
     """Return the figures of an evaluation, a line each, a rule between the parts; narrow terminals go without how."""
     table = Table(box=box.SIMPLE, padding=(0, 1))
     for column in ("figure", "value", "unit"):
         table.add_column(column, no_wrap=True)
-    table.add_column("data", justify="right", no_wrap=True)
+    table.add_column("examples", justify="right", no_wrap=True)
     if how:
         table.add_column("how", min_width=30)
     for entry, following in zip_longest(card.entries, card.entries[1:]):
@@ -123,9 +123,9 @@ def card_table(card: Evaluation, how: bool = True) -> Table:
     return table
 
 
-def card_notes(card: Evaluation) -> list[str]:
-    """Return when not to trust which figure, and what was left out and why."""
-    return [*card.trust, *(f"not computed: {part}: {why}" for part, why in card.left_out.items())]
+def card_notes(card: Card) -> list[str]:
+    """Return the caveats, and what was left out and why."""
+    return [*card.caveats, *(f"not computed: {part}: {why}" for part, why in card.left_out.items())]
 
 
 def bound_line(split: str, count: int, bound: Estimate, binarize: str, num_particles: int) -> str:
@@ -138,5 +138,5 @@ def bound_line(split: str, count: int, bound: Estimate, binarize: str, num_parti
     }
     return (
         f"{split} bound {bound} nats per image ({count} images, {how[binarize]}; "
-        f"ELBO, {num_particles} {draws} a datum; ± one standard error)"
+        f"ELBO, {num_particles} {draws} an example; ± one standard error)"
     )

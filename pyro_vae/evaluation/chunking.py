@@ -1,9 +1,12 @@
-"""How much of an evaluation is done at once: what bounds its memory."""
+"""How much of an evaluation is in memory at once."""
 
 from torch import Tensor
 
-DECODES_AT_ONCE = 5000  # data times particles that go through the decoder together
+from pyro_vae.base.statistics import chunk_sizes
+
+DECODED_AT_ONCE = 5000  # examples times particles that go through the decoder together
 PARTICLES_AT_ONCE = 100
+STATES_AT_ONCE = 4000  # particles or chains, times examples
 
 
 def particle_chunks(num_particles: int) -> list[int]:
@@ -13,17 +16,30 @@ def particle_chunks(num_particles: int) -> list[int]:
         >>> particle_chunks(250)
         [100, 100, 50]
     """
-    starts = range(0, num_particles, PARTICLES_AT_ONCE)
-    return [min(PARTICLES_AT_ONCE, num_particles - start) for start in starts]
+    return chunk_sizes(num_particles, PARTICLES_AT_ONCE)
 
 
-def data_chunks(x: Tensor, num_particles: int) -> tuple[Tensor, ...]:
-    """Return the data in chunks that may each take that many particles, in chunks of their own.
+def example_chunks(x: Tensor, num_particles: int) -> tuple[Tensor, ...]:
+    """Split examples so that each chunk takes that many particles, in :func:`particle_chunks`.
 
     Example:
         >>> import torch
-        >>> [len(part) for part in data_chunks(torch.zeros(120, 4), 1000)]
+        >>> [len(part) for part in example_chunks(torch.zeros(120, 4), 1000)]
         [50, 50, 20]
     """
-    parts: tuple[Tensor, ...] = x.split(max(1, DECODES_AT_ONCE // max(1, min(num_particles, PARTICLES_AT_ONCE))))
+    return _split(x, max(1, min(num_particles, PARTICLES_AT_ONCE)), DECODED_AT_ONCE)
+
+
+def state_chunks(x: Tensor, states: int) -> tuple[Tensor, ...]:
+    """Split examples so that ``states`` per example are in memory together."""
+    return _split(x, states, STATES_AT_ONCE)
+
+
+def sample_chunks(x: Tensor, samples: int) -> list[int]:
+    """Return the samples of every chunk, for examples whose samples are in memory together."""
+    return chunk_sizes(samples, max(1, STATES_AT_ONCE // len(x)))
+
+
+def _split(x: Tensor, states: int, at_once: int) -> tuple[Tensor, ...]:
+    parts: tuple[Tensor, ...] = x.split(max(1, at_once // states))
     return parts

@@ -33,17 +33,17 @@ class Sizes:
     """How much goes into the file.
 
     Args:
-        num_data: held-out data.
-        draws: draws of q a datum, and of the prior.
-        predictive_draws: draws of x a datum, and of the prior's; images are what makes a file large.
+        num_examples: held-out data.
+        draws: draws of q an example, and of the prior.
+        predictive_draws: draws of x an example, and of the prior's; images are what makes a file large.
     """
 
-    num_data: int = 100
+    num_examples: int = 100
     draws: int = 1000
     predictive_draws: int = 20
 
     def __post_init__(self) -> None:
-        for name, least in {"num_data": 2, "draws": 30, "predictive_draws": 1}.items():
+        for name, least in {"num_examples": 2, "draws": 30, "predictive_draws": 1}.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} of at least {least}", getattr(self, name), f"{name}={least}")
         if self.predictive_draws > self.draws:
@@ -63,18 +63,18 @@ def to_inference_data(
 
     ====================  =======================================================================================
     prior                 latents z ~ p(z), (chain, draw, \*site)
-    posterior             latents z ~ q(z|x), (chain, draw, datum, \*site): independent draws, of q and not of p(z|x)
+    posterior             latents z ~ q(z|x), (chain, draw, example, \*site): independent draws, of q and not of p(z|x)
     prior_predictive      x ~ p(x|z) at the prior's first draws, (chain, draw, \*x)
-    posterior_predictive  x ~ p(x|z) at the posterior's first draws, (chain, draw, datum, \*x)
-    log_likelihood        log p(x|z) at the posterior's draws, (chain, draw, datum), nats
-    sample_stats          log_weight, log p(x, z) − log q(z|x), (chain, draw, datum); k_hat, (datum)
-    observed_data         x, (datum, \*x)
-    constant_data         label, (datum), where there are labels
+    posterior_predictive  x ~ p(x|z) at the posterior's first draws, (chain, draw, example, \*x)
+    log_likelihood        log p(x|z) at the posterior's draws, (chain, draw, example), nats
+    sample_stats          log_weight, log p(x, z) − log q(z|x), (chain, draw, example); k_hat, (example)
+    observed_data         x, (example, \*x)
+    constant_data         label, (example), where there are labels
     ====================  =======================================================================================
 
     A latent site ``z`` of one dimension has the dimension ``z_dim``; of several, ``z_dim_0``, ``z_dim_1``, ...;
-    ``datum`` counts as the data that were given. The data are those that :func:`pyro_vae.evaluate` takes first with the
-    same seed.
+    ``example`` counts as the data that were given. The data are those that :func:`pyro_vae.evaluate` takes first with
+    the same seed.
 
     Args:
         program: as for :func:`pyro_vae.evaluate`.
@@ -87,9 +87,9 @@ def to_inference_data(
     Example:
         >>> from pyro_vae import VAE
         >>> x = torch.bernoulli(torch.full((10, 6), 0.3))
-        >>> found = to_inference_data(VAE((6,), latent_dim=2), x, sizes=Sizes(num_data=5, draws=40), device="cpu")
+        >>> found = to_inference_data(VAE((6,), latent_dim=2), x, sizes=Sizes(num_examples=5, draws=40), device="cpu")
         >>> dict(found.posterior["z"].sizes)
-        {'chain': 1, 'draw': 40, 'datum': 5, 'z_dim': 2}
+        {'chain': 1, 'draw': 40, 'example': 5, 'z_dim': 2}
     """
     subject = look_at(program, data, None, resolve_device(device), seed, EvaluationOptions())
     attributes = {
@@ -119,28 +119,28 @@ def save_netcdf(path: str | Path, found: Any) -> None:
 @torch.no_grad()
 def groups(subject: Subject, sizes: Sizes) -> Groups:
     """Return the groups as xarray datasets."""
-    x = subject.x[: sizes.num_data]
+    x = subject.x[: sizes.num_examples]
     like = x.new_zeros((sizes.draws, *x.shape[1:]))
     with evaluating(subject.program, x.device, subject.seed):
         posterior, log_likelihood, log_weight = _posterior(subject, x, sizes.draws)
         prior = sample_prior(subject.program, like)
         at = [{name: z[k].to(x.device) for name, z in posterior.items()} for k in range(sizes.predictive_draws)]
         predicted = torch.stack([decode(subject.program, latents, x).draw for latents in at])
-    datum = subject.index[: len(x)].numpy()
+    example = subject.index[: len(x)].numpy()
     event = _dims("x", x.shape[1:])
     result = {
-        "posterior": _dataset(posterior, ("draw", "datum"), datum),
-        "prior": _dataset(prior.latents, ("draw",), datum),
-        "posterior_predictive": _dataset({"x": predicted}, ("draw", "datum"), datum),
-        "prior_predictive": _dataset({"x": prior.draw[: sizes.predictive_draws]}, ("draw",), datum),
-        "log_likelihood": _dataset({"x": log_likelihood}, ("draw", "datum"), datum),
-        "sample_stats": _dataset({"log_weight": log_weight}, ("draw", "datum"), datum),
-        "observed_data": xarray.Dataset({"x": (("datum", *event), x.cpu().numpy())}, {"datum": datum}),
+        "posterior": _dataset(posterior, ("draw", "example"), example),
+        "prior": _dataset(prior.latents, ("draw",), example),
+        "posterior_predictive": _dataset({"x": predicted}, ("draw", "example"), example),
+        "prior_predictive": _dataset({"x": prior.draw[: sizes.predictive_draws]}, ("draw",), example),
+        "log_likelihood": _dataset({"x": log_likelihood}, ("draw", "example"), example),
+        "sample_stats": _dataset({"log_weight": log_weight}, ("draw", "example"), example),
+        "observed_data": xarray.Dataset({"x": (("example", *event), x.cpu().numpy())}, {"example": example}),
     }
-    result["sample_stats"]["k_hat"] = ("datum", pareto_k(log_weight).cpu().numpy())
+    result["sample_stats"]["k_hat"] = ("example", pareto_k(log_weight).cpu().numpy())
     if subject.labels is not None:
         labels = subject.labels[: len(x)].cpu().numpy()
-        result["constant_data"] = xarray.Dataset({"label": ("datum", labels)}, {"datum": datum})
+        result["constant_data"] = xarray.Dataset({"label": ("example", labels)}, {"example": example})
     return result
 
 
@@ -158,7 +158,7 @@ def _posterior(subject: Subject, x: Tensor, draws: int) -> tuple[Arrays, Tensor,
     return posterior, log_likelihood, torch.cat([terms.log_weight for _, terms in pieces]).cpu()
 
 
-def _dataset(arrays: Mapping[str, Tensor], leading: tuple[str, ...], datum: "np.ndarray[Any, Any]") -> xarray.Dataset:
+def _dataset(arrays: Mapping[str, Tensor], leading: tuple[str, ...], example: "np.ndarray[Any, Any]") -> xarray.Dataset:
     """Return a dataset of arrays whose first dimensions are given, with one chain put before them."""
     variables = {
         name: (("chain", *leading, *_dims(name, value.shape[len(leading) :])), value[None].numpy())
@@ -169,7 +169,7 @@ def _dataset(arrays: Mapping[str, Tensor], leading: tuple[str, ...], datum: "np.
     for name, value in arrays.items():
         shape = value.shape[len(leading) :]
         coordinates |= {dim: np.arange(size) for dim, size in zip(_dims(name, shape), shape, strict=True)}
-    return xarray.Dataset(variables, coordinates | ({"datum": datum} if "datum" in leading else {}))
+    return xarray.Dataset(variables, coordinates | ({"example": example} if "example" in leading else {}))
 
 
 def _dims(name: str, shape: tuple[int, ...]) -> list[str]:

@@ -1,28 +1,28 @@
-"""Evaluation: every figure that says how good a program is, on data it was not trained on."""
+"""Evaluation: every figure that says how good a program is, on examples it was not trained on."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.types import Json, Progress, no_progress
 from pyro_vae.data import Images
-from pyro_vae.evaluation.card.card import Evaluation
-from pyro_vae.evaluation.card.entry import Entry
-from pyro_vae.evaluation.card.latents import per_dimension
-from pyro_vae.evaluation.card.part import Part
+from pyro_vae.evaluation.card.card import Card
+from pyro_vae.evaluation.card.entry import Entry, in_part
+from pyro_vae.evaluation.card.latents import LATENTS, per_dimension
+from pyro_vae.evaluation.card.part import Part, Results
 from pyro_vae.evaluation.card.table import PARTS
-from pyro_vae.evaluation.card.totals import all_data_entries, paired_entries
-from pyro_vae.evaluation.options import EvaluationOptions, options_of
-from pyro_vae.evaluation.store import ChunkStore, Values, chunk_seed, crc, in_chunks
+from pyro_vae.evaluation.card.totals import paired_entries, total_entries
+from pyro_vae.evaluation.options import EvaluationOptions
+from pyro_vae.evaluation.store import ChunkStore, chunk_seed, crc, in_chunks
 from pyro_vae.evaluation.subject import Subject, look_at
 from pyro_vae.program.contexts import evaluating
 
-Progress = Callable[[str, int, int], None]
+R = TypeVar("R")
 
 
 class Unable(Exception):
@@ -36,69 +36,127 @@ def evaluate(
     train: Images | Tensor | None = None,
     device: str | torch.device = "auto",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     save: str | Path | None = None,
     about: Mapping[str, str] | None = None,
-    **options: Any,
-) -> Evaluation:
-    r"""Judge a program on held-out data: bounds, log p(x), gaps, diagnostics, each with its standard error.
+    num_particles: int = 5000,
+    iwae: Sequence[int] = (5, 50),
+    num_examples: int | None = None,
+    importance_examples: int = 1000,
+    annealing_examples: int = 20,
+    sandwich_examples: int = 10,
+    annealing_chains: int = 10,
+    annealing_temperatures: int = 500,
+    prior_examples: int = 100,
+    hmc_examples: int = 20,
+    hmc_samples: int = 200,
+    gap_examples: int = 100,
+    gap_steps: int = 3000,
+    surgery_examples: int = 2000,
+    simulations: int = 1000,
+    probe_examples: int = 10_000,
+    draws_at_once: int = 2000,
+    only: Sequence[str] | None = None,
+    skip: Sequence[str] = (),
+) -> Card:
+    r"""Judge a program on held-out examples: bounds, log p(x), gaps, diagnostics, each with its standard error.
 
-    The data are binarized once, with the seed, and taken in an order drawn by the seed, so that every subset is a
-    random one and the beginning of every greater one. The work goes in chunks of data and, within them, of particles;
+    The examples are binarized once, by the seed, and put into an order drawn by the seed, so that every subset is
+    random and the beginning of every larger one. The work goes in chunks of examples and, within them, of particles;
     the noise of a chunk is a function of (seed, part, number of the chunk).
 
     Args:
         program: a :class:`~pyro_vae.VAE`, any ``nn.Module`` with ``model(x)`` and ``guide(x)``, or a pair of
-            functions ``(model, guide)``, whose parameters are taken from Pyro's store where it has them.
-        data: held-out data; a plain tensor's first dimension is the data.
+            functions ``(model, guide)``, with the parameters that Pyro's store has for them.
+        data: held-out examples; the first dimension of a plain tensor.
         train: the training data, for the linear probe.
         device: ``auto`` (CUDA where present), ``cpu`` or ``cuda``.
         seed: fixes binarization, order and noise.
-        progress: called as ``progress(part, done, total)``, in data, after every chunk.
-        save: a folder for finished chunks; a later call with the same program, data and options goes on from them, bit
+        progress: called as ``progress(part, done, total)``, in examples, after every chunk.
+        save: a folder for finished chunks; a later call with the same program, data and options resumes from them, bit
             for bit on one device and number of threads.
-        about: lines that head the card, such as ``{"data": "mnist, test"}``.
-        options: the fields of :class:`~pyro_vae.evaluation.EvaluationOptions`.
+        about: lines at the head of the card, such as ``{"data": "mnist, test"}``.
+        num_particles: K of the importance-sampling estimate L_K of log p(x).
+        iwae: k of the importance-weighted bounds; the largest is the number of particles per example for the ELBO.
+        num_examples: for ELBO, decomposition and importance-weighted bounds; all by default.
+        importance_examples: for L_K, k-hat and effective sample size.
+        annealing_examples: for annealed importance sampling.
+        sandwich_examples: simulated examples for the bounds from both sides.
+        annealing_chains: chains per example.
+        annealing_temperatures: steps from the prior to the posterior.
+        prior_examples: for the estimate by sampling the prior.
+        hmc_examples: for the estimate from samples of the posterior, where latent dimensions are few.
+        hmc_samples: of each of its 20 chains, after as many for warm-up.
+        gap_examples: examples that get their own local q.
+        gap_steps: steps of its optimisation at most.
+        surgery_examples: examples whose mixture of q(z|x) is the aggregate posterior; the cost is quadratic.
+        simulations: simulated examples for the calibration of q.
+        probe_examples: training examples of the linear probe.
+        draws_at_once: examples times particles that are scored together; bounds memory.
+        only: parts to compute, and no others.
+        skip: parts to leave out.
 
     Returns:
-        The card; ``print`` it, index it by a figure's name, or take the values datum by datum from ``per_datum``.
+        The card; ``print`` it, index it by a figure's name, or take the values of each example from ``per_example``.
 
     Raises:
         InputError: an argument that does not fit, or a part asked for by ``only`` that this program does not admit.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import VAE
         >>> x = torch.bernoulli(torch.full((40, 6), 0.3))
         >>> card = evaluate(VAE((6,), latent_dim=2), x, only=["bounds"], device="cpu")
         >>> card["elbo"].count, card["elbo"].unit
-        (40, 'nats per datum')
+        (40, 'nats per example')
     """
-    wanted = options_of(options)
+    wanted = EvaluationOptions(
+        num_particles=num_particles,
+        iwae=list(iwae),
+        num_examples=num_examples,
+        importance_examples=importance_examples,
+        annealing_examples=annealing_examples,
+        sandwich_examples=sandwich_examples,
+        annealing_chains=annealing_chains,
+        annealing_temperatures=annealing_temperatures,
+        prior_examples=prior_examples,
+        hmc_examples=hmc_examples,
+        hmc_samples=hmc_samples,
+        gap_examples=gap_examples,
+        gap_steps=gap_steps,
+        surgery_examples=surgery_examples,
+        simulations=simulations,
+        probe_examples=probe_examples,
+        draws_at_once=draws_at_once,
+        only=None if only is None else list(only),
+        skip=list(skip),
+    )
     names = wanted.parts(PARTS)
     subject = look_at(program, data, train, resolve_device(device), _checked(seed), wanted)
-    found: dict[str, Values] = {}
+    folder = None if save is None else Path(save).expanduser()
+    results, entries = Results(), list[Entry]()
+    per_example: dict[str, Tensor] = {}
     left_out: dict[str, str] = {}
     for name in names:
+        part = PARTS[name]
         try:
-            found[name] = _values(name, PARTS[name], subject, save, progress)
+            found = _result(name, part, subject, folder, progress)
         except Unable as reason:
             if name in (wanted.only or []):
                 raise InputError(str(reason)) from reason.__cause__
             left_out[name] = str(reason)
-    per_datum = {key: value for name in found if PARTS[name].per_datum for key, value in found[name].items()}
-    entries, per_latent = _entries(subject, found), per_dimension(found.get("latents", {}))
-    return Evaluation(entries, _about(subject, about or {}), left_out, per_datum, subject.index, per_latent)
+            continue
+        results.put(found)
+        per_example |= part.per_example(found)
+        entries += [in_part(entry, name) for entry in part.entries(subject, found)]
+    for name, entry in [*paired_entries(results), *total_entries(subject, results)]:
+        entries.insert(1 + [known.part for known in entries].index(name), in_part(entry, name))
+    latents = per_dimension(results.of(LATENTS))
+    return Card(tuple(entries), _about(subject, about or {}), left_out, per_example, subject.index, latents)
 
 
-def _entries(subject: Subject, found: dict[str, Values]) -> tuple[Entry, ...]:
-    entries = [replace(entry, part=name) for name in found for entry in PARTS[name].entries(subject, found[name])]
-    for name, entry in [*paired_entries(found), *all_data_entries(subject, found)]:
-        where = 1 + [known.part for known in entries].index(name)
-        entries.insert(where, replace(entry, part=name))
-    return tuple(entries)
-
-
-def _values(name: str, part: Part, subject: Subject, save: str | Path | None, progress: Progress | None) -> Values:
+def _result(name: str, part: Part[R], subject: Subject, folder: Path | None, progress: Progress) -> R:
+    """Return the result of one part, from its finished chunks where there are any."""
     refusal = part.refuses(subject)
     if refusal:
         raise Unable(refusal)
@@ -107,9 +165,9 @@ def _values(name: str, part: Part, subject: Subject, save: str | Path | None, pr
     determined_by = {**subject.fingerprint, **depends, **part.depends(subject), "part": name, "chunk": chunk}
     if part.takes_train and subject.train is not None:
         determined_by["train"] = crc({"pixels": subject.train.pixels, "labels": subject.train.labels})
-    store = ChunkStore(None if save is None else Path(save).expanduser(), name, determined_by)
+    store = ChunkStore(folder, name, determined_by)
 
-    def work(where: slice, number: int) -> Values:
+    def work(where: slice, number: int) -> R:
         seed = chunk_seed(subject.seed, name, number)
         try:
             with evaluating(subject.program, subject.x.device, seed):
@@ -117,12 +175,11 @@ def _values(name: str, part: Part, subject: Subject, save: str | Path | None, pr
         except InputError as error:
             raise Unable(str(error)) from error
 
-    report = progress or (lambda part, done, total: None)
-    report(name, 0, total)
-    return in_chunks(store, total, chunk, work, lambda done: report(name, done, total))
+    progress(name, 0, total)
+    return in_chunks(store, total, chunk, work, part.result, lambda done: progress(name, done, total))
 
 
-def _about(subject: Subject, given: Mapping[str, str]) -> dict[str, Any]:
+def _about(subject: Subject, given: Mapping[str, str]) -> dict[str, Json]:
     shape = "x".join(map(str, subject.x.shape[1:]))
     count = sum(parameter.numel() for parameter in subject.program.parameters())
     latents = ", ".join(f"{n} {tuple(s.shape)}{' discrete' * s.discrete}" for n, s in subject.latents.items())
@@ -135,11 +192,11 @@ def _about(subject: Subject, given: Mapping[str, str]) -> dict[str, Any]:
         "program": f"{type(subject.program).__name__}, {count:,} parameters, latents {latents}",
         "seed": str(subject.seed),
         "fingerprint": dict(subject.fingerprint),
-        "options": {name: getattr(subject.options, name) for name in EvaluationOptions.__dataclass_fields__},
+        "options": subject.options.as_dict(),
     }
 
 
 def _checked(seed: int) -> int:
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError("a seed that is a whole number of at least 0", seed, "--seed 0")
+        raise InputError("a seed that is a whole number of at least 0", seed, "seed=0")
     return seed

@@ -1,12 +1,14 @@
-"""Work in chunks that are kept as they are finished: a killed evaluation goes on where it stood."""
+"""Chunks kept as they are finished: a killed evaluation resumes where it stopped."""
 
 import functools
 import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -15,15 +17,17 @@ from torch import Tensor
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.files import atomic_write
 
-Values = dict[str, Tensor]
+R = TypeVar("R")
+Packed = dict[str, object]  # a result as nested dictionaries of tensors and plain values
 Tick = Callable[[int], None]
 
 
 class ChunkStore:
     """Finished chunks in a folder, a file each, under a fingerprint of all that determines them.
 
-    Chunks of another fingerprint lie in folders of their own: they are neither used nor removed. A file is written
-    whole under another name and renamed.
+    Chunks of another fingerprint are in folders of their own: they are neither used nor removed. A chunk is the
+    result of a part, a frozen dataclass of tensors and plain values; the file holds dictionaries and loads with
+    ``weights_only=True``.
 
     Args:
         folder: where; None keeps nothing.
@@ -31,14 +35,14 @@ class ChunkStore:
         determined_by: all that the chunks depend on, ready for JSON.
     """
 
-    def __init__(self, folder: Path | None, part: str, determined_by: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path | None, part: str, determined_by: Mapping[str, object]) -> None:
         text = json.dumps(determined_by, sort_keys=True, indent=2, default=str)
         self._text = text + "\n"
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder = None if folder is None else folder / "chunks" / f"{part}-{digest}"
 
-    def load(self, start: int, stop: int) -> Values | None:
-        """Return a finished chunk; None where it is not there.
+    def load(self, start: int, stop: int) -> Packed | None:
+        """Return a finished chunk; None where there is none.
 
         Raises:
             InputError: the file is damaged.
@@ -46,13 +50,13 @@ class ChunkStore:
         if self.folder is None or not (path := self._path(start, stop)).is_file():
             return None
         try:
-            values: Values = torch.load(path, map_location="cpu", weights_only=True)
+            values: Packed = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # foreign bytes raise anything
             reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             raise InputError("a whole chunk of an evaluation", f"{path}: {reason}", "removing that file") from None
         return values
 
-    def save(self, start: int, stop: int, values: Values) -> None:
+    def save(self, start: int, stop: int, values: Packed) -> None:
         """Keep a finished chunk.
 
         Raises:
@@ -74,46 +78,89 @@ def in_chunks(
     store: ChunkStore,
     total: int,
     chunk: int,
-    work: Callable[[slice, int], Values],
+    work: Callable[[slice, int], R],
+    result: type[R],
     tick: Tick = lambda done: None,
-) -> Values:
-    """Do work on data chunk by chunk and join the results along the data.
+) -> R:
+    """Work on examples chunk by chunk and join the results along the examples.
 
     Args:
         store: finished chunks are read from it and kept in it.
-        total: number of data.
-        chunk: data in a chunk.
-        work: (where, number of the chunk) -> name -> values, the data in their first dimension.
-        tick: called with the number of data done, after every chunk.
+        total: number of examples.
+        chunk: examples in a chunk.
+        work: (where, number of the chunk) -> a dataclass of tensors, the examples in their first dimension.
+        result: the type of that dataclass.
+        tick: called with the number of examples done, after every chunk.
 
     Example:
-        >>> nowhere = ChunkStore(None, "doubled", {})
-        >>> in_chunks(nowhere, 5, 2, lambda where, number: {"twice": 2 * torch.arange(5)[where]})
-        {'twice': tensor([0, 2, 4, 6, 8])}
+        >>> from dataclasses import dataclass
+        >>> @dataclass
+        ... class Doubled:
+        ...     twice: Tensor
+        >>> def double(where, number):
+        ...     return Doubled(2 * torch.arange(5)[where])
+        >>> in_chunks(ChunkStore(None, "doubled", {}), 5, 2, double, Doubled)
+        Doubled(twice=tensor([0, 2, 4, 6, 8]))
     """
-    joined: Values = {}
+    joined: Packed = {}
     for number, start in enumerate(range(0, total, chunk)):
         stop = min(start + chunk, total)
         values = store.load(start, stop)
         if values is None:
-            values = {name: value.cpu() for name, value in work(slice(start, stop), number).items()}
+            values = pack(work(slice(start, stop), number))
             store.save(start, stop, values)
-        if chunk >= total:  # a single chunk: its values need not be of data
+        if chunk >= total:  # a single chunk: its tensors may have any shape
             joined = values
         else:
             _put(joined, values, start, total)
         tick(stop)
-    return joined
+    return unpack(result, joined)
 
 
-def _put(joined: Values, values: Values, start: int, total: int) -> None:
-    """Write a chunk's values into one tensor for all data.
+def pack(result: object) -> Packed:
+    """Return a dataclass as nested dictionaries of tensors on the CPU and plain values."""
+    return cast(Packed, _packed(result))
+
+
+def _packed(value: object) -> object:
+    if is_dataclass(value):
+        return {field.name: _packed(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: _packed(item) for key, item in value.items()}
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
+def unpack(kind: type[R], values: Packed) -> R:
+    """Return the dataclass that :func:`pack` took apart, by the types of its fields."""
+    hints = get_type_hints(kind)
+    return kind(**{name: _unpacked(hints[name], values[name]) for name in values})
+
+
+def _unpacked(kind: type[object], value: object) -> object:
+    if is_dataclass(kind):
+        return unpack(kind, cast(Packed, value))
+    if isinstance(value, dict):
+        item = get_args(kind)[1]
+        return {key: _unpacked(item, part) for key, part in value.items()}
+    if NoneType in get_args(kind) and value is not None:
+        return _unpacked(next(k for k in get_args(kind) if k is not NoneType), value)
+    return value
+
+
+def _put(joined: Packed, values: Packed, start: int, total: int) -> None:
+    """Write a chunk's tensors into one tensor for all examples.
 
     Small tensors that outlive their chunk, one by one, would keep the heap from giving back what chunks used.
     """
     for name, value in values.items():
-        whole = joined.setdefault(name, value.new_empty((total, *value.shape[1:])))
-        whole[start : start + len(value)] = value
+        if isinstance(value, dict):
+            _put(cast(Packed, joined.setdefault(name, {})), value, start, total)
+        elif isinstance(value, Tensor):
+            whole = joined.setdefault(name, value.new_empty((total, *value.shape[1:])))
+            assert isinstance(whole, Tensor)
+            whole[start : start + len(value)] = value
+        else:
+            joined[name] = value
 
 
 def chunk_seed(seed: int, part: str, number: int) -> int:
@@ -127,7 +174,7 @@ def chunk_seed(seed: int, part: str, number: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 2)
 
 
-def crc(tensors: Mapping[str, Any]) -> str:
+def crc(tensors: Mapping[str, object]) -> str:
     """Return a checksum of named tensors, names and shapes included; other values by their text.
 
     Example:

@@ -15,7 +15,7 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
 from pyro_vae.data import Images, as_images
 from pyro_vae.elbo.draw import draw_terms
-from pyro_vae.evaluation.methods.bounds import Draws, terms_of
+from pyro_vae.evaluation.methods.bounds import Scorer, scorer
 from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.store import code, crc
 from pyro_vae.program.adapter import FunctionProgram, as_program
@@ -44,7 +44,7 @@ class Subject:
         program: in its place, on the device.
         x: (N, *event_shape).
         labels: (N,), or None.
-        index: (N,): where each datum stood.
+        index: (N,): where each example stood.
         train: the training data, for figures that need them.
         options: what is wanted.
         seed: of binarization, order and noise.
@@ -72,14 +72,14 @@ class Subject:
         return len(self.x)
 
     @cached_property
-    def draws(self) -> Draws:
-        """What draws and scores particles: compiled where there are enough pieces to draw, whatever is left to do."""
-        options, data = self.options, min(self.options.importance_data, len(self))
+    def score(self) -> Scorer:
+        """What samples and scores particles: compiled if the whole work has enough pieces, whatever is left of it."""
+        options, data = self.options, min(self.options.importance_examples, len(self))
         chunk = min(IMPORTANCE_CHUNK, data)
         particles = max(1, options.draws_at_once // chunk)
         pieces = math.ceil(data / chunk) * math.ceil(options.num_particles / particles)
         with evaluating(self.program, self.x.device, self.seed):
-            return terms_of(self.program, self.x[:2], pieces, (chunk, particles))
+            return scorer(self.program, self.x[:2], pieces, (chunk, particles))
 
     @property
     def dims(self) -> int:
@@ -112,7 +112,7 @@ def look_at(
     """
     images = as_images(data).to(device)
     if len(images) < 2:
-        raise InputError("at least two held-out data: a standard error needs them", len(images), "more data")
+        raise InputError("at least two held-out examples: a standard error needs them", len(images), "more examples")
     program = _program(thing, images.batch(slice(0, TRIED), generator(device, seed, 0)).cpu())
     program.to(device)
     order = torch.randperm(len(images), generator=generator(torch.device("cpu"), seed, 2))
@@ -129,7 +129,7 @@ def look_at(
     fingerprint = {
         "program": f"{type(program).__module__}.{type(program).__qualname__}",
         "parameters": crc(program.state_dict()),
-        "log weights of two data": [f"{value:.5g}" for value in probe.flatten().tolist()],
+        "log weights of two examples": [f"{value:.5g}" for value in probe.flatten().tolist()],
         "data": crc({"x": x}),
         "seed": seed,
         "device": device.type,

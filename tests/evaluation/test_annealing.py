@@ -13,8 +13,8 @@ from torch import nn
 from pyro_vae import VAE, FunctionProgram
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
+from pyro_vae.evaluation import chunking
 from pyro_vae.evaluation.methods import annealing
-from pyro_vae.evaluation.methods import log_evidence as evidence
 from pyro_vae.evaluation.methods import posterior_sampling as hmc
 from pyro_vae.evaluation.methods.annealing import TEMPERATURES, annealed_log_evidence, bidirectional
 from pyro_vae.evaluation.methods.log_evidence import LogEvidence, prior_log_evidence
@@ -171,7 +171,7 @@ class TestSandwich:
 
     @pytest.mark.parametrize("program", [linear(), Coins(), Nested()])
     def test_both_sides_are_unbiased(self, program):
-        """E w = p(x) and E 1/w = 1/p(x): one chain a datum, so that data are independent."""
+        """E w = p(x) and E 1/w = 1/p(x): one chain an example, so that data are independent."""
         like = program.simulate(1).expand(1500, -1)
         found = bidirectional(program, like, chains=1, temperatures=12, leapfrog_steps=4)
         truth = program.log_evidence(found.x).detach()
@@ -384,7 +384,7 @@ class TestManners:
         assert CALLS[name](FunctionProgram(model, guide, x), x).isfinite().all()
 
     def test_memory_is_bounded_by_chunks(self, monkeypatch):
-        monkeypatch.setattr(evidence, "STATES_AT_ONCE", 40)
+        monkeypatch.setattr(chunking, "STATES_AT_ONCE", 40)
         most = []
         real = Joint._terms
         monkeypatch.setattr(
@@ -421,7 +421,6 @@ BAD = {
         lambda: annealed_log_evidence(linear(), linear().simulate(2), step_size=0.0),
         "step_size above 0; got 0.0",
     ),
-    "name": (lambda: annealed_log_evidence(linear(), linear().simulate(2), chain=3), "Try 'chains'"),
     "schedule": (lambda: bidirectional(linear(), linear().simulate(2), schedule="sigmod"), "Try 'sigmoid'"),
     "start": (lambda: bidirectional(linear(), linear().simulate(2), start="guid"), "Try 'guide'"),
     "six numbers": (

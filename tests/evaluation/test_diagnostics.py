@@ -88,7 +88,7 @@ def test_weights_without_a_tail():
         (torch.zeros(50), r"shape \(K, B\)"),
         (torch.full((50, 2), math.nan), "below infinity"),
         (torch.full((50, 2), math.inf), "below infinity"),
-        (torch.full((50, 2), -math.inf), "not all of a datum"),
+        (torch.full((50, 2), -math.inf), "not all of an example"),
     ],
 )
 def test_weights_that_are_refused(log_weights, message):

@@ -1,11 +1,14 @@
-"""Evaluation: figures on oracles, chunks that survive a kill bit for bit, bounded memory, the card."""
+"""Card: figures on oracles, chunks that survive a kill bit for bit, bounded memory, the card."""
 
+import dataclasses
+import inspect
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -22,12 +25,13 @@ from pyro_vae.cli.main import main
 from pyro_vae.data import as_images
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.evaluation.card import importance
-from pyro_vae.evaluation.card.card import Evaluation
-from pyro_vae.evaluation.card.entry import Entry, share
+from pyro_vae.evaluation.card.card import Card
+from pyro_vae.evaluation.card.entry import Entry, share_entry
 from pyro_vae.evaluation.card.table import PARTS
-from pyro_vae.evaluation.card.totals import all_data_entry
+from pyro_vae.evaluation.card.totals import all_examples_entry
 from pyro_vae.evaluation.methods import bounds as likelihood
 from pyro_vae.evaluation.methods.bounds import held_out_elbo
+from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.store import ChunkStore
 from pyro_vae.models.oracles.discrete import DiscreteLatents
 from pyro_vae.models.oracles.linear_gaussian import LinearGaussian
@@ -35,7 +39,7 @@ from pyro_vae.models.oracles.mixture import GaussianMixture
 from pyro_vae.program.contexts import own_store
 
 FROM_DRAWS = ["bounds", "importance"]
-SMALL = {"num_particles": 200, "iwae": [1, 4, 20], "importance_data": 120, "only": FROM_DRAWS, "device": "cpu"}
+SMALL = {"num_particles": 200, "iwae": [1, 4, 20], "importance_examples": 120, "only": FROM_DRAWS, "device": "cpu"}
 
 
 def skew(guide="encoder"):
@@ -46,7 +50,7 @@ def skew(guide="encoder"):
 
 def truth(oracle, x, card, name):
     with torch.no_grad():
-        return oracle.log_evidence(x[card.index[: len(card.per_datum[name])]])
+        return oracle.log_evidence(x[card.index[: len(card.per_example[name])]])
 
 
 # ---- figures on oracles
@@ -57,40 +61,40 @@ def test_where_q_is_the_posterior_every_figure_is_log_p():
     x = oracle.simulate(130)
     card = evaluate(oracle, x, **SMALL)
     for name in ("elbo", "iwae_1", "iwae_4", "iwae_20", "log_evidence"):
-        assert_close(card.per_datum[name], truth(oracle, x, card, name))
-    assert card["inference_gap"].mean == pytest.approx(0, abs=1e-10)
-    assert card["ess"].mean == pytest.approx(200)
-    assert [card[f"k_hat_{limit}"].mean for limit in (0.5, 0.7)] == [0, 0]
-    assert card["log_evidence_all"].mean == pytest.approx(oracle.log_evidence(x).mean().item())
+        assert_close(card.per_example[name], truth(oracle, x, card, name))
+    assert card["inference_gap"].value == pytest.approx(0, abs=1e-10)
+    assert card["ess"].value == pytest.approx(200)
+    assert [card[f"k_hat_{limit}"].value for limit in (0.5, 0.7)] == [0, 0]
+    assert card["log_evidence_all"].value == pytest.approx(oracle.log_evidence(x).mean().item())
 
 
 def ratio(oracle, x, card):
-    """p̂(x) / p(x) of every datum: an importance-sampling estimate has mean 1, whatever q is."""
-    return (card.per_datum["log_evidence"] - truth(oracle, x, card, "log_evidence")).exp()
+    """p̂(x) / p(x) of every example: an importance-sampling estimate has mean 1, whatever q is."""
+    return (card.per_example["log_evidence"] - truth(oracle, x, card, "log_evidence")).exp()
 
 
 def test_importance_sampling_is_unbiased_and_the_gap_is_the_known_one():
     oracle = skew()
     x = oracle.simulate(2000)
-    card = evaluate(oracle, x, **{**SMALL, "importance_data": 2000, "num_particles": 50})
+    card = evaluate(oracle, x, **{**SMALL, "importance_examples": 2000, "num_particles": 50})
     assert_mean(ratio(oracle, x, card), 1.0)
-    elbo = card.per_datum["elbo"]
+    elbo = card.per_example["elbo"]
     assert_mean(truth(oracle, x, card, "elbo") - elbo, oracle.gap())
-    order = [card[name].mean for name in ("elbo", "iwae_4", "iwae_20", "log_evidence")]
+    order = [card[name].value for name in ("elbo", "iwae_4", "iwae_20", "log_evidence")]
     assert order == sorted(order)
-    assert card["elbo"].mean == pytest.approx(card["reconstruction"].mean - card["kl"].mean)
-    assert card["kl"].mean == pytest.approx(card["cross_entropy"].mean - card["entropy"].mean)
-    assert card["iwae_1"].mean == pytest.approx(card["elbo"].mean)
+    assert card["elbo"].value == pytest.approx(card["reconstruction"].value - card["kl"].value)
+    assert card["kl"].value == pytest.approx(card["cross_entropy"].value - card["entropy"].value)
+    assert card["iwae_1"].value == pytest.approx(card["elbo"].value)
 
 
 def averaged_before_the_log(subject, where, seed):
-    values = importance.importance(subject, where, seed)
-    return {**values, "log_evidence": values["evidence_elbo"]}
+    found = importance.importance(subject, where, seed)
+    return dataclasses.replace(found, log_evidence=found.evidence_elbo)
 
 
 def not_normalised(subject, where, seed):
-    values = importance.importance(subject, where, seed)
-    return {**values, "log_evidence": values["log_evidence"] + math.log(1.1)}
+    found = importance.importance(subject, where, seed)
+    return dataclasses.replace(found, log_evidence=found.log_evidence + math.log(1.1))
 
 
 @pytest.mark.parametrize("planted", [averaged_before_the_log, not_normalised])
@@ -99,7 +103,7 @@ def test_planted_errors_are_caught(planted, monkeypatch):
     x = oracle.simulate(2000)
     part = PARTS["importance"]
     monkeypatch.setitem(PARTS, "importance", type(part)(**{**vars(part), "work": planted}))
-    card = evaluate(oracle, x, **{**SMALL, "importance_data": 2000, "num_particles": 50})
+    card = evaluate(oracle, x, **{**SMALL, "importance_examples": 2000, "num_particles": 50})
     with pytest.raises(AssertionError, match="standard errors"):
         assert_mean(ratio(oracle, x, card), 1.0)
 
@@ -111,8 +115,8 @@ def test_the_error_of_the_figure_for_all_data_is_its_spread():
     for _ in range(400):
         elbo = 3 * torch.randn(400, dtype=torch.float64)
         gap = 1 + torch.randn(50, dtype=torch.float64) - 0.5 * elbo[:50]
-        found.append(all_data_entry("all", "all", elbo, gap, "", ""))
-    means = torch.tensor([entry.mean for entry in found], dtype=torch.float64)
+        found.append(all_examples_entry("all", "all", elbo, gap, "", ""))
+    means = torch.tensor([entry.value for entry in found], dtype=torch.float64)
     stated = sum(entry.standard_error**2 for entry in found) / len(found)
     assert_mean(means, 1.0)
     assert_mean((means - means.mean()).square() * 400 / 399, stated)
@@ -122,14 +126,14 @@ def test_local_flows_find_log_p_where_the_guide_does_not():
     """The posterior is a correlated normal, which a flow can be: its gap closes, the diagonal one is the known one."""
     oracle = skew()
     x = oracle.simulate(60)
-    card = evaluate(oracle, x, only=["bounds", "gaps"], gap_data=30, device="cpu")
+    card = evaluate(oracle, x, only=["bounds", "gaps"], gap_examples=30, device="cpu")
     exact = oracle.log_evidence(x).mean().item()
     found = card["local_evidence_all"]
-    assert found.mean == pytest.approx(exact, abs=5 * found.standard_error)
+    assert found.value == pytest.approx(exact, abs=5 * found.standard_error)
     for name, truth in (("approximation_diagonal", oracle.gap().item()), ("approximation_flow", 0.0)):
-        assert card[name].mean == pytest.approx(truth, abs=0.02)
-    total = card["approximation_flow"].mean + card["amortization_flow"].mean
-    assert total == pytest.approx(card["approximation_diagonal"].mean + card["amortization_diagonal"].mean, abs=0.05)
+        assert card[name].value == pytest.approx(truth, abs=0.02)
+    total = card["approximation_flow"].value + card["amortization_flow"].value
+    assert total == pytest.approx(card["approximation_diagonal"].value + card["amortization_diagonal"].value, abs=0.05)
 
 
 # ---- any program
@@ -164,9 +168,9 @@ SUBJECTS = {
 
 
 LITTLE = {
-    **{"num_particles": 40, "iwae": [4], "importance_data": 20, "simulations": 100, "prior_data": 4},
-    **{"annealing_data": 4, "sandwich_data": 4, "annealing_chains": 3, "annealing_temperatures": 5},
-    **{"gap_data": 4, "gap_steps": 20, "hmc_data": 2, "hmc_samples": 10},
+    **{"num_particles": 40, "iwae": [4], "importance_examples": 20, "simulations": 100, "prior_examples": 4},
+    **{"annealing_examples": 4, "sandwich_examples": 4, "annealing_chains": 3, "annealing_temperatures": 5},
+    **{"gap_examples": 4, "gap_steps": 20, "hmc_examples": 2, "hmc_samples": 10},
 }
 
 
@@ -178,7 +182,7 @@ def test_every_part_is_computed_or_says_why_not(name, device):
     computed = {entry.part for entry in card.entries}
     assert computed | set(card.left_out) == set(PARTS)
     assert {"bounds", "importance"} <= computed
-    assert all(math.isfinite(entry.mean) and entry.count > 0 for entry in card.entries)
+    assert all(math.isfinite(entry.value) and entry.count > 0 for entry in card.entries)
     assert all(reason for reason in card.left_out.values())
     for entry in card.entries:
         assert entry.label in str(card)
@@ -190,10 +194,10 @@ def test_functions_keep_the_parameters_of_the_callers_store():
     options = {"only": ["bounds"], "device": "cpu", "iwae": [4]}
     with pyro.get_param_store().scope():
         guide(x)
-        at_zero = evaluate((model, guide), x, **options)["elbo"].mean
+        at_zero = evaluate((model, guide), x, **options)["elbo"].value
         with torch.no_grad():
             pyro.param("shift").fill_(2.0)
-        shifted = evaluate((model, guide), x, **options)["elbo"].mean
+        shifted = evaluate((model, guide), x, **options)["elbo"].value
         assert pyro.param("shift").item() == 2.0
     assert shifted < at_zero - 1
 
@@ -222,10 +226,10 @@ def test_how_the_data_were_binarized_stands_beside_every_likelihood(binarize):
 
 def test_bits_per_dim_are_of_a_probability_or_say_that_they_are_not():
     binary = evaluate(VAE((4,), latent_dim=2), torch.ones(20, 4), **SMALL)
-    assert binary["elbo_bits"].mean == pytest.approx(-binary["elbo"].mean / (4 * math.log(2)))
-    assert binary["elbo_bits"].trust == ""
+    assert binary["elbo_bits"].value == pytest.approx(-binary["elbo"].value / (4 * math.log(2)))
+    assert binary["elbo_bits"].caveat == ""
     density = evaluate(VAE((4,), latent_dim=2, likelihood="learned_gaussian"), torch.rand(20, 4), **SMALL)
-    assert "not dequantized" in density["elbo_bits"].trust
+    assert "not dequantized" in density["elbo_bits"].caveat
     assert "a density" in density.about["likelihood"]
 
 
@@ -242,7 +246,7 @@ def test_no_more_draws_at_once_than_allowed(monkeypatch):
 
     monkeypatch.setattr(likelihood, "draw_terms", counted)
     oracle = skew()
-    evaluate(oracle, oracle.simulate(200), **{**SMALL, "draws_at_once": 150, "importance_data": 60})
+    evaluate(oracle, oracle.simulate(200), **{**SMALL, "draws_at_once": 150, "importance_examples": 60})
     assert max(scored) <= 150
     assert sum(scored) == 200 * 20 + 60 * 200
 
@@ -259,7 +263,7 @@ def tick(part, done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 evaluate(*subject(), save={save!r}, progress=tick, **options)
 """
-options = {**SMALL, "importance_data": 170, "num_data": 1200}
+options = {**SMALL, "importance_examples": 170, "num_examples": 1200}
 
 
 def subject():
@@ -269,8 +273,8 @@ def subject():
 
 
 def same(one, other):
-    return one.per_datum.keys() == other.per_datum.keys() and all(
-        torch.equal(value, other.per_datum[name]) for name, value in one.per_datum.items()
+    return one.per_example.keys() == other.per_example.keys() and all(
+        torch.equal(value, other.per_example[name]) for name, value in one.per_example.items()
     )
 
 
@@ -312,7 +316,7 @@ def counting(monkeypatch, stop_at=None):
     return numbers
 
 
-def test_compiled_chunks_go_on_bit_identical(tmp_path, monkeypatch):
+def test_compiled_chunks_resume_bit_identical(tmp_path, monkeypatch):
     """Compiled draws use up no noise of the chunk that is the first to need them, and are chunks of their own."""
     monkeypatch.setattr(likelihood, "COMPILED_FROM", 1)
     whole = evaluate(*subject(), **options)
@@ -324,7 +328,7 @@ def test_compiled_chunks_go_on_bit_identical(tmp_path, monkeypatch):
     monkeypatch.setattr(likelihood, "COMPILED_FROM", 10**9)
     eager = evaluate(*subject(), save=tmp_path, **options)
     assert len(list(tmp_path.glob("chunks/importance-*"))) == 2
-    assert torch.allclose(eager.per_datum["log_evidence"], whole.per_datum["log_evidence"], rtol=1e-5)
+    assert torch.allclose(eager.per_example["log_evidence"], whole.per_example["log_evidence"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("stop_at", range(7))
@@ -342,8 +346,8 @@ def test_stopped_before_any_chunk_it_computes_each_once(stop_at, tmp_path, monke
     assert same(resumed, evaluate(*subject(), **options))
 
 
-def test_more_data_go_on_from_fewer(tmp_path, monkeypatch):
-    evaluate(*subject(), save=tmp_path, **{**options, "importance_data": 100})
+def test_more_examples_resume_from_fewer(tmp_path, monkeypatch):
+    evaluate(*subject(), save=tmp_path, **{**options, "importance_examples": 100})
     numbers = counting(monkeypatch)
     more = evaluate(*subject(), save=tmp_path, **options)
     assert numbers == [("importance", 100), ("importance", 150)]
@@ -402,12 +406,12 @@ def test_progress_counts_data():
 # ---- the card
 
 
-def test_card_prints_every_figure_and_what_to_keep_in_mind():
+def test_card_prints_every_figure_and_its_caveat():
     card = evaluate(skew(), skew().simulate(40), about={"data": "a toy"}, **SMALL)
     text = str(card)
     assert text.startswith("data        a toy\n")
     assert "k-hat is above 0.7 for" in text
-    assert all(f"{entry.figure:<5}" in text for entry in card.entries)
+    assert all(str(entry.estimate) in text for entry in card.entries)
     assert json.loads(json.dumps(card.as_dict()))["figures"][0]["name"] == "elbo"
     with pytest.raises(InputError, match=r"Expected a figure, one of .*got 'elbow'. Try 'elbo'"):
         card["elbow"]
@@ -416,7 +420,7 @@ def test_card_prints_every_figure_and_what_to_keep_in_mind():
 
 
 def test_what_was_left_out_is_said():
-    card = Evaluation((Entry("a", "A", 1.0, math.nan, "nats", 3, "how"),), {}, {"hmc": "20 latent dims"})
+    card = Card((Entry("a", "A", Estimate(1.0, count=3), "nats", "how"),), {}, {"hmc": "20 latent dims"})
     assert str(card).endswith("not computed: hmc: 20 latent dims")
 
 
@@ -429,11 +433,10 @@ def test_a_figure_has_two_digits_of_its_error(mean, error, text):
 
 
 BAD = {
-    "option": ({"num_particle": 3}, "Expected an option of evaluate, one of .*Try 'num_particles'"),
     "particles": ({"num_particles": 2}, "num_particles as a whole number of at least 30; got 2"),
     "iwae": ({"iwae": []}, "at least one k"),
     "k": ({"iwae": [0]}, "iwae as a whole number of at least 1; got 0"),
-    "num_data": ({"num_data": 1}, "num_data as a whole number of at least 2"),
+    "num_examples": ({"num_examples": 1}, "num_examples as a whole number of at least 2"),
     "part": ({"only": ["bound"]}, "Expected a part of the evaluation, one of .*Try 'bounds'"),
     "none left": ({"only": ["bounds"], "skip": ["bounds"]}, "Expected a part to compute; got none"),
     "seed": ({"seed": -1}, "a seed that is a whole number"),
@@ -448,9 +451,61 @@ def test_bad_options(name):
         evaluate(VAE((4,), latent_dim=2), torch.ones(10, 4), **options)
 
 
+def test_keywords_are_those_of_the_options():
+    """One place for names and defaults: the keywords of evaluate are the fields of EvaluationOptions."""
+    keywords = inspect.signature(evaluate).parameters
+    fields = {field.name: getattr(EvaluationOptions(), field.name) for field in dataclasses.fields(EvaluationOptions)}
+    given = {name: keywords[name].default for name in list(keywords)[list(keywords).index("num_particles") :]}
+    assert {name: list(v) if isinstance(v, tuple) else v for name, v in given.items()} == fields
+    with pytest.raises(TypeError, match="num_particle"):
+        evaluate(VAE((4,), latent_dim=2), torch.ones(10, 4), num_particle=3)
+
+
+def test_a_card_in_a_notebook_and_as_a_frame():
+    card = evaluate(skew(), skew().simulate(40), about={"data": "a <toy>"}, **SMALL)
+    page = card._repr_html_()
+    assert page.count("<tr") == 1 + len(card.entries)
+    assert "a &lt;toy&gt;" in page
+    frame = card.to_dataframe()
+    assert list(frame.index) == [entry.name for entry in card.entries]
+    assert frame.loc["elbo", "value"] == card["elbo"].value
+    assert repr(card) == str(card)
+
+
+def test_one_figure_passes_six_files():
+    """The ELBO, from evaluate to its entry: runner, subject, store, the part, its method, the entry."""
+    seen = set()
+
+    def trace(frame, event, arg):
+        file = Path(frame.f_code.co_filename)
+        if event == "call" and "pyro_vae/evaluation" in file.as_posix():
+            seen.add(f"{file.parent.name}/{file.name}")
+
+    oracle = skew()
+    x = oracle.simulate(40)
+    sys.setprofile(trace)
+    try:
+        evaluate(oracle, x, **{**SMALL, "only": ["bounds"]})
+    finally:
+        sys.setprofile(None)
+    shared = {
+        "evaluation/options.py",
+        "card/card.py",
+        "card/part.py",
+        "card/totals.py",
+        "card/latents.py",
+    }  # of all parts
+    files = {"runner", "subject", "store"}
+    assert seen - shared == {f"evaluation/{f}.py" for f in files} | {
+        "card/bounds.py",
+        "methods/bounds.py",
+        "card/entry.py",
+    }
+
+
 def test_bad_subjects(tmp_path):
     vae = VAE((4,), latent_dim=2)
-    with pytest.raises(InputError, match="at least two held-out data"):
+    with pytest.raises(InputError, match="at least two held-out examples"):
         evaluate(vae, torch.ones(1, 4))
     with pytest.raises(InputError, match="binary pixels"):
         evaluate(vae, torch.full((10, 4), 0.3))
@@ -461,7 +516,7 @@ def test_bad_subjects(tmp_path):
         evaluate(vae, torch.ones(10, 4), save=tmp_path / "file", **SMALL)
 
 
-def test_a_part_asked_for_by_name_that_cannot_be_had_is_an_error(monkeypatch):
+def test_a_part_asked_for_by_name_that_is_not_available_is_an_error(monkeypatch):
     part = PARTS["importance"]
     refusing = type(part)(**{**vars(part), "refuses": lambda subject: "Expected another program"})
     monkeypatch.setitem(PARTS, "importance", refusing)
@@ -491,7 +546,7 @@ def run(tmp_path_factory):
 
 
 PARTIAL = "card-last-digits-test-bounds_importance.json"  # not the name of a whole card
-QUICK = ["--only", "bounds,importance", "--num-particles", "40", "--importance-data", "60", "--device", "cpu"]
+QUICK = ["--only", "bounds,importance", "--num-particles", "40", "--importance-examples", "60", "--device", "cpu"]
 
 
 def test_command_prints_the_card_and_keeps_it(run, tmp_path, capsys):
@@ -545,7 +600,7 @@ def test_the_probe_is_not_of_other_labels(run, tmp_path, capsys):
 
 
 def test_shares_of_none_are_not_certain():
-    assert 0 < share("none", "none", torch.zeros(100, dtype=torch.bool), "").standard_error < 0.03
+    assert 0 < share_entry("none", "none", torch.zeros(100, dtype=torch.bool), "").standard_error < 0.03
 
 
 COMMAND_ERRORS = {

@@ -20,7 +20,7 @@ from pyro_vae.models.oracles.linear_gaussian import LinearGaussian
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.joint import Joint
 
-SIZES = Sizes(num_data=12, draws=60, predictive_draws=7)
+SIZES = Sizes(num_examples=12, draws=60, predictive_draws=7)
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "arviz_plots.py"
 
 
@@ -44,7 +44,7 @@ def test_numbers_in_the_file_are_the_programs(tmp_path):
     x = program.simulate(30)
     file = round_trip(tmp_path / "a.nc", program, x, sizes=SIZES, about={"data": "a toy"})
     observed, z = array(file.observed_data, "x"), array(file.posterior, "z")[0]
-    index = torch.from_numpy(np.array(file.posterior["datum"]))
+    index = torch.from_numpy(np.array(file.posterior["example"]))
     torch.testing.assert_close(observed, x[index], rtol=0, atol=0)
     with own_store(program), torch.no_grad():
         joint = Joint(program, observed)
@@ -81,18 +81,18 @@ def test_groups_and_dimensions(kind, tmp_path):
     file = round_trip(tmp_path / "a.nc", program, data, sizes=SIZES)
     many, few = {"chain": 1, "draw": 60}, {"chain": 1, "draw": 7}
     for site, dims in latents.items():
-        assert dict(file.posterior[site].sizes) == {**many, "datum": 12, **dims}
+        assert dict(file.posterior[site].sizes) == {**many, "example": 12, **dims}
         assert dict(file.prior[site].sizes) == {**many, **dims}
-    assert dict(file.posterior_predictive["x"].sizes) == {**few, "datum": 12, **event}
+    assert dict(file.posterior_predictive["x"].sizes) == {**few, "example": 12, **event}
     assert dict(file.prior_predictive["x"].sizes) == {**few, **event}
-    assert dict(file.observed_data["x"].sizes) == {"datum": 12, **event}
+    assert dict(file.observed_data["x"].sizes) == {"example": 12, **event}
     for group, name in ((file.log_likelihood, "x"), (file.sample_stats, "log_weight")):
-        assert dict(group[name].sizes) == {**many, "datum": 12}
-    assert dict(file.sample_stats["k_hat"].sizes) == {"datum": 12}
+        assert dict(group[name].sizes) == {**many, "example": 12}
+    assert dict(file.sample_stats["k_hat"].sizes) == {"example": 12}
     if kind == "vae":
         assert file.attrs["pixels"] == "binarized by one draw (seed 0)"
-        datum = np.asarray(file.posterior["datum"])
-        assert (np.asarray(file.constant_data["label"]) == datum % 3).all()
+        example = np.asarray(file.posterior["example"])
+        assert (np.asarray(file.constant_data["label"]) == example % 3).all()
         assert set(np.unique(np.asarray(file.observed_data["x"]))) <= {0.0, 1.0}
 
 
@@ -119,7 +119,7 @@ def test_same_seed_same_file(tmp_path):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"num_data": 1}, "num_data of at least 2; got 1"),
+        ({"num_examples": 1}, "num_examples of at least 2; got 1"),
         ({"draws": 10}, "draws of at least 30"),
         ({"predictive_draws": 0}, "predictive_draws of at least 1"),
         ({"draws": 30, "predictive_draws": 31}, "at most 30 predictive_draws; got 31"),
@@ -143,14 +143,14 @@ def file_of_command(tmp_path_factory):
     folder = tmp_path_factory.mktemp("netcdf")
     options = ["--latent_dim", "2", "--hidden", "[7]", "--device", "cpu", "--epochs", "1"]
     assert main(["train", "--data", "digits", *options, "--out", str(folder / "run")]) == 0
-    quick = ["--only", "bounds", "--num-data", "20", "--device", "cpu"]
+    quick = ["--only", "bounds", "--num-examples", "20", "--device", "cpu"]
     assert main(["evaluate", str(folder / "run"), *quick, "--netcdf", str(folder / "draws.nc")]) == 0
     return folder / "draws.nc"
 
 
 def test_command_writes_a_file_that_arviz_opens(file_of_command):
     file = imported("arviz").from_netcdf(file_of_command)
-    assert dict(file.posterior["z"].sizes) == {"chain": 1, "draw": 1000, "datum": 100, "z_dim": 2}
+    assert dict(file.posterior["z"].sizes) == {"chain": 1, "draw": 1000, "example": 100, "z_dim": 2}
     assert file.attrs["data"] == "digits, test: 179 images of 8x8"
     assert json.loads(file.attrs["fingerprint"])["seed"] == 0
 

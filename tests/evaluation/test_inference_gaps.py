@@ -190,7 +190,7 @@ def test_the_density_of_a_flow_is_its_jacobian():
         jacobian = torch.autograd.functional.jacobian(lambda y: flow(y[None])[0][0], noise[k])
         own = torch.stack([jacobian[b, :, b] for b in range(3)])
         assert_close(log_det[k], own.logdet())
-        assert_close(jacobian.sum(), own.sum())  # no datum reaches another
+        assert_close(jacobian.sum(), own.sum())  # no example reaches another
 
 
 class Bounded(nn.Module):

@@ -266,7 +266,7 @@ def test_a_run_of_replicates(run, capsys):
 
 def test_a_comparison_of_replicates(tmp_path, capsys):
     options = "compare --estimators stl,iwae:num_particles=3 --replicates 2 --draws 20 --reference_draws 20 --steps 6"
-    more = "--judge_particles 5 --judge_data 20 --hidden [8] --latent_dim 2 --device cpu --json"
+    more = "--judge_particles 5 --judge_examples 20 --hidden [8] --latent_dim 2 --device cpu --json"
     file = tmp_path / "found.json"
     assert main([*options.split(), *more.split(), str(file), "--figure", str(tmp_path / "found.png")]) == 0
     assert "spread" in capsys.readouterr().out

@@ -291,7 +291,7 @@ COMPARE = ["--hidden", "[5]", "--latent_dim", "2", "--batch_size", "16", "--devi
 def test_command_prints_tables_and_writes_json_and_figure(images, tmp_path, capsys):
     argv = ["compare", "--data", str(images), *COMPARE, "--reference_draws", "20", "--batch", "4", "--at", "[0, 5]"]
     argv += ["--estimators", "trace_elbo,stl,iwae:num_particles=3,ciwae:num_particles=2,beta=0.1", "--steps", "3"]
-    argv += ["--judge_particles", "5", "--judge_data", "8"]
+    argv += ["--judge_particles", "5", "--judge_examples", "8"]
     files = tmp_path / "c.json", tmp_path / "c.png"
     assert main([*argv, "--json", str(files[0]), "--figure", str(files[1])]) == 0
     printed = capsys.readouterr().out

@@ -1,47 +1,66 @@
 """The parts of the card on annealing: AIS, and bounds from both sides."""
 
-from typing import Any
+from dataclasses import dataclass
 
-from pyro_vae.evaluation.card.entry import NATS, Entry, over_data
-from pyro_vae.evaluation.card.part import FEW, Part, continuous_only
+from torch import Tensor
+
+from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
+from pyro_vae.evaluation.card.part import ANNEALED_TOGETHER, Part, continuous_only, tensors_of
 from pyro_vae.evaluation.methods.annealing import annealed_log_evidence, bidirectional
-from pyro_vae.evaluation.store import Values
 from pyro_vae.evaluation.subject import Subject
 
 
-def annealing(subject: Subject, where: slice, seed: int) -> Values:
-    """Log p(x) by annealing from the prior, (B,), and how often its moves are accepted."""
-    found = annealed_log_evidence(subject.program, subject.x[where], seed=seed, **_settings(subject))
+@dataclass(frozen=True, eq=False)
+class Annealed:
+    """log p(x) by annealing from the prior, its standard error, and the acceptance rate, each (B,)."""
+
+    annealed: Tensor
+    annealed_error: Tensor
+    acceptance: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class BothSides:
+    """Lower and upper bound of log p(x), (B,), nats, for examples that the model generates."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+def annealing(subject: Subject, where: slice, seed: int) -> Annealed:
+    """Return log p(x) by annealing from the prior."""
+    chains, temperatures = subject.options.annealing_chains, subject.options.annealing_temperatures
+    found = annealed_log_evidence(
+        subject.program, subject.x[where], seed=seed, chains=chains, temperatures=temperatures
+    )
     assert found.acceptance is not None
-    return {"annealed": found.value, "annealed_error": found.standard_error, "acceptance": found.acceptance}
+    return Annealed(found.value, found.standard_error, found.acceptance)
 
 
-def annealing_entries(subject: Subject, values: Values) -> list[Entry]:
-    """Log p(x) by annealed importance sampling."""
-    trust = "from below: few temperatures make it too low; the sandwich says by how much, on the model's own data"
-    how = f"{_chains(subject)}; {values['acceptance'].mean():.0%} accepted; {subject.pixels}"
-    return [over_data("annealed", "log p(x), AIS", values["annealed"], NATS, how, trust)]
+def annealing_entries(subject: Subject, found: Annealed) -> list[Entry]:
+    """Return log p(x) by annealed importance sampling."""
+    caveat = "a lower bound: few temperatures make it too low; the sandwich shows by how much, on simulated examples"
+    how = f"{_chains(subject)}; {found.acceptance.mean():.0%} accepted; {subject.pixels}"
+    return [mean_entry("annealed", "log p(x), AIS", found.annealed, NATS, how, caveat)]
 
 
-def sandwich(subject: Subject, where: slice, seed: int) -> Values:
-    """Lower and upper bound of log p(x), (B,), for data that the model makes."""
-    found = bidirectional(subject.program, subject.x[where], seed=seed, **_settings(subject))
-    return {"lower": found.lower.value, "upper": found.upper.value}
+def sandwich(subject: Subject, where: slice, seed: int) -> BothSides:
+    """Return lower and upper bound of log p(x) for simulated examples."""
+    chains, temperatures = subject.options.annealing_chains, subject.options.annealing_temperatures
+    found = bidirectional(subject.program, subject.x[where], seed=seed, chains=chains, temperatures=temperatures)
+    return BothSides(found.lower.value, found.upper.value)
 
 
-def sandwich_entries(subject: Subject, values: Values) -> list[Entry]:
-    """Both sides, and their distance."""
-    how = f"simulated data; {_chains(subject)}, tuned before"
-    trust = "of the model's own data; on held-out data annealing may be less accurate than the width says"
+def sandwich_entries(subject: Subject, found: BothSides) -> list[Entry]:
+    """Return both sides, and their distance."""
+    how = f"simulated examples; {_chains(subject)}, tuned before"
+    caveat = "on simulated examples; on held-out examples annealing may be less accurate than the width says"
+    lower, upper = f"forward; {how}", f"reverse; {how}"
     return [
-        over_data("sandwich_lower", "log p(x) of own data, lower", values["lower"], NATS, f"forward; {how}", trust),
-        over_data("sandwich_upper", "log p(x) of own data, upper", values["upper"], NATS, f"reverse; {how}", trust),
-        over_data("sandwich_width", "width of the sandwich", values["upper"] - values["lower"], NATS, how, trust),
+        mean_entry("sandwich_lower", "log p(x) of simulated x, lower", found.lower, NATS, lower, caveat),
+        mean_entry("sandwich_upper", "log p(x) of simulated x, upper", found.upper, NATS, upper, caveat),
+        mean_entry("sandwich_width", "width of the sandwich", found.upper - found.lower, NATS, how, caveat),
     ]
-
-
-def _settings(subject: Subject) -> dict[str, Any]:
-    return {"chains": subject.options.annealing_chains, "temperatures": subject.options.annealing_temperatures}
 
 
 def _chains(subject: Subject) -> str:
@@ -50,20 +69,20 @@ def _chains(subject: Subject) -> str:
 
 ANNEALING = Part(
     what="log p(x) by annealed importance sampling",
-    count=lambda subject: subject.options.annealing_data,
-    chunk=lambda subject: FEW,
+    result=Annealed,
+    count=lambda subject: subject.options.annealing_examples,
+    chunk=lambda subject: ANNEALED_TOGETHER,
     work=annealing,
     entries=annealing_entries,
     options=("annealing_chains", "annealing_temperatures"),
-    per_datum=True,
+    per_example=tensors_of,
     refuses=continuous_only,
 )
-
-
 SANDWICH = Part(
-    what="log p(x) of simulated data between two bounds, by bidirectional Monte Carlo",
-    count=lambda subject: subject.options.sandwich_data,
-    chunk=lambda subject: FEW,
+    what="log p(x) of simulated examples between two bounds, by bidirectional Monte Carlo",
+    result=BothSides,
+    count=lambda subject: subject.options.sandwich_examples,
+    chunk=lambda subject: ANNEALED_TOGETHER,
     work=sandwich,
     entries=sandwich_entries,
     options=("annealing_chains", "annealing_temperatures"),

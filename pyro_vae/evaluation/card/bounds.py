@@ -1,71 +1,102 @@
 """The part of the card on bounds: ELBO, its terms and IWAE-k."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.card.entry import NATS, Entry, over_data
-from pyro_vae.evaluation.card.part import Part
-from pyro_vae.evaluation.methods.bounds import draw_in_pieces, group_bounds, terms_of
-from pyro_vae.evaluation.store import Values
+from pyro_vae.elbo.draw import Terms
+from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
+from pyro_vae.evaluation.card.part import Part, all_examples, tensors_of
+from pyro_vae.evaluation.methods.bounds import draw_in_pieces, group_bounds, scorer
 from pyro_vae.evaluation.subject import Subject
 
-TERMS = ("log_px_z", "log_pz", "log_qz")
+BELOW = "a lower bound: a worse q lowers it as a worse model does; the inference gaps tell them apart"
 
 
-def bounds(subject: Subject, where: slice, seed: int) -> Values:
-    """ELBO with its two terms, and importance-weighted bounds, each (B,), from the same draws."""
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """ELBO, its terms and importance-weighted bounds from the same particles, each (B,), nats."""
+
+    elbo: Tensor
+    reconstruction: Tensor  # E log p(x|z)
+    cross_entropy: Tensor  # −E log p(z)
+    entropy: Tensor  # −E log q(z|x)
+    iwae: dict[int, Tensor]  # k -> the bound of k particles
+
+    @property
+    def kl(self) -> Tensor:
+        """KL(q(z|x) ‖ p(z)), sampled."""
+        return self.cross_entropy - self.entropy
+
+
+def bounds(subject: Subject, where: slice, seed: int) -> Bounds:
+    """Return ELBO with its terms, and importance-weighted bounds."""
     options = subject.options
-    draws = max(options.iwae)
-    draw = terms_of(subject.program, subject.x[:2], pieces=1, shape=(1, 1))  # few, of other sizes than those of L_K
-    found: list[Values] = []
-    for x in subject.x[where].split(max(1, options.draws_at_once // draws)):
-        pieces = list(draw_in_pieces(draw, x, draws, options.draws_at_once))
+    particles = max(options.iwae)
+    score = scorer(subject.program, subject.x[:2], pieces=1, shape=(1, 1))  # few, of other sizes than those of L_K
+    found: list[Bounds] = []
+    for x in subject.x[where].split(max(1, options.draws_at_once // particles)):
+        pieces = list(draw_in_pieces(score, x, particles, options.draws_at_once))
         log_weight = torch.cat([piece.log_weight for piece in pieces]).double()
-        log_px_z, log_pz, log_qz = (
-            torch.cat([getattr(piece, name) for piece in pieces]).double().mean(0) for name in TERMS
-        )
-        values = {"elbo": log_weight.mean(0), "reconstruction": log_px_z, "cross_entropy": -log_pz, "entropy": -log_qz}
-        found.append(values | {f"iwae_{k}": group_bounds(log_weight, k) for k in options.iwae})
-    return {name: torch.cat([values[name] for values in found]) for name in found[0]}
+        log_px_z, log_pz, log_qz = (_mean(pieces, name) for name in ("log_px_z", "log_pz", "log_qz"))
+        iwae = {k: group_bounds(log_weight, k) for k in options.iwae}
+        found.append(Bounds(log_weight.mean(0), log_px_z, -log_pz, -log_qz, iwae))
+    return _joined(found)
 
 
-def bound_entries(subject: Subject, values: Values) -> list[Entry]:
-    """ELBO, reconstruction, KL, IWAE-k, and bits per dimension."""
-    draws = max(subject.options.iwae)
-    how = f"{draws} draws a datum; {subject.pixels}"
-    kl = values["cross_entropy"] - values["entropy"]
-    below = "a bound from below: a worse q lowers it as a worse model does; the gaps say which"
+def _mean(pieces: list[Terms], name: str) -> Tensor:
+    whole: Tensor = torch.cat([getattr(piece, name) for piece in pieces])
+    return whole.double().mean(0)
+
+
+def _joined(parts: list[Bounds]) -> Bounds:
+    return Bounds(
+        torch.cat([part.elbo for part in parts]),
+        torch.cat([part.reconstruction for part in parts]),
+        torch.cat([part.cross_entropy for part in parts]),
+        torch.cat([part.entropy for part in parts]),
+        {k: torch.cat([part.iwae[k] for part in parts]) for k in parts[0].iwae},
+    )
+
+
+def bound_entries(subject: Subject, found: Bounds) -> list[Entry]:
+    """Return ELBO, reconstruction, KL, IWAE-k, and bits per dimension."""
+    particles = max(subject.options.iwae)
+    drawn = f"{particles} particles per example"
+    how = f"{drawn}; {subject.pixels}"
     entries = [
-        over_data("elbo", "ELBO", values["elbo"], NATS, how, below),
-        over_data("reconstruction", "E log p(x|z)", values["reconstruction"], NATS, how),
-        over_data("kl", "KL(q(z|x) ‖ p(z))", kl, NATS, f"{draws} draws a datum"),
-        over_data("cross_entropy", "  cross-entropy", values["cross_entropy"], NATS, "−E log p(z), z ~ q(z|x)"),
-        over_data("entropy", "  entropy of q", values["entropy"], NATS, "−E log q(z|x)"),
+        mean_entry("elbo", "ELBO", found.elbo, NATS, how, BELOW),
+        mean_entry("reconstruction", "E log p(x|z)", found.reconstruction, NATS, how),
+        mean_entry("kl", "KL(q(z|x) ‖ p(z))", found.kl, NATS, drawn),
+        mean_entry("cross_entropy", "  cross-entropy", found.cross_entropy, NATS, "−E log p(z), z ~ q(z|x)"),
+        mean_entry("entropy", "  entropy of q", found.entropy, NATS, "−E log q(z|x)"),
     ]
-    for k in subject.options.iwae:
-        groups = f"{draws // k} {'group' if draws // k == 1 else 'groups'} of {k} draws; {subject.pixels}"
-        entries.append(over_data(f"iwae_{k}", f"IWAE-{k}", values[f"iwae_{k}"], NATS, groups, below))
-    return [*entries, bits("elbo_bits", "ELBO", values["elbo"], subject)]
+    for k, values in found.iwae.items():
+        number = particles // k
+        groups = f"{number} {'group' if number == 1 else 'groups'} of {k} particles; {subject.pixels}"
+        entries.append(mean_entry(f"iwae_{k}", f"IWAE-{k}", values, NATS, groups, BELOW))
+    return [*entries, bits_entry("elbo_bits", "ELBO", found.elbo, subject)]
 
 
-def bits(name: str, label: str, log_density: Tensor, subject: Subject) -> Entry:
-    r"""Return minus a log-density over D log 2, and say what it is bits of."""
+def bits_entry(name: str, label: str, log_density: Tensor, subject: Subject) -> Entry:
+    r"""Return the entry of :math:`-\log p / (D \log 2)`, bits per dimension."""
     values = -log_density / (subject.dims * math.log(2))
     if subject.discrete:
-        return over_data(name, label, values, "bits per dim", f"over {subject.dims} dims; {subject.pixels}")
+        return mean_entry(name, label, values, "bits per dim", f"over {subject.dims} dims; {subject.pixels}")
     how = f"over {subject.dims} dims, of a density at pixels {subject.pixels}"
-    trust = "a density at data that were not dequantized: no code length; comparable at one scaling of the pixels alone"
-    return over_data(name, label, values, "bits per dim", how, trust)
+    caveat = "a density at data that were not dequantized: no code length; compare only at the same scaling of pixels"
+    return mean_entry(name, label, values, "bits per dim", how, caveat)
 
 
 BOUNDS = Part(
     what="ELBO, its terms, IWAE-k",
-    count=lambda subject: subject.options.num_data or len(subject),
+    result=Bounds,
+    count=all_examples,
     chunk=lambda subject: 500,
     work=bounds,
     entries=bound_entries,
     options=("iwae", "draws_at_once"),
-    per_datum=True,
+    per_example=lambda found: tensors_of(found) | {f"iwae_{k}": values for k, values in found.iwae.items()},
 )

@@ -1,58 +1,84 @@
 """The part of the card on inference gaps."""
 
-import torch
+from dataclasses import dataclass
 
-from pyro_vae.evaluation.card.entry import NATS, Entry, over_data
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
 from pyro_vae.evaluation.card.part import Part, continuous_only
 from pyro_vae.evaluation.methods.inference_gaps import FAMILIES, inference_gaps
-from pyro_vae.evaluation.store import Values
 from pyro_vae.evaluation.subject import Subject
 
+LOCAL_CAVEAT = "a lower bound, nearer than L_K where the guide's q is poor; too low where the flow misses modes"
+GAP_CAVEAT = (
+    "log p(x) is that of the local flow: where it is too low so is the approximation gap; where the optimisation falls "
+    "short it is too large, and the amortization gap too small"
+)
+KINDS = {
+    "approximation": "the limit of the variational family",
+    "amortization": "the suboptimality of the amortised encoder",
+}
 
-def gaps(subject: Subject, where: slice, seed: int) -> Values:
-    """Approximation and amortization gap, (B,), for each family of local q; log p(x) from the richest one's weights."""
-    x = subject.x[where]
+
+@dataclass(frozen=True, eq=False)
+class FamilyGaps:
+    """The gaps of one family of local q, each (B,), nats; and whether its optimisation converged."""
+
+    approximation: Tensor
+    amortization: Tensor
+    converged: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LocalGaps:
+    """log p(x) by the weights of the local flow, (B,), nats, and the gaps of every family."""
+
+    local_evidence: Tensor
+    families: dict[str, FamilyGaps]
+
+
+def gaps(subject: Subject, where: slice, seed: int) -> LocalGaps:
+    """Return approximation and amortization gap for each family, against log p(x) by the richest one's weights."""
+    x, steps = subject.x[where], subject.options.gap_steps
+    unknown = torch.zeros(len(x))
     found = {
-        family: inference_gaps(
-            subject.program, x, torch.zeros(len(x)), family, max_steps=subject.options.gap_steps, seed=seed
-        )
-        for family in FAMILIES
+        family: inference_gaps(subject.program, x, unknown, family, max_steps=steps, seed=seed) for family in FAMILIES
     }
-    values: Values = {"local_evidence": found["flow"].local_evidence}
-    for family, of_family in found.items():
-        values[f"approximation_{family}"] = values["local_evidence"] - of_family.local_elbo
-        values[f"amortization_{family}"] = of_family.amortization
-        values[f"converged_{family}"] = of_family.converged
-    return values
+    evidence = found["flow"].local_evidence
+    families = {f: FamilyGaps(evidence - g.local_elbo, g.amortization, g.converged) for f, g in found.items()}
+    return LocalGaps(evidence, families)
 
 
-def gap_entries(subject: Subject, values: Values) -> list[Entry]:
-    """Log p(x) from local flows, and log p(x) − ELBO in two, for each family."""
-    how = f"1000 draws of a flow fitted to every datum; {subject.pixels}"
-    entries = [over_data("local_evidence", "log p(x), local q", values["local_evidence"], NATS, how, LOCAL_TRUST)]
-    trust = (
-        "log p(x) is that of the local flow: where it is too low so is the approximation gap; "
-        "where the optimisation falls short it is too large, and the amortization gap too small"
-    )
-    for family in FAMILIES:
-        stopped = int((~values[f"converged_{family}"]).sum())
-        more = f"; {stopped} data stopped after {subject.options.gap_steps} steps" if stopped else ""
-        for kind, of in (("approximation", "what the family cannot do"), ("amortization", "what the encoder does not")):
-            label, how = f"{kind} gap, {family} q", f"a local {family} q for every datum: {of}{more}"
-            entries.append(over_data(f"{kind}_{family}", label, values[f"{kind}_{family}"], NATS, how, trust))
+def gap_entries(subject: Subject, found: LocalGaps) -> list[Entry]:
+    """Return log p(x) from local flows, and log p(x) − ELBO in two parts, for each family."""
+    how = f"1000 particles of a flow fitted to each example; {subject.pixels}"
+    entries = [mean_entry("local_evidence", "log p(x), local q", found.local_evidence, NATS, how, LOCAL_CAVEAT)]
+    for family, of_family in found.families.items():
+        stopped = int((~of_family.converged).sum())
+        more = f"; {stopped} examples stopped after {subject.options.gap_steps} steps" if stopped else ""
+        for kind, values in (("approximation", of_family.approximation), ("amortization", of_family.amortization)):
+            label, how = f"{kind} gap, {family} q", f"a local {family} q for each example: {KINDS[kind]}{more}"
+            entries.append(mean_entry(f"{kind}_{family}", label, values, NATS, how, GAP_CAVEAT))
     return entries
 
 
+def gaps_per_example(found: LocalGaps) -> dict[str, Tensor]:
+    """Return log p(x) and all gaps of each example, by name."""
+    values = {"local_evidence": found.local_evidence}
+    for family, of_family in found.families.items():
+        values |= {f"{name}_{family}": value for name, value in vars(of_family).items()}
+    return values
+
+
 GAPS = Part(
-    what="approximation and amortization gap, by a local q for every datum",
-    count=lambda subject: subject.options.gap_data,
+    what="approximation and amortization gap, by a local q for each example",
+    result=LocalGaps,
+    count=lambda subject: subject.options.gap_examples,
     chunk=lambda subject: 50,
     work=gaps,
     entries=gap_entries,
     options=("gap_steps",),
-    per_datum=True,
+    per_example=gaps_per_example,
     refuses=continuous_only,
 )
-
-
-LOCAL_TRUST = "from below, and nearer than L_K where the guide's q is poor; too low where the flow misses modes"

@@ -1,44 +1,71 @@
-"""A part of an evaluation: what it computes for a chunk of data, and the figures it makes of all chunks."""
+"""A part of an evaluation: a typed result for each chunk of examples, and the figures made of all chunks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
+from torch import Tensor
+
+from pyro_vae.base.types import Json
 from pyro_vae.evaluation.card.entry import Entry
-from pyro_vae.evaluation.store import Values
 from pyro_vae.evaluation.subject import Subject
+
+R = TypeVar("R")  # a frozen dataclass of tensors and plain values
+ANNEALED_TOGETHER = 10  # examples
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Generic[R]):
     """A part of the evaluation.
 
     Args:
         what: one line for people.
-        count: how many data it takes.
-        chunk: data in a chunk; a finished chunk is kept.
-        work: (subject, where, seed) -> name -> values, the data in their first dimension; random states are its own.
-        entries: (subject, values of all chunks) -> figures.
+        result: the type of the result, a frozen dataclass of tensors whose first dimension is the examples (if there is
+            more than one chunk).
+        count: how many examples it takes.
+        chunk: examples in a chunk; a finished chunk is kept.
+        work: (subject, where, seed) -> the result of a chunk; the caller isolates random states.
+        entries: (subject, the result of all chunks) -> figures.
         options: the options that a chunk depends on.
-        depends: what else it depends on.
+        depends: other things that a chunk depends on.
         takes_train: whether it depends on the training data.
-        per_datum: whether the values are of data, one by one.
+        per_example: result -> name -> the values of each example.
         refuses: why it cannot be computed for a subject; empty if it can.
     """
 
     what: str
+    result: type[R]
     count: Callable[[Subject], int]
     chunk: Callable[[Subject], int]
-    work: Callable[[Subject, slice, int], Values]
-    entries: Callable[[Subject, Values], list[Entry]]
+    work: Callable[[Subject, slice, int], R]
+    entries: Callable[[Subject, R], list[Entry]]
     options: tuple[str, ...] = ()
-    depends: Callable[[Subject], Mapping[str, Any]] = lambda subject: {}
+    depends: Callable[[Subject], Mapping[str, Json]] = lambda subject: {}
     takes_train: bool = False
-    per_datum: bool = False
+    per_example: Callable[[R], Mapping[str, Tensor]] = lambda result: {}
     refuses: Callable[[Subject], str] = lambda subject: ""
 
 
-FEW = 10  # data that are annealed together
+class Results:
+    """The results of the parts that were computed."""
+
+    def __init__(self) -> None:
+        self._found: dict[type[object], object] = {}
+
+    def put(self, result: object) -> None:
+        """Keep the result of a part; its type says which."""
+        self._found[type(result)] = result
+
+    def of(self, part: Part[R]) -> R | None:
+        """Return the result of a part, or None if it was not computed."""
+        found = self._found.get(part.result)
+        assert found is None or isinstance(found, part.result)
+        return found
+
+
+def tensors_of(result: object) -> dict[str, Tensor]:
+    """Return the fields of a dataclass that are tensors, by name."""
+    return {name: value for name, value in vars(result).items() if isinstance(value, Tensor)}
 
 
 def continuous_only(subject: Subject) -> str:
@@ -46,6 +73,6 @@ def continuous_only(subject: Subject) -> str:
     return "" if subject.continuous else "Expected continuous latents, which gradients move; got discrete ones"
 
 
-def all_data(subject: Subject) -> int:
-    """Return how many data the evaluation takes."""
-    return subject.options.num_data or len(subject)
+def all_examples(subject: Subject) -> int:
+    """Return how many examples the evaluation takes."""
+    return subject.options.num_examples or len(subject)

@@ -1,43 +1,55 @@
 """The part of the card that scores reconstructions and samples."""
 
-from pyro_vae.evaluation.card.entry import NATS, Entry, over_data
-from pyro_vae.evaluation.card.part import Part
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
+from pyro_vae.evaluation.card.part import Part, all_examples, tensors_of
 from pyro_vae.evaluation.methods.elbo_decomposition import elbo_parts
 from pyro_vae.evaluation.methods.probe import reconstruction_scores
-from pyro_vae.evaluation.store import Values
 from pyro_vae.evaluation.subject import Subject
 from pyro_vae.program.predictive import sample_prior
 
-DRAWS = 10
+PARTICLES = 10
 
 
-def pictures(subject: Subject, where: slice, seed: int) -> Values:
-    """Squared error of reconstructions, and the ELBO of as many samples of the model, (B,) each."""
+@dataclass(frozen=True, eq=False)
+class PictureScores:
+    """Squared error of reconstructions, and the ELBO of as many samples of the model, each (B,)."""
+
+    squared_error: Tensor
+    sample_elbo: Tensor
+
+
+def pictures(subject: Subject, where: slice, seed: int) -> PictureScores:
+    """Score reconstructions and samples."""
     x = subject.x[where]
-    scores = reconstruction_scores(subject.program, x, DRAWS, seed)
+    scores = reconstruction_scores(subject.program, x, PARTICLES, seed)
     samples = sample_prior(subject.program, x).draw.to(x)
-    own = elbo_parts(subject.program, samples, DRAWS, seed + 1).elbo
-    return {"squared_error": scores.squared_error, "sample_elbo": own}
+    return PictureScores(scores.squared_error, elbo_parts(subject.program, samples, PARTICLES, seed + 1).elbo)
 
 
-def picture_entries(subject: Subject, values: Values) -> list[Entry]:
-    """Reconstructions and samples, scored."""
-    trust = (
-        "compare with the ELBO of held-out data: far above it, samples are simpler than data; far below, stranger; "
-        "it does not see whether samples vary as data do"
+def picture_entries(subject: Subject, found: PictureScores) -> list[Entry]:
+    """Return the scores of reconstructions and samples."""
+    caveat = (
+        "compare with the ELBO of held-out examples: samples far above it are simpler than the data, far below, "
+        "stranger; it is blind to whether samples vary as the data do"
     )
-    how = f"(x − E[x|z])², mean over pixels and {DRAWS} draws; {subject.pixels}"
+    how = f"(x − E[x|z])², mean over pixels and {PARTICLES} particles; {subject.pixels}"
+    own = "samples x ~ p(x)"
     return [
-        over_data("squared_error", "squared error of reconstructions", values["squared_error"], "per pixel", how),
-        over_data("sample_elbo", "ELBO of the model's samples", values["sample_elbo"], NATS, "samples x ~ p(x)", trust),
+        mean_entry("squared_error", "squared error of reconstructions", found.squared_error, "per pixel", how),
+        mean_entry("sample_elbo", "ELBO of the model's samples", found.sample_elbo, NATS, own, caveat),
     ]
 
 
 PICTURES = Part(
     what="reconstructions and samples, scored",
-    count=lambda subject: subject.options.num_data or len(subject),
+    result=PictureScores,
+    count=all_examples,
     chunk=lambda subject: 1000,
     work=pictures,
     entries=picture_entries,
-    per_datum=True,
+    per_example=tensors_of,
 )

@@ -1,36 +1,46 @@
 """The part of the card on posterior samples: AEVB's Appendix D."""
 
-from pyro_vae.evaluation.card.entry import NATS, Entry, over_data, share
-from pyro_vae.evaluation.card.part import FEW, Part, continuous_only
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry, share_entry
+from pyro_vae.evaluation.card.part import ANNEALED_TOGETHER, Part, continuous_only, tensors_of
 from pyro_vae.evaluation.methods.posterior_sampling import MAX_DIMENSIONS, posterior_log_evidence
-from pyro_vae.evaluation.store import Values
 from pyro_vae.evaluation.subject import Subject
 
 R_HAT_LIMIT = 1.05
 
 
-def hmc(subject: Subject, where: slice, seed: int) -> Values:
-    """Log p(x) from samples of the posterior, (B,)."""
+@dataclass(frozen=True, eq=False)
+class FromPosterior:
+    """log p(x) from samples of the posterior, its standard error, and R-hat of the chains, each (B,)."""
+
+    from_posterior: Tensor
+    from_posterior_error: Tensor
+    r_hat: Tensor | None
+
+
+def posterior(subject: Subject, where: slice, seed: int) -> FromPosterior:
+    """Return log p(x) from samples of the posterior."""
     count = subject.options.hmc_samples
     found = posterior_log_evidence(subject.program, subject.x[where], num_samples=count, warmup_steps=count, seed=seed)
-    values = {"from_posterior": found.value, "from_posterior_error": found.standard_error}
-    return values if found.r_hat is None else {**values, "r_hat": found.r_hat}
+    return FromPosterior(found.value, found.standard_error, found.r_hat)
 
 
-def hmc_entries(subject: Subject, values: Values) -> list[Entry]:
-    """Log p(x) by AEVB's Appendix D."""
-    trust = "from above, and wrong where the posterior has modes that the sampler does not find"
-    how = f"NUTS, 20 chains of {subject.options.hmc_samples} samples a datum; {subject.pixels}"
-    entries = [over_data("from_posterior", "log p(x), HMC", values["from_posterior"], NATS, how, trust)]
-    if "r_hat" in values:
-        mixed = "chains of a datum that have not mixed: neither its value nor its error can be trusted"
-        unmixed = ~(values["r_hat"] <= R_HAT_LIMIT)
-        entries.append(share("unmixed_posterior", f"R-hat > {R_HAT_LIMIT}", unmixed, how, mixed))
-    unsure = ~(values["from_posterior_error"] <= 1)  # an error that is no number is unsure, too
+def posterior_entries(subject: Subject, found: FromPosterior) -> list[Entry]:
+    """Return log p(x) by AEVB's Appendix D."""
+    caveat = "an upper bound, and wrong where the posterior has modes that the sampler does not find"
+    how = f"NUTS, 20 chains of {subject.options.hmc_samples} samples per example; {subject.pixels}"
+    entries = [mean_entry("from_posterior", "log p(x), HMC", found.from_posterior, NATS, how, caveat)]
+    if found.r_hat is not None:
+        mixed = "an example's chains have not mixed: neither its value nor its error holds"
+        unmixed = ~(found.r_hat <= R_HAT_LIMIT)
+        entries.append(share_entry("unmixed_posterior", f"R-hat > {R_HAT_LIMIT}", unmixed, how, mixed))
+    unsure = ~(found.from_posterior_error <= 1)  # NaN is unsure, too
     if unsure.any():
-        entries.append(
-            share("unsure_posterior", "HMC unsure by > 1 nat", unsure, "own standard error of a datum", trust)
-        )
+        own = "an example's own standard error"
+        entries.append(share_entry("unsure_posterior", "HMC unsure by > 1 nat", unsure, own, caveat))
     return entries
 
 
@@ -42,11 +52,12 @@ def _few_dimensions(subject: Subject) -> str:
 
 HMC = Part(
     what="log p(x) from samples of the posterior, by Pyro's NUTS",
-    count=lambda subject: subject.options.hmc_data,
-    chunk=lambda subject: FEW,
-    work=hmc,
-    entries=hmc_entries,
+    result=FromPosterior,
+    count=lambda subject: subject.options.hmc_examples,
+    chunk=lambda subject: ANNEALED_TOGETHER,
+    work=posterior,
+    entries=posterior_entries,
     options=("hmc_samples",),
-    per_datum=True,
+    per_example=tensors_of,
     refuses=_few_dimensions,
 )

@@ -1,42 +1,53 @@
 """The part of the card on ELBO surgery."""
 
 import math
+from dataclasses import dataclass
 
-from pyro_vae.evaluation.card.entry import NATS, Entry, over_data
-from pyro_vae.evaluation.card.part import Part
+from torch import Tensor
+
+from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
+from pyro_vae.evaluation.card.part import Part, tensors_of
 from pyro_vae.evaluation.methods.elbo_decomposition import SATURATED, elbo_surgery
-from pyro_vae.evaluation.store import Values
 from pyro_vae.evaluation.subject import Subject
 
 
-def surgery(subject: Subject, where: slice, seed: int) -> Values:
-    """Mutual information and marginal KL, each (B,): the KL of these data in two."""
+@dataclass(frozen=True, eq=False)
+class KLParts:
+    """Mutual information and marginal KL, each (B,), nats: the KL of these examples in two parts."""
+
+    mutual_information: Tensor
+    marginal_kl: Tensor
+
+
+def surgery(subject: Subject, where: slice, seed: int) -> KLParts:
+    """Return mutual information and marginal KL."""
     found = elbo_surgery(subject.program, subject.x[where], seed=seed)
-    return {"mutual_information": found.mutual_information, "marginal_kl": found.marginal_kl}
+    return KLParts(found.mutual_information, found.marginal_kl)
 
 
-def surgery_entries(subject: Subject, values: Values) -> list[Entry]:
-    """How much a code tells of its datum, and how far all codes together are from the prior."""
-    information, marginal = values["mutual_information"], values["marginal_kl"]
-    limit, n = math.log(len(information)), len(information)
-    how = f"q(z) the mixture over these {n} data, 1 code each"
-    trust = f"the information cannot exceed log {n} = {limit:.2f} nats"
+def surgery_entries(subject: Subject, found: KLParts) -> list[Entry]:
+    """Return how much a code tells about its example, and how far all codes together are from the prior."""
+    information, n = found.mutual_information, len(found.mutual_information)
+    limit = math.log(n)
+    how = f"q(z) the mixture over these {n} examples, 1 code each"
+    caveat = f"the information is at most log {n} = {limit:.2f} nats"
     if limit - information.mean().item() < SATURATED:
-        trust += (
-            " and is there: it speaks of the number of data and not of the program, "
-            "and what it lacks stands in the marginal KL; more surgery_data move both"
+        caveat += (
+            f", and saturated at log {n}: it reflects the sample size, not the model, and the marginal KL "
+            "takes the rest; more surgery_examples move both"
         )
     return [
-        over_data("mutual_information", "mutual information of x and z", information, NATS, how, trust),
-        over_data("marginal_kl", "marginal KL(q(z) ‖ p(z))", marginal, NATS, how, trust),
+        mean_entry("mutual_information", "mutual information of x and z", information, NATS, how, caveat),
+        mean_entry("marginal_kl", "marginal KL(q(z) ‖ p(z))", found.marginal_kl, NATS, how, caveat),
     ]
 
 
 SURGERY = Part(
     what="mutual information of x and z, KL of the aggregate posterior to the prior",
-    count=lambda subject: subject.options.surgery_data,
-    chunk=lambda subject: subject.options.surgery_data,
+    result=KLParts,
+    count=lambda subject: subject.options.surgery_examples,
+    chunk=lambda subject: subject.options.surgery_examples,
     work=surgery,
     entries=surgery_entries,
-    per_datum=True,
+    per_example=tensors_of,
 )

@@ -1,6 +1,6 @@
 """Every part of an evaluation, in the order of the card."""
 
-from collections.abc import Mapping
+from typing import Any
 
 from pyro_vae.evaluation.card.annealing import ANNEALING, SANDWICH
 from pyro_vae.evaluation.card.bounds import BOUNDS
@@ -15,7 +15,7 @@ from pyro_vae.evaluation.card.prior import PRIOR
 from pyro_vae.evaluation.card.probe import PROBE
 from pyro_vae.evaluation.card.surgery import SURGERY
 
-PARTS: Mapping[str, Part] = {
+PARTS: dict[str, Part[Any]] = {  # a part's result has its own type
     "bounds": BOUNDS,
     "importance": IMPORTANCE,
     "annealing": ANNEALING,

@@ -1,83 +1,91 @@
-"""Figures over all data, and paired differences, made of several parts."""
+"""Figures made of several parts: log p(x) over all examples, and paired differences."""
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.card.entry import NATS, Entry, over_data
-from pyro_vae.evaluation.card.gaps import LOCAL_TRUST
-from pyro_vae.evaluation.card.importance import k_hat_trust
-from pyro_vae.evaluation.store import Values
+from pyro_vae.base.statistics import Estimate
+from pyro_vae.evaluation.card.annealing import ANNEALING
+from pyro_vae.evaluation.card.bounds import BOUNDS
+from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
+from pyro_vae.evaluation.card.gaps import GAPS, LOCAL_CAVEAT
+from pyro_vae.evaluation.card.importance import IMPORTANCE, k_hat_caveat
+from pyro_vae.evaluation.card.part import Results
+from pyro_vae.evaluation.card.posterior import HMC
+from pyro_vae.evaluation.card.prior import PRIOR
 from pyro_vae.evaluation.subject import Subject
 
 
-def paired_entries(found: dict[str, Values]) -> list[tuple[str, Entry]]:
-    """Return what two estimates of log p(x) of the same data differ by, with the part that each belongs to."""
-    entries = []
-    for part, name, label in PAIRED:
-        if part in found and "importance" in found:
-            there = found["importance"]["log_evidence"]
-            n = min(len(there), len(found[part][name]))
-            difference = found[part][name][:n].double() - there[:n]
-            entries.append((part, over_data(f"{name}_paired", label, difference, NATS, "the same data, paired")))
-    return entries
-
-
-PAIRED = (
-    ("gaps", "local_evidence", "local q − L_K"),
-    ("annealing", "annealed", "AIS − L_K"),
-    ("prior", "from_prior", "prior alone − L_K"),
-    ("hmc", "from_posterior", "HMC − L_K"),
-)
-
-
-def all_data_entry(name: str, label: str, elbo: Tensor, gap: Tensor, of: str, trust: str) -> Entry:
-    r"""Return log p(x) over all data: their mean ELBO, and the mean gap to a better estimate where that is known.
+def all_examples_entry(name: str, label: str, elbo: Tensor, gap: Tensor, of: str, caveat: str) -> Entry:
+    r"""Return log p(x) over all examples: their mean ELBO, plus the mean gap to a better estimate where that is known.
 
     .. math:: \frac1N \sum_{n \le N} e_n + \frac1m \sum_{n \le m} g_n, \qquad
         \frac{\mathrm{var}(e)}{N} + \frac{\mathrm{var}(g)}{m} + 2 \frac{\mathrm{cov}(e, g)}{N}
 
-    The gap varies less between data than log p(x) does, so the error is near that of all N data. The subset is a random
-    one and the beginning of all, so that the covariance counts once.
+    The gap varies less between examples than log p(x) does, so the error is near that of all N examples. The subset is
+    random and the beginning of all, so the covariance counts once.
 
     Args:
         name: of the entry.
         label: of the entry.
-        elbo: e of all data, (N,).
+        elbo: e of all examples, (N,).
         gap: g, the better estimate minus an ELBO, of the first of them, (m,).
-        of: the better estimate, and how the pixels were had, in words.
-        trust: when not to trust it.
+        of: the better estimate, and how the pixels were binarized, in words.
+        caveat: of the entry.
 
     Example:
         >>> elbo, gap = torch.tensor([-3.0, -2.0, -4.0]), torch.tensor([0.5, 1.0])
-        >>> all_data_entry("all", "log p(x), all data", elbo, gap, "L_50", "").mean
+        >>> all_examples_entry("all", "log p(x), all", elbo, gap, "L_50", "").value
         -2.25
     """
     elbo, gap = elbo.double(), gap.double()[: len(elbo)]
     n, m = len(elbo), len(gap)
     covariance = torch.cov(torch.stack([elbo[:m], gap]))[0, 1].item()
     variance = elbo.var().item() / n + gap.var().item() / m + 2 * covariance / n
-    how = f"ELBO of {n} data + gap of {m} of them to {of}"
-    return Entry(name, label, (elbo.mean() + gap.mean()).item(), math.sqrt(max(variance, 0.0)), NATS, n, how, trust)
+    how = f"ELBO of {n} examples + gap of {m} of them to {of}"
+    found = Estimate((elbo.mean() + gap.mean()).item(), math.sqrt(max(variance, 0.0)), n)
+    return Entry(name, label, found, NATS, how, caveat)
 
 
-def all_data_entries(subject: Subject, found: Mapping[str, Values]) -> list[tuple[str, Entry]]:
-    """Return log p(x) over all data by what was computed on a subset, with the part that each figure belongs to."""
-    entries = []
-    if "bounds" in found and "importance" in found:
-        values = found["importance"]
-        gap = values["log_evidence"] - values["evidence_elbo"]
+def total_entries(subject: Subject, results: Results) -> list[tuple[str, Entry]]:
+    """Return log p(x) over all examples by what was computed on a subset, with the part that each figure belongs to."""
+    entries: list[tuple[str, Entry]] = []
+    bounds, importance, gaps = results.of(BOUNDS), results.of(IMPORTANCE), results.of(GAPS)
+    if bounds and importance:
         of = f"L_{subject.options.num_particles}; {subject.pixels}"
-        trust = k_hat_trust(values["k_hat"])
-        entry = all_data_entry("log_evidence_all", "log p(x), all data", found["bounds"]["elbo"], gap, of, trust)
-        entries.append(("importance", entry))
-    if "bounds" in found and "gaps" in found:
-        elbo, local = found["bounds"]["elbo"], found["gaps"]["local_evidence"]
-        m = min(len(elbo), len(local))
-        of = f"weights of a local flow; {subject.pixels}"
-        label = "log p(x), all data, local q"
-        entry = all_data_entry("local_evidence_all", label, elbo, local[:m] - elbo[:m], of, LOCAL_TRUST)
-        entries.append(("gaps", entry))
+        name, label, caveat = "log_evidence_all", "log p(x), all examples", k_hat_caveat(importance.k_hat)
+        entries.append(("importance", all_examples_entry(name, label, bounds.elbo, importance.gap, of, caveat)))
+    if bounds and gaps:
+        m = min(len(bounds.elbo), len(gaps.local_evidence))
+        gap, of = gaps.local_evidence[:m] - bounds.elbo[:m], f"weights of a local flow; {subject.pixels}"
+        name, label = "local_evidence_all", "log p(x), all examples, local q"
+        entries.append(("gaps", all_examples_entry(name, label, bounds.elbo, gap, of, LOCAL_CAVEAT)))
     return entries
+
+
+def paired_entries(results: Results) -> list[tuple[str, Entry]]:
+    """Return the differences of two estimates of log p(x) of the same examples, with the part that each belongs to."""
+    importance = results.of(IMPORTANCE)
+    if importance is None:
+        return []
+    entries = []
+    for part, name, label, values in _others(results):
+        n = min(len(importance.log_evidence), len(values))
+        difference = values[:n].double() - importance.log_evidence[:n]
+        entries.append((part, mean_entry(f"{name}_paired", label, difference, NATS, "the same examples, paired")))
+    return entries
+
+
+def _others(results: Results) -> list[tuple[str, str, str, Tensor]]:
+    """Return the other estimates of log p(x) that were computed: part, name, label, values."""
+    found: list[tuple[str, str, str, Tensor]] = []
+    if gaps := results.of(GAPS):
+        found.append(("gaps", "local_evidence", "local q − L_K", gaps.local_evidence))
+    if annealed := results.of(ANNEALING):
+        found.append(("annealing", "annealed", "AIS − L_K", annealed.annealed))
+    if prior := results.of(PRIOR):
+        found.append(("prior", "from_prior", "prior alone − L_K", prior.from_prior))
+    if hmc := results.of(HMC):
+        found.append(("hmc", "from_posterior", "HMC − L_K", hmc.from_posterior))
+    return found

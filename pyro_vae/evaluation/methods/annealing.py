@@ -16,14 +16,15 @@ Sources: Neal, Annealed importance sampling, 2001; Wu, Burda, Salakhutdinov and 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pyro
 import torch
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError, lookup
-from pyro_vae.evaluation.methods.log_evidence import LogEvidence, chunks
+from pyro_vae.evaluation.chunking import state_chunks
+from pyro_vae.evaluation.methods.log_evidence import LogEvidence
 from pyro_vae.program.contexts import evaluating, frozen
 from pyro_vae.program.joint import Joint
 from pyro_vae.program.predictive import sample_prior
@@ -68,12 +69,12 @@ class Annealing:
     """How to anneal.
 
     Args:
-        chains: K, for every datum.
+        chains: K, for every example.
         temperatures: T, the steps from β = 0 to β = 1.
         schedule: of β, a name of :data:`TEMPERATURES`.
         start: ``prior``, or ``guide``, which is nearer to the posterior but may lack its tails.
         leapfrog_steps: of a trajectory.
-        step_size: of the first trajectory; adapted from there, datum by datum.
+        step_size: of the first trajectory; adapted from there, example by example.
 
     Raises:
         InputError: numbers that are not positive, unknown names.
@@ -104,7 +105,7 @@ class Annealing:
 
 @dataclass(frozen=True, eq=False)
 class Sandwich:
-    """log p(x) of simulated data between two bounds, both in expectation; nats per datum."""
+    """log p(x) of simulated data between two bounds, both in expectation; nats per example."""
 
     x: Tensor  # (B, *event_shape)
     lower: LogEvidence
@@ -123,15 +124,20 @@ def annealed_log_evidence(
     *,
     preliminary: bool = False,
     seed: int = 0,
-    **settings: Any,
+    chains: int = 16,
+    temperatures: int = 1000,
+    schedule: str = "sigmoid",
+    start: Start = "prior",
+    leapfrog_steps: int = 10,
+    step_size: float = 0.2,
 ) -> LogEvidence:
-    r"""Return log p(x) of every datum by annealed importance sampling: from below, and tight for many temperatures.
+    r"""Return log p(x) of every example by annealed importance sampling: from below, and tight for many temperatures.
 
     .. math:: \log p(x) \ge E \log \frac1K \sum_k w_k
 
-    Step sizes are adapted during the run, datum by datum, towards an acceptance rate of 0.65, which is common practice
-    (Wu et al.) and makes transitions depend a little on the chain's past. With ``preliminary`` they come from a run of
-    its own and are then fixed: E w = p(x) holds strictly, at about twice the cost.
+    Step sizes are adapted during the run, example by example, towards an acceptance rate of 0.65, which is common
+    practice (Wu et al.) and makes transitions depend a little on the chain's past. With ``preliminary`` they come
+    from a run of its own and are then fixed: E w = p(x) holds strictly, at about twice the cost.
 
     The program's parameters, gradients and mode are left as they are. Memory is bounded by chunks of data.
 
@@ -140,7 +146,12 @@ def annealed_log_evidence(
         x: data, (B, *event_shape), binarized where the likelihood is binary, on the program's device.
         preliminary: tune step sizes in a run before.
         seed: of the noise.
-        settings: the fields of :class:`Annealing`: chains, temperatures, schedule, start, leapfrog_steps, step_size.
+        chains: K, per example.
+        temperatures: T, the steps from β = 0 to β = 1.
+        schedule: of β, ``sigmoid`` or ``linear``.
+        start: ``prior``, or ``guide``, which is nearer to the posterior but may lack its tails.
+        leapfrog_steps: of a trajectory.
+        step_size: of the first trajectory; adapted from there, per example.
 
     Returns:
         Value and standard error (B,), log weights (chains, B), mean acceptance rate (B,).
@@ -156,9 +167,9 @@ def annealed_log_evidence(
         >>> bool(((found.value - oracle.log_evidence(x)).abs() < 0.5).all())
         True
     """
-    how = _annealing(settings)
+    how = Annealing(chains, temperatures, schedule, start, leapfrog_steps, step_size)
     with evaluating(program, x.device, seed), frozen(program), pyro.validation_enabled(False):
-        return LogEvidence.cat([_forward(program, part, how, preliminary) for part in chunks(x, how.chains)])
+        return LogEvidence.cat([_forward(program, part, how, preliminary) for part in state_chunks(x, how.chains)])
 
 
 @torch.no_grad()
@@ -167,7 +178,12 @@ def bidirectional(
     like: Tensor,
     *,
     seed: int = 0,
-    **settings: Any,
+    chains: int = 16,
+    temperatures: int = 1000,
+    schedule: str = "sigmoid",
+    start: Start = "prior",
+    leapfrog_steps: int = 10,
+    step_size: float = 0.2,
 ) -> Sandwich:
     r"""Return bounds of log p(x) from both sides, for data simulated from the model (bidirectional Monte Carlo).
 
@@ -176,7 +192,7 @@ def bidirectional(
 
     .. math:: E \log \frac1K \sum_k w_k \;\le\; \log p(x) \;\le\; -E \log \frac1K \sum_k \frac1{w_k'}
 
-    The upper side is an expectation over z too: one datum's K reverse chains share their start, so that their
+    The upper side is an expectation over z too: one example's K reverse chains share their start, so that their
     standard error understates the spread; average over data. Step sizes are tuned in a preliminary run and then
     fixed, so that both inequalities hold exactly; they hold for the model's own data, not for other data. Where p(x|z)
     falls off faster than the prior, 1/w' may have no variance: few data then give an upper side that is too low, which
@@ -188,7 +204,12 @@ def bidirectional(
         program: a program whose latents are continuous.
         like: any tensor (B, *event_shape) on the program's device: as many data are simulated; its values are not used.
         seed: of the data and the noise.
-        settings: the fields of :class:`Annealing`: chains, temperatures, schedule, start, leapfrog_steps, step_size.
+        chains: K, per example.
+        temperatures: T, the steps from β = 0 to β = 1.
+        schedule: of β, ``sigmoid`` or ``linear``.
+        start: ``prior``, or ``guide``, which is nearer to the posterior but may lack its tails.
+        leapfrog_steps: of a trajectory.
+        step_size: of the first trajectory; adapted from there, per example.
 
     Example:
         >>> from pyro_vae.models.oracles import LinearGaussian
@@ -197,15 +218,9 @@ def bidirectional(
         >>> bool(sandwich.lower.value.mean() < oracle.log_evidence(sandwich.x).mean() < sandwich.upper.value.mean())
         True
     """
-    how = _annealing(settings)
+    how = Annealing(chains, temperatures, schedule, start, leapfrog_steps, step_size)
     with evaluating(program, like.device, seed), frozen(program), pyro.validation_enabled(False):
-        return _joined([_both_ways(program, part, how) for part in chunks(like, how.chains)])
-
-
-def _annealing(settings: dict[str, Any]) -> Annealing:
-    for name in settings:
-        lookup(Annealing.__dataclass_fields__, name, "setting")
-    return Annealing(**settings)
+        return _joined([_both_ways(program, part, how) for part in state_chunks(like, how.chains)])
 
 
 def _both_ways(program: Program, like: Tensor, settings: Annealing) -> Sandwich:
@@ -298,7 +313,7 @@ def _walk(
 def transition(
     path: GeometricPath, here: Where, beta: float, step: Tensor, leapfrog_steps: int
 ) -> tuple[Where, Tensor]:
-    """Take one step of Hamiltonian Monte Carlo that leaves f_β invariant, for every chain and datum by itself.
+    """Take one step of Hamiltonian Monte Carlo that leaves f_β invariant, for every chain and example by itself.
 
     Momenta are standard normal. The step size is drawn anew around ``step``, independently of the state, so that no
     trajectory closes upon itself. A proposal that is not finite is refused.
@@ -307,7 +322,7 @@ def transition(
         path: the path.
         here: u (K, B, n), log f_0 and log f_1 − log f_0 (K, B).
         beta: β.
-        step: step size of each datum, (B,).
+        step: step size of each example, (B,).
         leapfrog_steps: of the trajectory.
 
     Returns:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.base.random import generator
-from pyro_vae.base.statistics import Estimate, estimate
+from pyro_vae.base.statistics import Estimate, chunk_sizes, estimate
 from pyro_vae.data import Images
 from pyro_vae.elbo.draw import Terms, draw_terms
 from pyro_vae.engines.compiled.terms import CompiledTerms, can_be_compiled
@@ -23,7 +23,7 @@ COMPILED_FROM = 2000  # pieces; compiling costs some ten seconds and saves about
 
 @torch.no_grad()
 def held_out_elbo(program: Program, data: Images, num_particles: int = 1, seed: int = 0) -> Tensor:
-    r"""Return the ELBO of every datum, (N,), in nats: the mean over K draws of log w.
+    r"""Return the ELBO of every example, (N,), in nats: the mean over K draws of log w.
 
     .. math:: \frac1K \sum_k \log p(x|z_k) + \log p(z_k) - \log q(z_k|x), \quad z_k \sim q(z|x)
 
@@ -49,7 +49,7 @@ def held_out_elbo(program: Program, data: Images, num_particles: int = 1, seed: 
 def importance_bounds(
     program: Program, data: Images, num_particles: int, seed: int = 0, *, compiled: bool | None = None
 ) -> Tensor:
-    r"""Return the importance-weighted bound of every datum, (N,), in nats: log p(x) from below, tight for large K.
+    r"""Return the importance-weighted bound of every example, (N,), in nats: log p(x) from below, tight for large K.
 
     .. math:: \mathcal L_K = \log \frac1K \sum_k w_k
 
@@ -70,31 +70,31 @@ def importance_bounds(
         >>> importance_bounds(VAE((4,), latent_dim=2), as_images(torch.ones(10, 4)), num_particles=50).shape
         torch.Size([10])
     """
-    counts = [min(PARTICLES_AT_ONCE, num_particles - start) for start in range(0, num_particles, PARTICLES_AT_ONCE)]
+    counts = chunk_sizes(num_particles, PARTICLES_AT_ONCE)
     chunk = max(1, CHUNK // counts[0])
     few = data.batch(slice(0, 2), generator(data.device, seed))
     with evaluating(program, data.device, seed):
         pieces = len(counts) * math.ceil(len(data) / chunk)
-        draw = terms_of(program, few, pieces, (min(chunk, len(data)), counts[0]), compiled)
+        score = scorer(program, few, pieces, (min(chunk, len(data)), counts[0]), compiled)
 
     def bound(x: Tensor) -> Tensor:
-        sums = torch.stack([draw(x, count).log_weight.logsumexp(0) for count in counts])
+        sums = torch.stack([score(x, count).log_weight.logsumexp(0) for count in counts])
         return sums.logsumexp(0) - math.log(num_particles)
 
     return _over_data(program, data, seed, chunk, bound)
 
 
-Draws = Callable[[Tensor, int], Terms]
+Scorer = Callable[[Tensor, int], Terms]  # samples and scores K particles for a batch
 
 
-def terms_of(program: Program, x: Tensor, pieces: int, shape: tuple[int, int], compiled: bool | None = None) -> Draws:
-    """Return what draws and scores K particles for a batch: compiled if asked for, by default where it pays.
+def scorer(program: Program, x: Tensor, pieces: int, shape: tuple[int, int], compiled: bool | None = None) -> Scorer:
+    """Return what samples and scores K particles for a batch: compiled if asked for, by default where it amortises.
 
     Args:
         program: the program; its store must be active.
-        x: a few data, on which tracing is tried.
+        x: a few examples, on which tracing is tried.
         pieces: how often it will be called.
-        shape: (data, particles) of nearly all of them.
+        shape: (examples, particles) of nearly all of them.
         compiled: True, False, or None: from :data:`COMPILED_FROM` pieces on, if the program can be traced and there is
             a compiler.
     """
@@ -104,29 +104,29 @@ def terms_of(program: Program, x: Tensor, pieces: int, shape: tuple[int, int], c
 
 
 @torch.no_grad()
-def draw_in_pieces(draw: Draws, x: Tensor, num_particles: int, draws_at_once: int) -> Iterator[Terms]:
-    r"""Draw K particles for a chunk of data in pieces of particles, each (k, B), that are scored and forgotten.
+def draw_in_pieces(score: Scorer, x: Tensor, num_particles: int, draws_at_once: int) -> Iterator[Terms]:
+    r"""Sample K particles for a chunk of examples in pieces, each (k, B), in bounded memory.
 
-    Memory is bounded by the greater of ``draws_at_once`` and B draws, whatever K is. The program's store must be active
-    (:func:`~pyro_vae.program.evaluating`).
+    Memory is bounded by the larger of ``draws_at_once`` and B particles, whatever K is. The program's store must be
+    active (:func:`~pyro_vae.program.evaluating`).
 
     Args:
-        draw: what draws and scores, of :func:`terms_of`.
-        x: a chunk of data, (B, \*event_shape).
+        score: samples and scores, of :func:`scorer`.
+        x: a chunk of examples, (B, \*event_shape).
         num_particles: K.
-        draws_at_once: particles times data in a piece.
+        draws_at_once: particles times examples in a piece.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> with evaluating(vae, torch.device("cpu"), seed=0):
-        ...     draw = terms_of(vae, torch.ones(2, 4), pieces=3, shape=(10, 2))
-        ...     [piece.log_weight.shape[0] for piece in draw_in_pieces(draw, torch.ones(10, 4), 5, draws_at_once=20)]
+        ...     score = scorer(vae, torch.ones(2, 4), pieces=3, shape=(10, 2))
+        ...     [piece.log_weight.shape[0] for piece in draw_in_pieces(score, torch.ones(10, 4), 5, draws_at_once=20)]
         [2, 2, 1]
     """
-    most = max(1, draws_at_once // len(x))
-    for done in range(0, num_particles, most):
-        yield draw(x, min(most, num_particles - done))
+    for count in chunk_sizes(num_particles, max(1, draws_at_once // len(x))):
+        yield score(x, count)
 
 
 def group_bounds(log_weight: Tensor, k: int) -> Tensor:
@@ -152,9 +152,9 @@ def group_bounds(log_weight: Tensor, k: int) -> Tensor:
 
 
 def held_out_bound(program: Program, data: Images, num_particles: int = 1, seed: int = 0) -> Estimate:
-    """Return the mean of :func:`held_out_elbo` over the data, nats per datum, with its standard error.
+    """Return the mean of :func:`held_out_elbo` over the data, nats per example, with its standard error.
 
-    The standard error is over data and holds the noise of the particles too: a datum's draws are its own.
+    The standard error is over data and holds the noise of the particles too: an example's draws are its own.
     """
     return estimate(held_out_elbo(program, data, num_particles, seed))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.elbo.draw import Draw
-from pyro_vae.evaluation.chunking import data_chunks, particle_chunks
+from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.predictive import sample_prior
 from pyro_vae.program.protocol import Program
@@ -42,7 +42,7 @@ class Calibration:
     def dispersion(self) -> Tensor:
         """Mean squared distance of the scaled rank from ½, over its value when calibrated, S.
 
-        Above 1 where q is too narrow (or shifted from datum to datum), below where it is too wide.
+        Above 1 where q is too narrow (or shifted from example to example), below where it is too wide.
         """
         uniform = (1 - 1 / (self.num_draws + 1) ** 2) / 12
         return (self._scaled() - 0.5).square().mean(0) / uniform
@@ -95,7 +95,7 @@ def simulation_based_calibration(
     shape = like[:1].expand(num_simulations, *like.shape[1:])
     ranks: dict[str, list[Tensor]] = {}
     with evaluating(program, like.device, seed):
-        for part in data_chunks(shape, num_draws):
+        for part in example_chunks(shape, num_draws):
             for name, values in _ranks(program, part, num_draws):
                 ranks.setdefault(name, []).append(values)
         return {name: _calibration(torch.cat(values).cpu(), num_draws, bins) for name, values in ranks.items()}

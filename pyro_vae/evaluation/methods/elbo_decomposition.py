@@ -22,19 +22,19 @@ from torch import Tensor
 
 from pyro_vae.base.statistics import Estimate, estimate
 from pyro_vae.elbo.draw import Draw, Terms, draw_terms
-from pyro_vae.evaluation.chunking import data_chunks, particle_chunks
+from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.joint import Joint
 from pyro_vae.program.protocol import Program
 
-PAIRS_AT_ONCE = 200_000  # (code, datum) pairs whose log q(z|x) is taken together
+PAIRS_AT_ONCE = 200_000  # (code, example) pairs whose log q(z|x) is taken together
 DATA_AT_ONCE = 500
 SATURATED = math.log(2)  # nats
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The ELBO of every datum in parts, each (B,), in nats: means over the particles.
+    """The ELBO of every example in parts, each (B,), in nats: means over the particles.
 
     ``reconstruction`` is E log p(x|z), ``cross_entropy`` is −E log p(z), ``entropy`` is −E log q(z|x).
     """
@@ -45,7 +45,7 @@ class Parts:
 
     @property
     def kl(self) -> Tensor:
-        """KL(q(z|x)‖p(z)) = cross-entropy − entropy, (B,); sampled, so it may be below 0 for a datum."""
+        """KL(q(z|x)‖p(z)) = cross-entropy − entropy, (B,); sampled, so it may be below 0 for an example."""
         return self.cross_entropy - self.entropy
 
     @property
@@ -56,9 +56,9 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Surgery:
-    """The KL of a data set in two, each (B,), nats, one term a datum: their means are the figures.
+    """The KL of a data set in two, each (B,), nats, one term an example: their means are the figures.
 
-    ``mutual_information`` is log q(z|x_n) − log q(z), how much a code tells of which datum it was drawn for, and
+    ``mutual_information`` is log q(z|x_n) − log q(z), how much a code tells of which example it was drawn for, and
     ``marginal_kl`` is log q(z) − log p(z), how far the codes of all data are from the prior. ``parts`` holds the whole
     ELBO from the same draws: the two add up to its KL.
     """
@@ -74,12 +74,12 @@ class Surgery:
 
     @property
     def index_entropy(self) -> Estimate:
-        """Log N − I, nats: what remains unknown of the datum when its code is known; 0 where codes never overlap."""
+        """Log N − I, nats: what remains unknown of the example when its code is known; 0 where codes never overlap."""
         return estimate(self.log_n - self.mutual_information.double())
 
     @property
     def saturated(self) -> bool:
-        """Whether I is within log 2 of log N: a code names its datum among fewer than two.
+        """Whether I is within log 2 of log N: a code names its example among fewer than two.
 
         Then I speaks of N and not of the program, the marginal KL takes the rest, and more data would move both.
         """
@@ -88,7 +88,7 @@ class Surgery:
 
 @torch.no_grad()
 def elbo_parts(program: Program, x: Tensor, num_particles: int = 100, seed: int = 0) -> Parts:
-    """Return the parts of the ELBO of every datum.
+    """Return the parts of the ELBO of every example.
 
     Args:
         program: the program.
@@ -103,7 +103,7 @@ def elbo_parts(program: Program, x: Tensor, num_particles: int = 100, seed: int 
         True
     """
     with evaluating(program, x.device, seed):
-        found = [_parts_of_chunk(program, part, num_particles) for part in data_chunks(x, num_particles)]
+        found = [_parts_of_chunk(program, part, num_particles) for part in example_chunks(x, num_particles)]
     return _joined(found)
 
 
@@ -121,7 +121,7 @@ def elbo_surgery(program: Program, x: Tensor, num_particles: int = 1, seed: int 
     Args:
         program: the program; its guide's density must be computable at any z.
         x: the data, (N, *event_shape).
-        num_particles: K codes for every datum; averages are over them.
+        num_particles: K codes for every example; averages are over them.
         seed: fixes the noise.
 
     Raises:
@@ -134,7 +134,7 @@ def elbo_surgery(program: Program, x: Tensor, num_particles: int = 1, seed: int 
         True
     """
     with evaluating(program, x.device, seed):
-        draws = [_codes(program, part, num_particles) for part in data_chunks(x, num_particles)]
+        draws = [_codes(program, part, num_particles) for part in example_chunks(x, num_particles)]
         codes = {name: torch.cat([codes[name] for codes, _ in draws], 1) for name in draws[0][0]}
         terms = _concatenated([terms for _, terms in draws])
         log_marginal = _log_aggregate(program, x, {n: z.flatten(0, 1) for n, z in codes.items()}).view_as(terms.log_qz)
@@ -159,7 +159,7 @@ def _joined(parts: list[Parts]) -> Parts:
 
 
 def _codes(program: Program, x: Tensor, num_particles: int) -> tuple[dict[str, Tensor], Terms]:
-    """Draw K codes a datum: {site: (K, B, *S)}, and their terms, in float64."""
+    """Draw K codes an example: {site: (K, B, *S)}, and their terms, in float64."""
     draws = [Draw(program.model, program.guide, (x,), {}, k, "fixed") for k in particle_chunks(num_particles)]
     codes = {name: torch.cat([draw.drawn[name] for draw in draws]) for name in draws[0].drawn}
     terms = [draw.terms for draw in draws]
@@ -187,6 +187,6 @@ def _log_aggregate(program: Program, x: Tensor, codes: dict[str, Tensor]) -> Ten
 
 
 def _log_q_of_pairs(program: Program, x: Tensor, codes: dict[str, Tensor]) -> Tensor:
-    """Log q(z_m|x_n), (M, N): the guide of every datum at every code."""
+    """Log q(z_m|x_n), (M, N): the guide of every example at every code."""
     number = len(next(iter(codes.values())))
     return Joint(program, x).log_q({n: z[:, None].expand(number, len(x), *z.shape[1:]) for n, z in codes.items()})

@@ -6,7 +6,7 @@ r"""Inference gaps: what q loses against log p(x), cut into what its family cann
     \underbrace{\log p(x) - \mathcal L[q^*]}_{\text{approximation gap}} +
     \underbrace{\mathcal L[q^*] - \mathcal L[q]}_{\text{amortization gap}}
 
-where q* is the best member of a family for this one datum, found by optimising parameters that are the datum's own.
+where q* is the best member of a family for this one example, found by optimising parameters that are the example's own.
 
 Source: Cremer, Li and Duvenaud, Inference Suboptimality in Variational Autoencoders, arXiv 1801.03558.
 """
@@ -24,7 +24,7 @@ from torch import Tensor
 from pyro_vae.base.errors import InputError, lookup
 from pyro_vae.base.statistics import log_mean_exp
 from pyro_vae.elbo.draw import draw_terms
-from pyro_vae.evaluation.chunking import data_chunks
+from pyro_vae.evaluation.chunking import example_chunks
 from pyro_vae.program.contexts import evaluating, frozen
 from pyro_vae.program.joint import Joint
 from pyro_vae.program.protocol import Program
@@ -39,13 +39,13 @@ INITIAL_DRAWS = 100  # for the moments of a q that does not say its own
 
 @dataclass(frozen=True, eq=False)
 class Gaps:
-    """The gaps of every datum for one family of local q, in nats; tensors of shape (B,).
+    """The gaps of every example for one family of local q, in nats; tensors of shape (B,).
 
     ``log_evidence`` is as given. ``local_elbo`` is L[q*] and ``amortized_elbo`` L[q], each a mean over draws that the
     optimisation has not seen, with its standard error. ``local_evidence`` is the log of the mean weight of the draws
     from q*, a lower bound on log p(x) of its own: where it is far above ``log_evidence``, that was too low, and
-    ``dataclasses.replace(gaps, log_evidence=...)`` makes gaps of a better one. ``steps`` is how many the datum's chunk
-    took, ``converged`` whether it stopped because nothing improved any more.
+    ``dataclasses.replace(gaps, log_evidence=...)`` makes gaps of a better one. ``steps`` is how many the example's
+    chunk took, ``converged`` whether it stopped because nothing improved any more.
     """
 
     family: str
@@ -148,26 +148,26 @@ def inference_gaps(
     tolerance: float = 0.01,
     seed: int = 0,
 ) -> Gaps:
-    r"""Return approximation and amortization gap of every datum.
+    r"""Return approximation and amortization gap of every example.
 
-    For each datum a member of the family is optimised by Adam on the ELBO, starting from mean and standard deviation of
-    q(z|x); program and encoder stay as they are. Objectives are averaged over rounds of 50 steps and over the chunk of
-    data that is optimised together; after two rounds without an improvement of ``tolerance`` the learning rate falls,
-    and at the last one the optimisation has converged. Both ELBOs are then taken with fresh noise: what was fitted to
-    the noise of the steps does not count. Optimisation may fall short: but for the errors given, the approximation gap
-    can only be too large for it and the amortization gap too small. A log p(x) that is itself a lower bound makes the
-    approximation gap too small.
+    For each example a member of the family is optimised by Adam on the ELBO, starting from mean and standard
+    deviation of q(z|x); program and encoder stay as they are. Objectives are averaged over rounds of 50 steps and
+    over the chunk of data that is optimised together; after two rounds without an improvement of ``tolerance`` the
+    learning rate falls, and at the last one the optimisation has converged. Both ELBOs are then taken with fresh
+    noise: what was fitted to the noise of the steps does not count. Optimisation may fall short: but for the errors
+    given, the approximation gap can only be too large for it and the amortization gap too small. A log p(x) that is
+    itself a lower bound makes the approximation gap too small.
 
     Args:
         program: the program; its latents, any number of sites, must be continuous. Where they are bounded, the local q
             is a normal or flow of the real numbers that they are a function of (:class:`pyro_vae.program.Joint`).
         x: the data, (B, *event_shape).
-        log_evidence: log p(x) of every datum, (B,), nats: exact, or by importance sampling or annealing.
+        log_evidence: log p(x) of every example, (B,), nats: exact, or by importance sampling or annealing.
         family: ``diagonal`` or ``flow`` (:class:`Flow`).
         num_particles: draws a step, an even number: they come in pairs ε, −ε.
         num_evaluation: draws that the ELBOs are means of, at least 2.
         max_steps: after these the optimisation stops in any case.
-        tolerance: in nats per datum.
+        tolerance: in nats per example.
         seed: fixes the noise.
 
     Raises:
@@ -184,7 +184,7 @@ def inference_gaps(
     _check_arguments(x, log_evidence, num_particles, num_evaluation)
     found = []
     with evaluating(program, x.device, seed):
-        for part in data_chunks(x, num_particles):
+        for part in example_chunks(x, num_particles):
             found.append(_of_chunk(program, part, make, num_particles, num_evaluation, max_steps, tolerance))
     return Gaps(family, log_evidence.to(x.device).double(), *(torch.cat(values) for values in zip(*found, strict=True)))
 
@@ -274,7 +274,7 @@ def _optimise(target: _Target, local: Local, num_particles: int, max_steps: int,
 
 
 def _step(target: _Target, local: Local, optimizer: torch.optim.Optimizer, num_particles: int) -> Tensor:
-    """One step of every datum; returns the mean objective before it, nats per datum."""
+    """One step of every example; returns the mean objective before it, nats per example."""
     half = _noise(target, num_particles // 2)
     with torch.enable_grad():
         for parameter in local.parameters:
@@ -289,7 +289,7 @@ def _step(target: _Target, local: Local, optimizer: torch.optim.Optimizer, num_p
 
 def _check_arguments(x: Tensor, log_evidence: Tensor, num_particles: int, num_evaluation: int) -> None:
     if log_evidence.shape != x.shape[:1]:
-        raise InputError(f"log_evidence of shape ({len(x)},)", tuple(log_evidence.shape), "log p(x) of every datum")
+        raise InputError(f"log_evidence of shape ({len(x)},)", tuple(log_evidence.shape), "log p(x) of every example")
     if num_particles < 2 or num_particles % 2:
         raise InputError("an even number of particles, at least 2", num_particles, "num_particles=8")
     if num_evaluation < 2:

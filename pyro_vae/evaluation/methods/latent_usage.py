@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.elbo.draw import Draw
-from pyro_vae.evaluation.chunking import data_chunks
+from pyro_vae.evaluation.chunking import example_chunks
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
 from pyro_vae.program.tracing import sample_sites
@@ -93,7 +93,7 @@ def latent_diagnostics(
         raise InputError("at least 2 particles, which show their own spread", num_particles, "num_particles=10")
     parts: dict[str, list[_SitePart]] = {}
     with evaluating(program, x.device, seed):
-        for part in data_chunks(x, num_particles):
+        for part in example_chunks(x, num_particles):
             for name, of_site in _site_parts(program, part, num_particles):
                 parts.setdefault(name, []).append(of_site)
     return {name: _joined(of_site, num_particles) for name, of_site in parts.items()}

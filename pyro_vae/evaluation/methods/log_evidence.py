@@ -1,4 +1,4 @@
-"""log p(x) of every datum from weights, with its standard error: the value that every estimator of it returns."""
+"""log p(x) of every example from weights, with its standard error: the value that every estimator of it returns."""
 
 import math
 from dataclasses import dataclass
@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.base.statistics import log_mean_exp
+from pyro_vae.evaluation.chunking import sample_chunks, state_chunks
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.joint import Joint
 from pyro_vae.program.protocol import Program
-
-STATES_AT_ONCE = 4000  # particles or chains, times data, in memory at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +82,7 @@ def prior_log_evidence(program: Program, x: Tensor, *, num_particles: int = 1000
         True
     """
     with evaluating(program, x.device, seed):
-        return LogEvidence.cat([_from_prior(program, part, num_particles) for part in chunks(x, 1)])
-
-
-def chunks(x: Tensor, states: int) -> tuple[Tensor, ...]:
-    """Split data so that ``states`` for each of them fit into memory at once."""
-    parts: tuple[Tensor, ...] = x.split(max(1, STATES_AT_ONCE // states))
-    return parts
+        return LogEvidence.cat([_from_prior(program, part, num_particles) for part in state_chunks(x, 1)])
 
 
 def _cat(parts: list[Tensor | None]) -> Tensor | None:
@@ -99,8 +92,7 @@ def _cat(parts: list[Tensor | None]) -> Tensor | None:
 
 def _from_prior(program: Program, x: Tensor, num_particles: int) -> LogEvidence:
     joint = Joint(program, x)
-    at_once = max(1, STATES_AT_ONCE // len(x))
-    counts = [min(at_once, num_particles - start) for start in range(0, num_particles, at_once)]
+    counts = sample_chunks(x, num_particles)
     return LogEvidence.of_weights(torch.cat([joint.draw_prior(count)[1] for count in counts]))
 
 

@@ -14,7 +14,8 @@ from torch.distributions import MultivariateNormal
 
 from pyro_vae.base.errors import InputError, lookup
 from pyro_vae.base.statistics import log_mean_exp
-from pyro_vae.evaluation.methods.log_evidence import LogEvidence, chunks
+from pyro_vae.evaluation.chunking import state_chunks
+from pyro_vae.evaluation.methods.log_evidence import LogEvidence
 from pyro_vae.program.contexts import evaluating, frozen
 from pyro_vae.program.joint import Joint
 from pyro_vae.program.protocol import Program
@@ -41,7 +42,7 @@ def posterior_log_evidence(
     sampler: Sampler = "nuts",
     seed: int = 0,
 ) -> LogEvidence:
-    r"""Return log p(x) of every datum from samples of p(z|x), by a density fitted to half of them.
+    r"""Return log p(x) of every example from samples of p(z|x), by a density fitted to half of them.
 
     For any density q that is 0 wherever p(z|x) is,
 
@@ -68,7 +69,7 @@ def posterior_log_evidence(
     Args:
         program: a program whose latents are continuous, and 5 numbers or fewer.
         x: data, (B, *event_shape), binarized where the likelihood is binary, on the program's device.
-        chains: for every datum; 4 or more.
+        chains: for every example; 4 or more.
         num_samples: of each chain, after warm-up; with few, q is fitted badly.
         warmup_steps: in which step size and masses are adapted.
         sampler: ``nuts``, or ``hmc`` with trajectories of length 1.5 in units of the adapted masses.
@@ -95,7 +96,7 @@ def posterior_log_evidence(
         raise InputError("at least 4 chains of 10 samples", got, "chains=20, num_samples=200")
     with evaluating(program, x.device, seed), frozen(program), pyro.validation_enabled(False):
         parts = []
-        for part in chunks(x, chains):
+        for part in state_chunks(x, chains):
             joint = Joint(program, part)
             _check_size(joint.size)
             u = sample_posterior(joint, make, chains, num_samples, warmup_steps)

@@ -16,7 +16,7 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
 from pyro_vae.base.statistics import Estimate, estimate
 from pyro_vae.elbo.draw import Draw
-from pyro_vae.evaluation.chunking import data_chunks, particle_chunks
+from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
 from pyro_vae.evaluation.methods.latent_usage import posterior_mean
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
@@ -30,7 +30,7 @@ class Probe:
     """How well a linear classifier tells labels from posterior means.
 
     ``accuracy`` is the share of test data told right, with its standard error over them; ``chance`` the share of the
-    test labels' most frequent class; ``features`` how many numbers a datum gave; ``trained_on`` how many data the
+    test labels' most frequent class; ``features`` how many numbers an example gave; ``trained_on`` how many data the
     classifier saw; ``converged`` whether its fit had ended when it was stopped.
     """
 
@@ -43,7 +43,7 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """How near reconstructions come, datum by datum, (B,).
+    """How near reconstructions come, example by example, (B,).
 
     ``squared_error``: (x − mean of p(x|z))², averaged over the event's dimensions, in the data's unit squared.
     ``log_likelihood``: log p(x|z) in nats, over all dimensions; for binary data minus the cross-entropy.
@@ -58,7 +58,7 @@ class Reconstruction:
 
 @torch.no_grad()
 def latent_features(program: Program, x: Tensor, num_particles: int = 10, seed: int = 0) -> Tensor:
-    """Return the posterior means of all latents as one vector a datum, (B, D), float64.
+    """Return the posterior means of all latents as one vector an example, (B, D), float64.
 
     The mean is the distribution's own for the first site of a guide, where it has one; elsewhere it is that of K draws.
 
@@ -71,7 +71,7 @@ def latent_features(program: Program, x: Tensor, num_particles: int = 10, seed: 
         torch.Size([10, 2])
     """
     with evaluating(program, x.device, seed):
-        features = torch.cat([_features(program, part, num_particles) for part in data_chunks(x, num_particles)])
+        features = torch.cat([_features(program, part, num_particles) for part in example_chunks(x, num_particles)])
     if features.isnan().any():
         raise InputError("latents with a mean", "a Categorical, of class numbers, or NaN", "OneHotCategorical")
     return features
@@ -139,7 +139,7 @@ def reconstruction_scores(program: Program, x: Tensor, num_particles: int = 10, 
     Args:
         program: the program.
         x: the data, (B, *event_shape).
-        num_particles: K draws of z for every datum.
+        num_particles: K draws of z for every example.
         seed: fixes the noise.
 
     Example:
@@ -149,7 +149,7 @@ def reconstruction_scores(program: Program, x: Tensor, num_particles: int = 10, 
         (torch.Size([10]), True)
     """
     with evaluating(program, x.device, seed):
-        parts = [_scores(program, part, num_particles) for part in data_chunks(x, num_particles)]
+        parts = [_scores(program, part, num_particles) for part in example_chunks(x, num_particles)]
     squared_error = torch.cat([squares for squares, _, _ in parts])
     log_likelihood = torch.cat([log_px_z for _, log_px_z, _ in parts])
     return Reconstruction(squared_error, log_likelihood, -log_likelihood if parts[0][2] else None)

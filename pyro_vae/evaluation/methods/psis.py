@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.elbo.draw import draw_terms
-from pyro_vae.evaluation.chunking import data_chunks, particle_chunks
+from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
 from pyro_vae.evaluation.methods.arviz import pareto_shape
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True, eq=False)
 class WeightDiagnostics:
-    """What the importance weights of a program say of q, datum by datum.
+    """What the importance weights of a program say of q, example by example.
 
     ``k_hat`` (B,), as :func:`pareto_k` gives it; ``effective_sample_size`` (B,), between 1 and ``num_particles``.
     """
@@ -46,7 +46,7 @@ class WeightDiagnostics:
 
 @torch.no_grad()
 def weight_diagnostics(program: Program, x: Tensor, num_particles: int = 1000, seed: int = 0) -> WeightDiagnostics:
-    """Draw K particles for every datum and return what their weights say.
+    """Draw K particles for every example and return what their weights say.
 
     Args:
         program: the program.
@@ -65,7 +65,7 @@ def weight_diagnostics(program: Program, x: Tensor, num_particles: int = 1000, s
     """
     k_hat, sizes = [], []
     with evaluating(program, x.device, seed):
-        for part in data_chunks(x, num_particles):
+        for part in example_chunks(x, num_particles):
             drawn = [draw_terms(program, part, count).log_weight for count in particle_chunks(num_particles)]
             log_weights = torch.cat(drawn)
             k_hat.append(pareto_k(log_weights))
@@ -75,7 +75,7 @@ def weight_diagnostics(program: Program, x: Tensor, num_particles: int = 1000, s
 
 @torch.no_grad()
 def pareto_k(log_weights: Tensor) -> Tensor:
-    r"""Return the PSIS k̂ of every datum: the shape of the generalized Pareto distribution of its largest weights.
+    r"""Return the PSIS k̂ of every example: the shape of the generalized Pareto distribution of its largest weights.
 
     Weights have moments of order below 1/k only: below 0.5 importance sampling is good, up to 0.7 usable, above not to
     be trusted. ArviZ fits; it shrinks k̂ towards 0.5 by ten pseudo-observations. Where there is nothing to fit:
@@ -94,7 +94,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         (B,), float64, on the device of the weights.
 
     Raises:
-        InputError: fewer than 30 particles; a log weight that is NaN or +∞, or a datum whose weights are all 0.
+        InputError: fewer than 30 particles; a log weight that is NaN or +∞, or an example whose weights are all 0.
 
     Example:
         >>> pareto_k(torch.zeros(100, 2))
@@ -107,7 +107,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
 @torch.no_grad()
 def effective_sample_size(log_weights: Tensor) -> Tensor:
-    r"""Return :math:`(\sum_k w_k)^2 / \sum_k w_k^2` of every datum, (B,), from log weights (K, B).
+    r"""Return :math:`(\sum_k w_k)^2 / \sum_k w_k^2` of every example, (B,), from log weights (K, B).
 
     Between 1 and K; K where the weights are equal. Source: Kong, 1992. Where k̂ is above 0.7 it is too large itself.
 
@@ -125,7 +125,7 @@ def _check_weights(log_weights: Tensor) -> None:
         raise InputError(expected, f"shape {tuple(log_weights.shape)}", "num_particles=1000")
     if not (log_weights < math.inf).all() or (log_weights.amax(0) == -math.inf).any():
         raise InputError(
-            "log weights below infinity, not all of a datum minus infinity",
+            "log weights below infinity, not all of an example minus infinity",
             "others",
             "weight_diagnostics on fewer data to find which; a likelihood with a larger scale",
         )

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from pyro_vae.base.errors import InputError
 
@@ -25,7 +24,7 @@ def check_output(file: str | None) -> None:
         raise InputError("a file that can be written", f"{file!r}, which cannot", "another path")
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """Return a value for JSON, which knows neither NaN nor infinity: both become null.
 
     Example:

@@ -5,12 +5,11 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from pyro_vae.base.errors import InputError
 
 
-def locate(name: str) -> Any:
+def locate(name: str) -> object:
     """Return what ``FILE.py``, ``FILE.py:NAME``, ``package.module`` or ``package.module.NAME`` names.
 
     Raises:
@@ -42,7 +41,7 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def _from_import(name: str) -> Any:
+def _from_import(name: str) -> object:
     head, _, tail = name.rpartition(".")
     sys.path.insert(0, "")  # a module beside the user, as with python -m
     try:
@@ -71,8 +70,8 @@ def _import_or_none(name: str) -> ModuleType | None:
         raise InputError("an import path", repr(name), "package.module.NAME") from error
 
 
-def _attribute(module: ModuleType, name: str, whole: str) -> Any:
-    value: Any = module
+def _attribute(module: ModuleType, name: str, whole: str) -> object:
+    value: object = module
     for part in name.split("."):
         if not hasattr(value, part):
             raise InputError(f"{part!r} in {module.__name__}", f"none, asked for as {whole!r}", "another name")

@@ -13,7 +13,7 @@ Of densities, entropies are differential: they depend on the unit of x and may b
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -155,7 +155,7 @@ def _sampled(p: Distribution, integrand: Callable[[Tensor], Tensor], num_samples
 
 def _device(p: Distribution) -> torch.device:
     """Return the device of a distribution's parameters; wrappers hold others inside."""
-    parts: list[Any] = list(vars(p).values())
+    parts: list[object] = list(vars(p).values())
     for part in parts:
         if isinstance(part, Tensor):
             return part.device

@@ -3,14 +3,14 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.types import State
 
-RngState = dict[str, Any]
+RngState = State
 
 
 def rng_state(device: torch.device) -> RngState:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 
@@ -12,7 +12,7 @@ from pyro_vae.base.errors import InputError, lookup
 T = TypeVar("T")
 
 
-def from_spec(table: Mapping[str, Callable[..., T]], text: str, what: str, **given: Any) -> T:
+def from_spec(table: Mapping[str, Callable[..., T]], text: str, what: str, **given: object) -> T:
     """Build the value that ``name:key=value,key=value`` means; values are read as YAML scalars.
 
     Args:
@@ -86,8 +86,8 @@ def split_specs(text: str) -> list[str]:
     return parts
 
 
-def _arguments(rest: str, text: str) -> dict[str, Any]:
-    arguments = {}
+def _arguments(rest: str, text: str) -> dict[str, object]:
+    arguments: dict[str, object] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not (equals and key.strip() and value.strip()):
@@ -96,7 +96,7 @@ def _arguments(rest: str, text: str) -> dict[str, Any]:
     return arguments
 
 
-def number(text: str) -> Any:
+def number(text: str) -> object:
     """Read one YAML scalar; 1e-4 is a number here, as it is everywhere but in YAML 1.1.
 
     Example:

@@ -76,7 +76,7 @@ def opened(options: Any) -> tuple[Run, DataSet, Program, torch.device]:
 
 
 def _write_arrays(path: Path, generated: predictive.Generated, console: Console, **more: Any) -> None:
-    arrays = {"mean": generated.mean.numpy(), "draw": generated.draw.numpy(), **more}
+    arrays = {"mean": generated.mean.numpy(), "draw": generated.sample.numpy(), **more}
     arrays |= {f"latent_{name}": value.numpy() for name, value in generated.latents.items()}
     with atomic_write(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)

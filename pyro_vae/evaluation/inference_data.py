@@ -125,14 +125,14 @@ def groups(subject: Subject, sizes: Sizes) -> Groups:
         posterior, log_likelihood, log_weight = _posterior(subject, x, sizes.draws)
         prior = sample_prior(subject.program, like)
         at = [{name: z[k].to(x.device) for name, z in posterior.items()} for k in range(sizes.predictive_draws)]
-        predicted = torch.stack([decode(subject.program, latents, x).draw for latents in at])
+        predicted = torch.stack([decode(subject.program, latents, x).sample for latents in at])
     example = subject.index[: len(x)].numpy()
     event = _dims("x", x.shape[1:])
     result = {
         "posterior": _dataset(posterior, ("draw", "example"), example),
         "prior": _dataset(prior.latents, ("draw",), example),
         "posterior_predictive": _dataset({"x": predicted}, ("draw", "example"), example),
-        "prior_predictive": _dataset({"x": prior.draw[: sizes.predictive_draws]}, ("draw",), example),
+        "prior_predictive": _dataset({"x": prior.sample[: sizes.predictive_draws]}, ("draw",), example),
         "log_likelihood": _dataset({"x": log_likelihood}, ("draw", "example"), example),
         "sample_stats": _dataset({"log_weight": log_weight}, ("draw", "example"), example),
         "observed_data": xarray.Dataset({"x": (("example", *event), x.cpu().numpy())}, {"example": example}),

@@ -1,14 +1,15 @@
-"""Any pair of Pyro functions, or any object with both, as a program."""
+"""A pair of Pyro functions, or an object with both, as a program."""
 
 import functools
 import inspect
 import types
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import TypedDict, cast
 
 import pyro
 from pyro import poutine
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
@@ -16,24 +17,33 @@ from pyro_vae.program.explain import explained
 from pyro_vae.program.protocol import MODULE_DIVIDER, Program, ProgramFunction
 
 
-class FunctionProgram(nn.Module):
-    """The program of any two Pyro functions, however they hold their parameters.
+class StoreState(TypedDict):
+    """A state for Pyro's parameter store: unconstrained tensors and constraints by name."""
 
-    The functions run once on ``example``, in a parameter store of their own, to find their parameters.
-    Modules registered with ``pyro.module`` (or that are a ``PyroModule``) and reachable from the functions
-    become submodules, so that buffers travel too; every ``pyro.param`` becomes a parameter of this module.
+    params: dict[str, Tensor]
+    constraints: dict[str, Constraint]
+
+
+class FunctionProgram(nn.Module):
+    """The program of two Pyro functions, however they hold their parameters.
+
+    The functions run once on ``example``, in their own parameter store, to find their parameters. Modules that are
+    registered with ``pyro.module`` (or are a ``PyroModule``) and reachable from the functions become submodules, so their
+    buffers are saved, too; every ``pyro.param`` becomes a parameter of this module.
 
     Args:
         model: p(x, z) with x observed.
         guide: q(z|x).
-        example: a few data, (B, *event_shape).
-        modules: modules that the search of globals, closures and attributes cannot see.
+        example: a few examples, (B, *event_shape).
+        modules: modules that are no global, closure variable or attribute.
 
     Raises:
-        InputError: a registered module that cannot be found (its buffers would be lost at a checkpoint).
+        InputError: a registered module that is not found (a checkpoint would lose its buffers).
 
     Example:
+        >>> import pyro
         >>> import pyro.distributions as dist
+        >>> import torch
         >>> def model(x):
         ...     with pyro.plate("data", len(x), dim=-1):
         ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -72,15 +82,15 @@ class FunctionProgram(nn.Module):
                 self._names[name] = attribute
         self._constraints = {name: found["constraints"][name] for name in self._names}
 
-    def model(self, x: Tensor) -> Any:
+    def model(self, x: Tensor) -> object:
         """Run the model given at construction."""
         return self._functions[0](x)
 
-    def guide(self, x: Tensor) -> Any:
+    def guide(self, x: Tensor) -> object:
         """Run the guide given at construction."""
         return self._functions[1](x)
 
-    def store_state(self) -> dict[str, dict[str, Any]]:
+    def store_state(self) -> StoreState:
         """Return the free parameters as a state for Pyro's parameter store; tensors are shared, not copied."""
         params = {name: getattr(self.free, attribute) for name, attribute in self._names.items()}
         return {"params": params, "constraints": dict(self._constraints)}
@@ -92,7 +102,7 @@ def as_program(thing: object, example: Tensor) -> Program:
     Args:
         thing: an ``nn.Module`` with ``model`` and ``guide``; any object or module with these two functions;
             or a pair ``(model, guide)``.
-        example: a few data, (B, *event_shape).
+        example: a few examples, (B, *event_shape).
 
     Raises:
         InputError: none of these.
@@ -102,7 +112,7 @@ def as_program(thing: object, example: Tensor) -> Program:
     if isinstance(thing, tuple) and len(thing) == 2 and all(map(callable, thing)):
         return cast(Program, FunctionProgram(*thing, example))
     if _has_both(thing) and not inspect.isclass(thing):
-        functions = cast(Any, thing)
+        functions = cast(Program, thing)
         return cast(Program, FunctionProgram(functions.model, functions.guide, example))
     raise InputError(
         "a program: an nn.Module with model(x) and guide(x), or a pair of functions",

@@ -1,8 +1,7 @@
-"""Where a program runs: its own parameter store, evaluation mode, frozen parameters, random states of its own."""
+"""Contexts to run a program in: its own parameter store, evaluation mode, frozen parameters, isolated random states."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
 
 import pyro
 import torch
@@ -10,13 +9,14 @@ from torch import nn
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
+from pyro_vae.base.types import State
 from pyro_vae.program.adapter import FunctionProgram
 from pyro_vae.program.protocol import Program
 
 
 @contextmanager
 def frozen(program: Program) -> Iterator[None]:
-    """Run a block in which no gradient is kept for the program's parameters; flags are put back afterwards."""
+    """Run a block in which no gradient is kept for the program's parameters; flags are restored afterwards."""
     flags = [(parameter, parameter.requires_grad) for parameter in program.parameters()]
     try:
         for parameter, _ in flags:
@@ -31,11 +31,11 @@ def frozen(program: Program) -> Iterator[None]:
 def own_store(program: Program) -> Iterator[None]:
     """Run a block in a parameter store that holds this program's parameters and no other's."""
     state = program.store_state() if isinstance(program, FunctionProgram) else None
-    with pyro.get_param_store().scope(cast(Any, state)):
+    with pyro.get_param_store().scope(state):
         yield
 
 
-def load_parameters(program: nn.Module | Program, state: dict[str, Any]) -> None:
+def load_parameters(program: nn.Module | Program, state: State) -> None:
     """Copy parameters and buffers by name.
 
     Raises:
@@ -50,9 +50,10 @@ def load_parameters(program: nn.Module | Program, state: dict[str, Any]) -> None
 
 @contextmanager
 def evaluating(program: Program, device: torch.device, seed: int) -> Iterator[None]:
-    """Run a block that looks at a program and changes nothing: neither its mode nor the caller's random states.
+    """Run a block in evaluation mode, with isolated random states; mode and random states are restored afterwards.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> with evaluating(vae, torch.device("cpu"), seed=0):

@@ -1,23 +1,22 @@
-"""log p(x, z) at latents that are chosen, not drawn: what quadrature, enumeration and annealing evaluate."""
+"""log p(x, z) at given latents: what quadrature, enumeration and annealing evaluate."""
 
 import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import pyro
 import torch
-from pyro import distributions as dist
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.program.handlers import Kind, Place, support_transform
 from pyro_vae.program.protocol import PARTICLES, Program, ProgramFunction, Trace
-from pyro_vae.program.tracing import check_latents, sample_sites, total_log_prob, trace_program
+from pyro_vae.program.tracing import Site, check_latents, sample_sites, total_log_prob, trace_program
 
 MAX_STATES = 2**20
 
@@ -40,9 +39,9 @@ class JointTerms:
 class Joint:
     r"""log p(x, z) and log q(z|x) of a program as functions of the latents.
 
-    Continuous latents are also had as one unconstrained vector :math:`u \in R^n`, all sites side by side, with
+    Continuous latents are also available as one unconstrained vector :math:`u \in R^n`, all sites side by side, with
     :math:`z = T(u)` by torch's ``biject_to`` of each site's support (stick-breaking for a simplex, exp for positive
-    numbers, nothing for real ones) and its Jacobian. A support may depend on latents that come before it.
+    numbers, the identity for real ones) and its Jacobian. A support may depend on earlier latents.
 
     The program's store must be active (:func:`~pyro_vae.program.own_store`).
 
@@ -54,6 +53,7 @@ class Joint:
         InputError: latents of model and guide that do not agree.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import VAE
         >>> from pyro_vae.program import own_store
         >>> vae, x = VAE((4,), latent_dim=2), torch.ones(5, 4)
@@ -77,7 +77,7 @@ class Joint:
 
     @property
     def size(self) -> int:
-        """How many unconstrained numbers a datum's latents are, n."""
+        """The number of unconstrained latents per example, n."""
         return sum(shape.numel() for shape in self.unconstrained_shapes.values())
 
     @cached_property
@@ -87,10 +87,10 @@ class Joint:
         Raises:
             InputError: a discrete latent.
         """
-        return {n: support_transform(n, s).inv(s["value"]).shape[2:] for n, s in self._latents.items()}
+        return {n: support_transform(n, s["fn"]).inv(s["value"]).shape[2:] for n, s in self._latents.items()}
 
     def at(self, latents: Mapping[str, Tensor]) -> JointTerms:
-        """Return the densities at latents (K, B, *event) or, where all data share them, (K, 1, *event)."""
+        """Return the densities at latents (K, B, *event) or, where all examples share them, (K, 1, *event)."""
         trace = self._placed(self.program.model, latents, "values")
         return self._terms(trace, torch.zeros((), device=self.x.device))
 
@@ -107,8 +107,8 @@ class Joint:
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Tensor:
         """Return u = T⁻¹(z), (K, B, n), of latents (K, B, *event)."""
-        sites: dict[str, Any] = self._placed(self.program.model, latents, "values").nodes
-        parts = [support_transform(n, sites[n]).inv(sites[n]["value"]) for n in self._latents]
+        sites = dict(sample_sites(self._placed(self.program.model, latents, "values")))
+        parts = [support_transform(n, sites[n]["fn"]).inv(sites[n]["value"]) for n in self._latents]
         return torch.cat([part.reshape(*part.shape[:2], -1) for part in parts], -1)
 
     def log_q(self, latents: Mapping[str, Tensor]) -> Tensor:
@@ -122,19 +122,19 @@ class Joint:
             total = total_log_prob([site for _, site in sample_sites(trace)])
         except (NotImplementedError, KeyError) as error:  # as torch and as Pyro say that there is no inverse
             raise InputError(
-                "a guide whose density can be had at any z", "a flow without an inverse", "start='prior'"
+                "a guide whose density is available at any z", "a flow without an inverse", "start='prior'"
             ) from error
         return total.expand(len(next(iter(latents.values()))), len(self.x))
 
     def draw_prior(self, num_particles: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Draw latents from p(z), each (K, B, *event), with their log p(x|z), (K, B)."""
+        """Sample latents from p(z), each (K, B, *event), with their log p(x|z), (K, B)."""
         trace = self._run(self.program.model, num_particles)
         observed = [site for _, site in sample_sites(trace) if site["is_observed"]]
         drawn = {name: site["value"] for name, site in sample_sites(trace) if name in self._latents}
         return drawn, total_log_prob(observed).expand(num_particles, len(self.x))
 
     def draw_guide(self, num_particles: int) -> dict[str, Tensor]:
-        """Draw latents from q(z|x), each (K, B, *event)."""
+        """Sample latents from q(z|x), each (K, B, *event)."""
         trace = self._run(self.program.guide, num_particles)
         return {name: site["value"] for name, site in sample_sites(trace) if name in self._latents}
 
@@ -142,7 +142,7 @@ class Joint:
         """Return every joint state of discrete latents, each (S, 1, *event).
 
         Raises:
-            InputError: a latent that is continuous or has no end of values, or more states than ``limit``.
+            InputError: a latent that is continuous or has infinitely many values, or more states than ``limit``.
         """
         supports = {name: _values(name, site, limit) for name, site in self._latents.items()}
         count = math.prod(map(len, supports.values()))
@@ -175,17 +175,15 @@ class Joint:
         return JointTerms(observed.expand(shape), latent.expand(shape), log_jacobian.expand(shape), latents)
 
 
-def _log_jacobian(name: str, site: Any, u: Tensor) -> Tensor:
+def _log_jacobian(name: str, site: Site, u: Tensor) -> Tensor:
     """Log |∂z/∂u| of one site, (K, B)."""
-    log_jacobian: Tensor = support_transform(name, site).log_abs_det_jacobian(u, site["value"])
+    log_jacobian: Tensor = support_transform(name, site["fn"]).log_abs_det_jacobian(u, site["value"])
     return log_jacobian.flatten(2).sum(-1) if log_jacobian.dim() > 2 else log_jacobian
 
 
-def _values(name: str, site: Any, limit: int) -> Tensor:
+def _values(name: str, site: Site, limit: int) -> Tensor:
     """Return every value of one discrete site, (S, *event)."""
-    base = site["fn"]
-    while isinstance(base, dist.Independent | torch.distributions.Independent):
-        base = base.base_dist
+    base = innermost(site["fn"])
     try:
         support = base.enumerate_support(expand=False)
     except NotImplementedError:

@@ -1,13 +1,15 @@
 """The protocol of a program: what every estimator, engine, evaluation and plot asks of a model and a guide."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-ProgramFunction = Callable[[Tensor], Any]
+from pyro_vae.base.types import State
+
+ProgramFunction = Callable[[Tensor], object]
 
 
 Trace = poutine.Trace
@@ -23,10 +25,10 @@ MODULE_DIVIDER = "$$$"  # what pyro.module puts between a module's name and its 
 class Program(Protocol):
     """A model, a guide and their parameters; an ``nn.Module`` with two methods satisfies it."""
 
-    def model(self, x: Tensor) -> Any:
+    def model(self, x: Tensor) -> object:
         """p(x, z) for a batch x of shape (B, *event_shape), x observed."""
 
-    def guide(self, x: Tensor) -> Any:
+    def guide(self, x: Tensor) -> object:
         """q(z|x) for the same batch; samples every latent of the model."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -35,14 +37,14 @@ class Program(Protocol):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Every trainable tensor with its name."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Parameters and buffers by name."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+    def load_state_dict(self, state_dict: State) -> object:
         """Copy parameters and buffers by name."""
 
-    def to(self, device: torch.device) -> Any:
+    def to(self, device: torch.device) -> object:
         """Move parameters and buffers, keeping their identity."""
 
-    def train(self, mode: bool = True) -> Any:
+    def train(self, mode: bool = True) -> object:
         """Set training mode (dropout, batch normalisation)."""

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
 import pyro
 import torch
-from pyro import distributions as dist
 from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 
+from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.explain import explained
 from pyro_vae.program.protocol import Program, Trace
-from pyro_vae.program.tracing import check_latents, observed_site, sample_sites, trace_program, trained_tensors
+from pyro_vae.program.tracing import Site, check_latents, observed_site, sample_sites, trace_program, trained_tensors
 
 
 def check_program(program: Program, x: Tensor) -> None:
@@ -70,7 +72,7 @@ def _trying(program: Program, x: Tensor) -> Iterator[None]:
         program.train(was_training)
 
 
-def _check_site(name: str, site: Any, batch: int) -> None:
+def _check_site(name: str, site: Site, batch: int) -> None:
     plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
     if [(plate.dim, plate.size) for plate in plates] != [(-1, batch)]:
         raise InputError(
@@ -86,14 +88,12 @@ def _check_site(name: str, site: Any, batch: int) -> None:
         )
     if not bool(torch.as_tensor(site["scale"] == 1).all()):
         raise InputError(f"site {name!r} without a scale", site["scale"], "plate sizes of len(x)")
-    if site["is_observed"] and not site["fn"].support.check(site["value"]).all():
+    if site["is_observed"] and not cast(Constraint, site["fn"].support).check(site["value"]).all():
         raise _outside_support(name, site["fn"])
 
 
-def _outside_support(name: str, fn: Any) -> InputError:
-    while isinstance(fn, dist.Independent):
-        fn = fn.base_dist
-    kind = type(fn).__name__
+def _outside_support(name: str, fn: Distribution) -> InputError:
+    kind = type(innermost(fn)).__name__
     if kind == "Bernoulli":
         return InputError(
             "binary pixels: a Bernoulli gives grey levels no probability, so its bound would bound nothing",

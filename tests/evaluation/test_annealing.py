@@ -184,7 +184,7 @@ class TestSandwich:
 
         def at_the_mean(program, like):
             made = real(program, like)
-            return type(made)(made.mean, made.draw, {"z": program.posterior(made.draw).mean})
+            return type(made)(made.mean, made.sample, {"z": program.posterior(made.sample).mean})
 
         monkeypatch.setattr(annealing, "sample_prior", at_the_mean)
         found = bidirectional(

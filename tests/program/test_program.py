@@ -54,7 +54,7 @@ class TestAnybodysProgram:
         program = as_program(PROGRAMS[name](), x)
         program.train(False)
         for generated in (sample_prior(program, x), reconstruct(program, x)):
-            assert generated.mean.shape == generated.draw.shape == x.shape
+            assert generated.mean.shape == generated.sample.shape == x.shape
             assert set(generated.latents) == set(latent_shapes(program, x))
         assert sample_prior(program, x[:1].expand(9, D)).mean.shape == (9, D)
         for latent, shape in latent_shapes(program, x).items():
@@ -85,7 +85,7 @@ def test_decode_tells_latent_from_data_of_the_same_shape():
 def test_samples_have_the_models_marginal():
     """A linear Gaussian model: mean b and variance W Wᵀ + σ² of x are known."""
     vae = VAE((D,), Z, (), "gaussian:scale=0.5")
-    draws = sample_prior(vae, torch.zeros(20000, D)).draw
+    draws = sample_prior(vae, torch.zeros(20000, D)).sample
     weight, bias = (p.detach().double() for p in vae.decoder.parameters())
     assert_mean(draws, bias)
     assert_mean((draws.double() - bias) ** 2, (weight**2).sum(1) + 0.25)

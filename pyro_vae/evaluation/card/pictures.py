@@ -26,7 +26,7 @@ def pictures(subject: Subject, where: slice, seed: int) -> PictureScores:
     """Score reconstructions and samples."""
     x = subject.x[where]
     scores = reconstruction_scores(subject.program, x, PARTICLES, seed)
-    samples = sample_prior(subject.program, x).draw.to(x)
+    samples = sample_prior(subject.program, x).sample.to(x)
     return PictureScores(scores.squared_error, elbo_parts(subject.program, samples, PARTICLES, seed + 1).elbo)
 
 

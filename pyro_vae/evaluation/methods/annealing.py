@@ -225,7 +225,7 @@ def bidirectional(
 
 def _both_ways(program: Program, like: Tensor, settings: Annealing) -> Sandwich:
     made = sample_prior(program, like)
-    x = made.draw.to(like.device)
+    x = made.sample.to(like.device)
     path = GeometricPath(Joint(program, x), settings.start)
     steps = _tuned(path, settings)
     lower = _run(path, path.draw(settings.chains), settings, steps)

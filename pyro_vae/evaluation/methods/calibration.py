@@ -103,7 +103,7 @@ def simulation_based_calibration(
 
 def _ranks(program: Program, like: Tensor, num_draws: int) -> Iterable[tuple[str, Tensor]]:
     made = sample_prior(program, like)
-    x = made.draw.to(like)
+    x = made.sample.to(like)
     below: dict[str, Tensor] = {}
     ties: dict[str, Tensor] = {}
     for count in particle_chunks(num_draws):

@@ -26,7 +26,7 @@ class Oracle(Program, Protocol):
 def simulated(program: nn.Module, like: Tensor, seed: int) -> Tensor:
     """Draw data from a program's model, of the shape of ``like``."""
     with isolated_rng(like.device, seed):
-        return sample_prior(cast(Program, program), like).draw.to(like.device)
+        return sample_prior(cast(Program, program), like).sample.to(like.device)
 
 
 def is_amortised(guide: str) -> bool:

@@ -7,7 +7,9 @@ cross-entropy       :math:`H(p, q) = -E_p \log q = H(p) + KL(p \| q)`
 KL divergence       :math:`KL(p \| q) = E_p \log p - \log q`
 ==================  ============================================
 
-Of densities, entropies are differential: they depend on the unit of x and may be negative.
+Entropies of densities are differential: they depend on the unit of x and may be negative.
+
+:func:`closed_form_kl` serves the estimators and the card; the others are public for users, in nats or bits.
 """
 
 import math
@@ -123,6 +125,23 @@ def kl(p: Distribution, q: Distribution, unit: Unit = "nats", num_samples: int =
     p, q = _alongside(p, q)
     exact = _closed(lambda: kl_divergence(p, q))
     return (exact or _sampled(p, lambda x: p.log_prob(x) - q.log_prob(x), num_samples, seed)).to(unit)
+
+
+def closed_form_kl(p: Distribution, q: Distribution) -> Tensor | None:
+    r"""Return :math:`KL(p \| q)` in closed form, of the broadcast batch shape, or None where torch has no formula.
+
+    Estimators and the card take their closed-form KL from here.
+
+    Example:
+        >>> from torch.distributions import Normal, StudentT
+        >>> closed_form_kl(Normal(0.0, 1.0), Normal(2.0, 1.0)), closed_form_kl(Normal(0.0, 1.0), StudentT(3.0))
+        (tensor(2.), None)
+    """
+    shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)  # torch's formulas do not all broadcast
+    try:
+        return kl_divergence(p.expand(shape), q.expand(shape))
+    except NotImplementedError:
+        return None
 
 
 def _alongside(p: Distribution, q: Distribution) -> tuple[Distribution, Distribution]:

@@ -9,9 +9,10 @@ from pyro import distributions as dist
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution
 
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.information import closed_form_kl
 from pyro_vae.elbo.draw import Draw, Terms, differ
 from pyro_vae.elbo.estimator import Bound, Estimator, Group, PathDerivative, Weighting, at_least_one
 from pyro_vae.program.tracing import Site, sample_sites
@@ -139,13 +140,10 @@ def closed_kl(draw: Draw, name: str, site: Site) -> Tensor:
         InputError: there is no closed form for the pair, or their masks differ.
     """
     prior = dict(sample_sites(draw.model_trace)).get(name)
-    try:
-        if prior is None:
-            raise NotImplementedError
-        kl = kl_divergence(site["fn"], prior["fn"])
-    except NotImplementedError as error:
+    kl = None if prior is None else closed_form_kl(site["fn"], prior["fn"])
+    if prior is None or kl is None:
         pair = f"{_kind(site['fn'])} and {_kind(prior['fn']) if prior else 'nothing'}"
-        raise InputError(f"a KL in closed form at site {name!r}", f"none for {pair}", "sampled_kl") from error
+        raise InputError(f"a KL in closed form at site {name!r}", f"none for {pair}", "sampled_kl")
     if differ(*(True if mask is None else mask for mask in (site["mask"], prior["mask"]))):
         raise InputError(f"one mask for model and guide at site {name!r}", "two that differ", "sampled_kl")
     unscaled: Tensor = scale_and_mask(kl, scale=1.0, mask=site["mask"])

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray
 from torch import Tensor
@@ -17,7 +17,7 @@ from pyro_vae.base.files import atomic_write
 from pyro_vae.base.version import __version__
 from pyro_vae.data import Images
 from pyro_vae.elbo.draw import Draw
-from pyro_vae.evaluation.methods.arviz import to_arviz, write_netcdf
+from pyro_vae.evaluation.methods.arviz import ArvizData, to_arviz, write_netcdf
 from pyro_vae.evaluation.methods.psis import pareto_k
 from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.subject import Subject, look_at
@@ -58,7 +58,7 @@ def to_inference_data(
     device: str | torch.device = "auto",
     seed: int = 0,
     about: Mapping[str, str] | None = None,
-) -> Any:
+) -> ArvizData:
     r"""Return what a program says of held-out data: ``arviz.InferenceData`` (0.x) or an xarray ``DataTree`` (1.x).
 
     ====================  =======================================================================================
@@ -106,7 +106,7 @@ def to_inference_data(
     return to_arviz(groups(subject, sizes), attributes)
 
 
-def save_netcdf(path: str | Path, found: Any) -> None:
+def save_netcdf(path: str | Path, found: ArvizData) -> None:
     """Write what :func:`to_inference_data` returned to a file for ``arviz.from_netcdf``, whole or not at all.
 
     Raises:
@@ -158,14 +158,14 @@ def _posterior(subject: Subject, x: Tensor, draws: int) -> tuple[Arrays, Tensor,
     return posterior, log_likelihood, torch.cat([terms.log_weight for _, terms in pieces]).cpu()
 
 
-def _dataset(arrays: Mapping[str, Tensor], leading: tuple[str, ...], example: "np.ndarray[Any, Any]") -> xarray.Dataset:
+def _dataset(arrays: Mapping[str, Tensor], leading: tuple[str, ...], example: npt.NDArray[np.int64]) -> xarray.Dataset:
     """Return a dataset of arrays whose first dimensions are given, with one chain put before them."""
     variables = {
         name: (("chain", *leading, *_dims(name, value.shape[len(leading) :])), value[None].numpy())
         for name, value in arrays.items()
     }
     count = len(next(iter(arrays.values())))
-    coordinates: dict[str, Any] = {"chain": [0], "draw": np.arange(count)}
+    coordinates: dict[str, list[int] | npt.NDArray[np.int64]] = {"chain": [0], "draw": np.arange(count)}
     for name, value in arrays.items():
         shape = value.shape[len(leading) :]
         coordinates |= {dim: np.arange(size) for dim, size in zip(_dims(name, shape), shape, strict=True)}

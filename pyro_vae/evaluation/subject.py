@@ -4,15 +4,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
+from pyro_vae.base.types import Json
 from pyro_vae.data import Images, as_images
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.evaluation.methods.bounds import Scorer, scorer
@@ -21,7 +21,7 @@ from pyro_vae.evaluation.store import code, crc
 from pyro_vae.program.adapter import FunctionProgram, as_program
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
-from pyro_vae.program.tracing import observed_site, sample_sites, trace_program
+from pyro_vae.program.tracing import Site, observed_site, sample_sites, trace_program
 from pyro_vae.program.validation import check_particles, check_program
 
 IMPORTANCE_CHUNK = 50  # data of L_K in a chunk
@@ -66,7 +66,7 @@ class Subject:
     likelihood: str
     discrete: bool
     latents: Mapping[str, Latent]
-    fingerprint: Mapping[str, Any]
+    fingerprint: Mapping[str, Json]
 
     def __len__(self) -> int:
         return len(self.x)
@@ -123,10 +123,7 @@ def look_at(
         site, latents = _sites(program, x[:2])
         probe = draw_terms(program, x[:2], 2).log_weight
     labels = None if images.labels is None else images.labels[order.to(device)]
-    fn = site["fn"]
-    while isinstance(fn, dist.Independent):
-        fn = fn.base_dist
-    fingerprint = {
+    fingerprint: dict[str, Json] = {
         "program": f"{type(program).__module__}.{type(program).__qualname__}",
         "parameters": crc(program.state_dict()),
         "log weights of two examples": [f"{value:.5g}" for value in probe.flatten().tolist()],
@@ -146,8 +143,8 @@ def look_at(
         options=options,
         seed=seed,
         pixels=_pixels(images, x, seed),
-        likelihood=type(fn).__name__,
-        discrete=bool(site["fn"].support.is_discrete),
+        likelihood=type(innermost(site["fn"])).__name__,
+        discrete=_is_discrete(site),
         latents=latents,
         fingerprint=fingerprint,
     )
@@ -165,15 +162,19 @@ def _program(thing: object, example: Tensor) -> Program:
     return program
 
 
-def _sites(program: Program, x: Tensor) -> tuple[Any, dict[str, Latent]]:
+def _sites(program: Program, x: Tensor) -> tuple[Site, dict[str, Latent]]:
     _, model_trace = trace_program(program, x)
-    sites: dict[str, Any] = dict(sample_sites(model_trace))
+    sites = dict(sample_sites(model_trace))
     latents = {
-        name: Latent(tuple(s["fn"].event_shape), bool(s["fn"].support.is_discrete))
-        for name, s in sites.items()
-        if not s["is_observed"]
+        name: Latent(tuple(s["fn"].event_shape), _is_discrete(s)) for name, s in sites.items() if not s["is_observed"]
     }
     return sites[observed_site(model_trace, x)], latents
+
+
+def _is_discrete(site: Site) -> bool:
+    support = site["fn"].support
+    assert support is not None
+    return bool(support.is_discrete)
 
 
 def _pixels(images: Images, x: Tensor, seed: int) -> str:

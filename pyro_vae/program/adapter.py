@@ -28,8 +28,8 @@ class FunctionProgram(nn.Module):
     """The program of two Pyro functions, however they hold their parameters.
 
     The functions run once on ``example``, in their own parameter store, to find their parameters. Modules that are
-    registered with ``pyro.module`` (or are a ``PyroModule``) and reachable from the functions become submodules, so their
-    buffers are saved, too; every ``pyro.param`` becomes a parameter of this module.
+    registered with ``pyro.module`` (or are a ``PyroModule``) and reachable from the functions become submodules, so
+    their buffers are saved, too; every ``pyro.param`` becomes a parameter of this module.
 
     Args:
         model: p(x, z) with x observed.

@@ -13,10 +13,9 @@ Four kinds of row, for the three likelihoods, K = 1 and K > 1, float32 and float
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -28,7 +27,7 @@ from pyro_vae.models.vae import VAE
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.handlers import GivenNoise
 from pyro_vae.program.protocol import Program
-from pyro_vae.program.tracing import trace_program
+from pyro_vae.program.tracing import sample_sites, trace_program
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}  # relative
 
@@ -271,7 +270,7 @@ def _program_and_data(case: Case) -> tuple[VAE, Tensor]:
     return vae.to(case.device, case.dtype), x.to(case.device, case.dtype)
 
 
-def _estimator(elbo: type[ELBO], num_particles: int) -> Any:
+def _estimator(elbo: type[Trace_ELBO], num_particles: int) -> Trace_ELBO:
     return elbo(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
 
 
@@ -280,7 +279,7 @@ def _noise(case: Case, seed: int) -> Tensor:
     return torch.randn(case.num_particles, BATCH, LATENT_DIM, dtype=case.dtype, device=case.device)
 
 
-def _pyro(vae: Program, x: Tensor, estimator: Any, seed: int) -> tuple[float, dict[str, Tensor]]:
+def _pyro(vae: Program, x: Tensor, estimator: Trace_ELBO, seed: int) -> tuple[float, dict[str, Tensor]]:
     """Return Pyro's loss and its gradient in every parameter."""
     for parameter in vae.parameters():
         parameter.grad = None
@@ -297,14 +296,10 @@ def _pyro_per_datum(vae: Program, x: Tensor, num_particles: int, form: str, seed
     with own_store(vae):
         seed_noise(seed, x.device)
         guide_trace, model_trace = trace_program(vae, x, num_particles)
-    densities: dict[str, Any] = {"q": guide_trace.nodes["z"], "p": model_trace.nodes["z"], "x": model_trace.nodes["x"]}
-    log_px_z = densities["x"]["fn"].log_prob(x)
-    if form == "closed":
-        kl: Tensor = kl_divergence(densities["q"]["fn"], densities["p"]["fn"])
-    else:
-        z = densities["q"]["value"]
-        kl = densities["q"]["fn"].log_prob(z) - densities["p"]["fn"].log_prob(z)
-    elbo: Tensor = (log_px_z - kl).mean(0)
+    guide, model = dict(sample_sites(guide_trace)), dict(sample_sites(model_trace))
+    q, p, z = guide["z"]["fn"], model["z"]["fn"], guide["z"]["value"]
+    kl: Tensor = kl_divergence(q, p) if form == "closed" else q.log_prob(z) - p.log_prob(z)
+    elbo: Tensor = (model["x"]["fn"].log_prob(x) - kl).mean(0)
     return elbo
 
 

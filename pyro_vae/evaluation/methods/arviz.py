@@ -12,13 +12,15 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     import xarray
 
+ArvizData: TypeAlias = Any  # InferenceData (0.x) or a DataTree (1.x): no type fits both
 ARVIZ_1 = int(version("arviz").partition(".")[0]) >= 1
 
 
@@ -30,7 +32,7 @@ def imported(name: str) -> Any:
         return importlib.import_module(name)
 
 
-def pareto_shape(log_weights: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+def pareto_shape(log_weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the shape k̂ of the generalized Pareto distribution that ArviZ fits to the largest weights of each row.
 
     Where a row has no tail that could be fitted the two versions differ, in what they return and in what they raise:
@@ -50,7 +52,7 @@ def pareto_shape(log_weights: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     return np.asarray(shape, dtype=np.float64)
 
 
-def to_arviz(groups: "Mapping[str, xarray.Dataset]", attributes: Mapping[str, Any]) -> Any:
+def to_arviz(groups: "Mapping[str, xarray.Dataset]", attributes: Mapping[str, object]) -> ArvizData:
     """Return labelled groups as ArviZ keeps them: ``InferenceData`` (0.x) or an xarray ``DataTree`` (1.x).
 
     Args:
@@ -64,7 +66,7 @@ def to_arviz(groups: "Mapping[str, xarray.Dataset]", attributes: Mapping[str, An
     return imported("arviz").InferenceData(dict(attributes), False, **groups)
 
 
-def write_netcdf(path: Path, found: Any) -> None:
+def write_netcdf(path: Path, found: ArvizData) -> None:
     """Write what :func:`to_arviz` returned as netCDF 4, by h5netcdf; both versions of ArviZ open the file."""
     packed = {"zlib": True}
     if ARVIZ_1:

@@ -14,13 +14,14 @@ Source: Cremer, Li and Duvenaud, Inference Suboptimality in Variational Autoenco
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from pyro import distributions as dist
 from torch import Tensor
 
+from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError, lookup
 from pyro_vae.base.statistics import log_mean_exp
 from pyro_vae.elbo.draw import draw_terms
@@ -240,9 +241,7 @@ class _Target:
 def _own_moments(program: Program, x: Tensor) -> tuple[Tensor, Tensor] | None:
     """Mean and standard deviation, (B, D), of a guide that is one diagonal normal; None for others."""
     sites = [site for _, site in sample_sites(trace_program(program, x)[0])]
-    fn: Any = sites[0]["fn"]
-    while isinstance(fn, torch.distributions.Independent):
-        fn = fn.base_dist
+    fn = innermost(sites[0]["fn"])
     if len(sites) > 1 or not isinstance(fn, dist.Normal):
         return None
     shape = sites[0]["value"].shape

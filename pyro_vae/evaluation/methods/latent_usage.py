@@ -3,20 +3,20 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from pyro import distributions as dist
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import kl_divergence
 
+from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.information import closed_form_kl
 from pyro_vae.elbo.draw import Draw
 from pyro_vae.evaluation.chunking import example_chunks
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
-from pyro_vae.program.tracing import sample_sites
+from pyro_vae.program.tracing import Site, sample_sites
 
 ACTIVE_VARIANCE = 0.01  # Burda et al.
 
@@ -121,14 +121,14 @@ def _site_parts(program: Program, x: Tensor, num_particles: int) -> Iterable[tup
         yield name, _SitePart(mean, variance, kl.double().mean(0), kl_from)
 
 
-def posterior_mean(site: Any, depends_on_x_alone: bool) -> tuple[Tensor, Tensor | None]:
+def posterior_mean(site: Site, depends_on_x_alone: bool) -> tuple[Tensor, Tensor | None]:
     """Return the mean of q at one site of a guide's trace with K particles, (B, S), float64.
 
     It is the distribution's own where the site depends on x alone and has one (the second part is then None); else the
     mean of the particles, and their variance. NaN for a categorical site, whose class numbers have no mean.
     """
     particles = site["value"].double()
-    if isinstance(_elementary(site["fn"]), dist.Categorical):
+    if isinstance(innermost(site["fn"]), dist.Categorical):
         return torch.full_like(particles[0], math.nan), None
     if depends_on_x_alone:
         try:
@@ -138,33 +138,23 @@ def posterior_mean(site: Any, depends_on_x_alone: bool) -> tuple[Tensor, Tensor 
     return particles.mean(0), particles.var(0)
 
 
-def _site_kl(q: Any, p: Any, same_order: bool) -> tuple[Tensor, str]:
+def _site_kl(q: Site, p: Site, same_order: bool) -> tuple[Tensor, str]:
     """The KL of one site, (K, B, *S) or (K, B), and how it was had."""
-    apart = [_elementary(q["fn"]), _elementary(p["fn"])]
+    apart = [innermost(q["fn"]), innermost(p["fn"])]
     whole = any(fn.event_shape for fn in apart)
     q_fn, p_fn = (q["fn"], p["fn"]) if whole else apart
-    if same_order:
-        shape = torch.broadcast_shapes(q_fn.batch_shape, p_fn.batch_shape)  # torch's own do not all broadcast
-        try:
-            return _masked(kl_divergence(q_fn.expand(shape), p_fn.expand(shape)), q), CLOSED_FORM
-        except NotImplementedError:
-            pass
+    exact = closed_form_kl(q_fn, p_fn) if same_order else None
+    if exact is not None:
+        return _masked(exact, q), CLOSED_FORM
     return _masked(q_fn.log_prob(q["value"]), q) - _masked(p_fn.log_prob(q["value"]), p), SAMPLED
 
 
-def _masked(values: Tensor, site: Any) -> Tensor:
+def _masked(values: Tensor, site: Site) -> Tensor:
     mask = site["mask"]
     if isinstance(mask, Tensor):
         mask = mask.reshape(mask.shape + (1,) * (values.ndim - len(site["fn"].batch_shape)))
     masked: Tensor = scale_and_mask(values, scale=1.0, mask=mask)
     return masked
-
-
-def _elementary(fn: Any) -> Any:
-    """The distribution inside any number of ``to_event``."""
-    while isinstance(fn, torch.distributions.Independent):
-        fn = fn.base_dist
-    return fn
 
 
 def _joined(parts: list[_SitePart], num_particles: int) -> LatentDiagnostics:

@@ -2,7 +2,6 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -10,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
@@ -181,7 +180,7 @@ def _scores(program: Program, x: Tensor, num_particles: int) -> tuple[Tensor, Te
     return squared_error / num_particles, log_likelihood / num_particles, binary
 
 
-def _is_binary(fn: Any) -> bool:
+def _is_binary(fn: Distribution) -> bool:
     support = fn.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from pyro_vae.models.vae import VAE
 from pyro_vae.studies.benchmark.sizes import Size
 from pyro_vae.studies.benchmark.variant import Variant, bare
 
-Kernel = Callable[[], Any]
+Kernel = Callable[[], object]
+Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 STATES = 10  # reads and writes of a parameter's size: W twice, its gradient; g, W, m, v read and W, m, v written
 
 
@@ -29,7 +30,7 @@ STATES = 10  # reads and writes of a parameter's size: W twice, its gradient; g,
 class Use:
     """One layer of the step, with what goes in and what comes out."""
 
-    layer: Any  # nn.Linear, nn.Conv2d or nn.ConvTranspose2d
+    layer: Layer
     x: Tensor  # (rows, in), or (images, channels, height, width)
     y: Tensor
     needs_gradient: bool  # of x
@@ -89,15 +90,15 @@ def layer_uses(size: Size, vae: VAE, x: Tensor) -> list[Use]:
     """
     uses: list[Use] = []
 
-    def remember(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         (entered,) = inputs
-        uses.append(Use(layer, torch.randn_like(entered), output, needs_gradient=bool(uses)))
+        uses.append(Use(cast(Layer, layer), torch.randn_like(entered), output, needs_gradient=bool(uses)))
 
     encoder, decoder = bare(vae.encoder), bare(vae.decoder)
     layers = [
         m for net in (encoder, decoder) for m in net.modules() if next(m.parameters(recurse=False), None) is not None
     ]
-    handles = [layer.register_forward_hook(remember) for layer in layers]
+    handles = [layer.register_forward_hook(note) for layer in layers]
     try:
         encoder(x)
         decoder(torch.randn(size.particles * len(x), size.latent_dim, device=x.device))

@@ -4,14 +4,15 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from pyro_vae.base.types import Json
 
 PACKAGES = ("torch", "pyro-ppl", "numpyro", "jax", "numpy")
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
+def describe_machine(device: torch.device) -> dict[str, Json]:
     """Return processor, cores, threads, versions and the device's name.
 
     Example:

@@ -2,11 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
 import torch
+from torch._C._profiler import _ExtraFields_Allocation, _ProfilerEvent
 from torch.profiler import ProfilerActivity, profile
 
 MEANING = {
@@ -38,8 +39,10 @@ def working_memory(step: Callable[[], object], device: torch.device) -> float:
         step()  # so that what this frees later was seen to be allocated
         start = time.time_ns()
         step()
-    results: Any = profiled.profiler
-    changes = sorted(_allocations(results.kineto_results.experimental_event_tree()))
+    assert profiled.profiler is not None
+    results = profiled.profiler.kineto_results
+    assert results is not None
+    changes = sorted(_allocations(results.experimental_event_tree()))
     held, levels = 0, [0]
     for when, size in changes:
         held += size
@@ -50,11 +53,11 @@ def working_memory(step: Callable[[], object], device: torch.device) -> float:
     return max(levels) - min(levels)
 
 
-def _allocations(events: Any) -> Iterator[tuple[int, int]]:
+def _allocations(events: Sequence[_ProfilerEvent]) -> Iterator[tuple[int, int]]:
     """Yield (nanoseconds, bytes taken or given back) of every event of the allocator."""
     for event in events:
         if event.tag == torch._C._profiler._EventType.Allocation:
-            yield event.start_time_ns, event.extra_fields.alloc_size
+            yield event.start_time_ns, cast(_ExtraFields_Allocation, event.extra_fields).alloc_size
         yield from _allocations(event.children)
 
 

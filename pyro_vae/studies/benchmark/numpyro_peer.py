@@ -7,7 +7,7 @@ can be imported without them, and :class:`InNumPyro` then says so.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,12 @@ try:
 except ImportError:
     jax = None
 
+if TYPE_CHECKING:
+    from jax import Array, Device
+    from numpyro.infer.svi import SVIState
+
+Convolution = nn.Conv2d | nn.ConvTranspose2d
+Apply: TypeAlias = "Callable[[Array], Array]"
 INSTALL = "pip install 'pyro-vae[bench]'"
 
 
@@ -45,7 +51,7 @@ class InNumPyro(Variant):
             self.batch = _array(x)
             elbo = Trace_ELBO() if size.particles == 1 else RenyiELBO(alpha=0, num_particles=size.particles)
             self.svi = SVI(*_program(size, vae), numpyro.optim.Adam(lambda step: self._rate), elbo)
-            self._rate: Any = 0.0
+            self._rate: Array | float = 0.0
             self.state = self.svi.init(jax.random.key(0), self.batch)
             self.step = jax.jit(self._step, donate_argnums=0)
             self.loop = jax.jit(self._loop, donate_argnums=0)
@@ -84,16 +90,20 @@ class InNumPyro(Variant):
         found = lowered.compile().memory_analysis()
         return None if found is None else float(found.temp_size_in_bytes + found.output_size_in_bytes)
 
-    def _step(self, state: Any, learning_rate: Any, batch: Any) -> Any:
+    def _step(self, state: "SVIState", learning_rate: "Array", batch: "Array") -> "tuple[SVIState, Array]":
         self._rate = learning_rate  # read by the optimiser while this is traced
-        return self.svi.update(state, batch)
+        found: tuple[SVIState, Array] = self.svi.update(state, batch)
+        return found
 
-    def _loop(self, state: Any, steps: Any, learning_rate: Any, batch: Any) -> Any:
+    def _loop(self, state: "SVIState", steps: int, learning_rate: "Array", batch: "Array") -> "tuple[SVIState, Array]":
         start = (state, jnp.zeros(()))
-        return lax.fori_loop(0, steps, lambda _, carried: self._step(carried[0], learning_rate, batch), start)
+        found: tuple[SVIState, Array] = lax.fori_loop(
+            0, steps, lambda _, carried: self._step(carried[0], learning_rate, batch), start
+        )
+        return found
 
 
-def _device(device: torch.device) -> Any:
+def _device(device: torch.device) -> "Device":
     """Return JAX's word for a device; its backend is started without taking most of a GPU's memory for itself."""
     name = "XLA_PYTHON_CLIENT_PREALLOCATE"
     before = os.environ.get(name)
@@ -107,20 +117,20 @@ def _device(device: torch.device) -> Any:
             del os.environ[name]
 
 
-def _program(size: Size, vae: VAE) -> tuple[Callable[[Any], None], Callable[[Any], None]]:
+def _program(size: Size, vae: VAE) -> "tuple[Callable[[Array], None], Callable[[Array], None]]":
     """Return model and guide; parameters have the torch program's names and values."""
     encoder, decoder = (_Network(name, getattr(vae, name)) for name in ("encoder", "decoder"))
     event_dim = len(size.event_shape)
     zeros, ones = jnp.zeros(size.latent_dim), jnp.ones(size.latent_dim)
 
-    def model(x: Any) -> None:
+    def model(x: "Array") -> None:
         logits_of = decoder.registered()
         with numpyro.plate("data", len(x), dim=-1):
             z = numpyro.sample("z", dist.Normal(zeros, ones).to_event(1))
             logits = logits_of(z).reshape(x.shape)
             numpyro.sample("x", dist.Bernoulli(logits=logits).to_event(event_dim), obs=x)
 
-    def guide(x: Any) -> None:
+    def guide(x: "Array") -> None:
         heads_of = encoder.registered()
         with numpyro.plate("data", len(x), dim=-1):
             loc, log_scale = jnp.split(heads_of(x), 2, -1)
@@ -137,11 +147,11 @@ class _Network:
         self.names = [f"{name}.layers.{index}" for index in range(len(self.layers))]
         self.initial = {f"{name}.{key}": _array(p) for key, p in network.named_parameters()}
 
-    def registered(self) -> Callable[[Any], Any]:
+    def registered(self) -> Apply:
         """Register the parameters with NumPyro and return the network."""
         values = {name: numpyro.param(name, value) for name, value in self.initial.items()}
 
-        def apply(x: Any) -> Any:
+        def apply(x: "Array") -> "Array":
             for name, layer in zip(self.names, self.layers, strict=True):
                 x = LAYERS[type(layer)](layer, values.get(f"{name}.weight"), values.get(f"{name}.bias"), x)
             return x
@@ -149,14 +159,15 @@ class _Network:
         return apply
 
 
-def _convolution(layer: Any, weight: Any, bias: Any, x: Any) -> Any:
+def _convolution(layer: Convolution, weight: "Array", bias: "Array", x: "Array") -> "Array":
     padding = [(p, p) for p in layer.padding]
     kernel = weight.transpose(2, 3, 1, 0)
     return _channels_last(x, lambda x: lax.conv_general_dilated(x, kernel, layer.stride, padding, **LAYOUT) + bias)
 
 
-def _transposed_convolution(layer: Any, weight: Any, bias: Any, x: Any) -> Any:
-    padding = [(k - 1 - p, k - 1 - p) for k, p in zip(layer.kernel_size, layer.padding, strict=True)]
+def _transposed_convolution(layer: Convolution, weight: "Array", bias: "Array", x: "Array") -> "Array":
+    sizes = zip(layer.kernel_size, cast(tuple[int, ...], layer.padding), strict=True)
+    padding = [(k - 1 - p, k - 1 - p) for k, p in sizes]
     kernel = jnp.flip(weight, (2, 3)).transpose(2, 3, 0, 1)
     more = {"lhs_dilation": layer.stride, **LAYOUT}
     return _channels_last(x, lambda x: lax.conv_general_dilated(x, kernel, (1, 1), padding, **more) + bias)
@@ -165,12 +176,12 @@ def _transposed_convolution(layer: Any, weight: Any, bias: Any, x: Any) -> Any:
 LAYOUT = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
 
-def _channels_last(x: Any, apply: Callable[[Any], Any]) -> Any:
+def _channels_last(x: "Array", apply: Apply) -> "Array":
     """Apply with channels last: with channels first XLA is slower, above all inside a loop on the CPU (jax 12868)."""
     return apply(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
-LAYERS: dict[type[nn.Module], Callable[[Any, Any, Any, Any], Any]] = {
+LAYERS: "dict[type[nn.Module], Callable[..., Array]]" = {
     nn.Linear: lambda layer, weight, bias, x: x @ weight.T + bias,
     nn.ReLU: lambda layer, weight, bias, x: jax.nn.relu(x),
     nn.Tanh: lambda layer, weight, bias, x: jnp.tanh(x),
@@ -181,5 +192,5 @@ LAYERS: dict[type[nn.Module], Callable[[Any, Any, Any, Any], Any]] = {
 }
 
 
-def _array(tensor: Tensor) -> Any:
+def _array(tensor: Tensor) -> "Array":
     return jnp.asarray(tensor.detach().cpu().numpy())

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vae.base.random import generator, isolated_rng
@@ -58,13 +58,16 @@ class Size:
     def build(self, device: torch.device, seed: int = 0) -> VAE:
         """Return the program with parameters that the seed fixes."""
         with isolated_rng(device, seed):
-            networks: dict[str, Any] = {}
-            if self.convolutional:
-                networks = {
-                    "encoder": ConvolutionalEncoder(self.hidden, self.latent_dim),
-                    "decoder": ConvolutionalDecoder(self.hidden, self.latent_dim),
-                }
-            vae = VAE(self.event_shape, self.latent_dim, self.hidden, activation=self.activation, **networks)
+            encoder = ConvolutionalEncoder(self.hidden, self.latent_dim) if self.convolutional else None
+            decoder = ConvolutionalDecoder(self.hidden, self.latent_dim) if self.convolutional else None
+            vae = VAE(
+                self.event_shape,
+                self.latent_dim,
+                self.hidden,
+                activation=self.activation,
+                encoder=encoder,
+                decoder=decoder,
+            )
         return vae.to(device)
 
     def images(self, count: int, device: torch.device, seed: int = 0) -> Tensor:
@@ -80,7 +83,7 @@ class Size:
         pixels = torch.bernoulli(probability, generator=source)
         return pixels.reshape(count, *self.event_shape).to(device)
 
-    def estimator(self) -> Any:
+    def estimator(self) -> ELBO:
         """Return the estimator that the engines are given."""
         return trace_elbo() if self.particles == 1 else IWAE(self.particles)
 

@@ -3,12 +3,11 @@
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from pyro_vae.base.errors import InputError, NonFiniteError, lookup
 from pyro_vae.base.random import isolated_rng, seed_noise
 from pyro_vae.data import as_images
 from pyro_vae.evaluation.methods.bounds import importance_bounds
+from pyro_vae.models.vae import VAE
 from pyro_vae.studies.benchmark import floor
 from pyro_vae.studies.benchmark.agreement import Agreement, Reference, compare, course, refer
 from pyro_vae.studies.benchmark.floor import Products
@@ -26,7 +26,7 @@ from pyro_vae.studies.benchmark.records import Evaluation, Point, Report, Row, S
 from pyro_vae.studies.benchmark.sizes import SIZES, Size
 from pyro_vae.studies.benchmark.variant import Unavailable, Variant
 
-Build = Callable[[Size, Any, Tensor], Variant]
+Build = Callable[[Size, VAE, Tensor], Variant]
 Tell = Callable[[str], None]
 
 WARM_UP = 100  # steps by hand before everybody starts: at initial parameters the loss hardly depends on the noise
@@ -35,7 +35,7 @@ PEER = "pyro_vae.studies.benchmark.numpyro_peer"
 COMPILES = ("compiled", "hand-compiled")
 
 
-def _in_numpyro(size: Size, vae: Any, x: Tensor) -> Variant:
+def _in_numpyro(size: Size, vae: VAE, x: Tensor) -> Variant:
     """Build the variant whose module, with JAX behind it, takes a second to import."""
     peer: Variant = importlib.import_module(PEER).InNumPyro(size, vae, x)
     return peer
@@ -55,13 +55,14 @@ VARIANTS: dict[str, tuple[str, Build]] = {
 """Name -> what people read, and what builds it from a size, a program of its own and a batch."""
 
 SCALED = ("svi", "compiled", "hand", "floor")
-SCALING: dict[str, tuple[Size, str, tuple[int, ...], tuple[str, ...]]] = {
-    "batch": (SIZES["mlp"], "batch", (32, 128, 512, 2048), SCALED),
-    "latent dimensions": (SIZES["mlp"], "latent_dim", (2, 20, 200), SCALED),
-    "particles": (SIZES["iwae-1"], "particles", (1, 5, 50), SCALED),
-    "replicates": (SIZES["mlp"], "replicates", (1, 4, 16), ("compiled",)),
+Change = Callable[[Size, int], Size]
+SCALING: dict[str, tuple[Size, Change, tuple[int, ...], tuple[str, ...]]] = {
+    "batch": (SIZES["mlp"], lambda size, value: replace(size, batch=value), (32, 128, 512, 2048), SCALED),
+    "latent dimensions": (SIZES["mlp"], lambda size, value: replace(size, latent_dim=value), (2, 20, 200), SCALED),
+    "particles": (SIZES["iwae-1"], lambda size, value: replace(size, particles=value), (1, 5, 50), SCALED),
+    "replicates": (SIZES["mlp"], lambda size, value: replace(size, replicates=value), (1, 4, 16), ("compiled",)),
 }
-"""What is varied: axis -> (size, its field, values, variants)."""
+"""What is varied: axis -> (size, how it changes with a value, values, variants)."""
 
 EVALUATORS: dict[str, Callable[..., Tensor]] = {
     "svi": partial(importance_bounds, compiled=False),
@@ -95,7 +96,7 @@ class Plan:
     rounds: int = 15
     seconds: float = 0.15
     draws: int = 32
-    scaling: Any = None
+    scaling: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     evaluated: int = 0
     particles: int = 5000
 
@@ -180,7 +181,7 @@ class _Subject:
         self.reference: Reference = refer(self._begun, self.draws)
         self.steps = self._steps(start, plan.seconds)
 
-    def build(self) -> Any:
+    def build(self) -> VAE:
         """Return a program of its own, with the common parameters."""
         vae = self.size.build(self.device)
         vae.load_state_dict(self.start)
@@ -246,12 +247,11 @@ def _rounds(
 
 def _scaling(setting: _Setting) -> Iterator[Point]:
     plan = setting.plan
-    for axis, values in (plan.scaling or {}).items():
-        size, field, _, scaled = SCALING[axis]
+    for axis, values in plan.scaling.items():
+        size, change, _, scaled = SCALING[axis]
         variants = [key for key in scaled if key in plan.variants]
         for value in values if variants else ():
-            changed = replace(size, **{field: value})
-            yield Point(axis, value, _measure(f"{axis} {value}", changed, variants, setting))
+            yield Point(axis, value, _measure(f"{axis} {value}", change(size, value), variants, setting))
 
 
 def _evaluations(setting: _Setting) -> Iterator[Evaluation]:

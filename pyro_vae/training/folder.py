@@ -94,6 +94,8 @@ class Run:
         Raises:
             InputError: an option that a resumed run cannot change, or fewer epochs.
         """
+        if changes.get("epochs", self.config.epochs) < self.config.epochs:
+            raise InputError(f"at least {self.config.epochs} epochs", changes["epochs"], "more")
         wanted = replace(self.config, **changes).absolute()
         for name, value in changes.items():
             if name not in EXTENDABLE and getattr(wanted, name) != getattr(self.config, name):
@@ -102,8 +104,6 @@ class Run:
                     f"{name} {value!r} instead of {getattr(self.config, name)!r}",
                     f"--config {self.path / 'config.yaml'} --{name} {value} --out NEW",
                 )
-        if changes.get("epochs", self.config.epochs) < self.config.epochs:
-            raise InputError(f"at least {self.config.epochs} epochs", changes["epochs"], "more")
         return type(self)(self.path, wanted)
 
     def check_data(self, data: DataSet) -> None:
@@ -173,7 +173,7 @@ def load_program(
         InputError: there is no such checkpoint or replicate, or it cannot be used.
     """
     if not 0 <= replicate < run.config.replicates:
-        raise InputError(f"a replicate from 0 to {run.config.replicates - 1}", replicate, "--replicate 0")
+        raise InputError(f"a replicate from 0 to {run.config.replicates - 1}", replicate, "replicate=0")
     state = run.load_checkpoint(checkpoint)
     with isolated_rng(device, run.config.seed):
         thing = run.config.build_program(data.train)

@@ -11,24 +11,25 @@ from pyro_vae.base.statistics import Estimate, estimate
 from pyro_vae.base.types import State
 from pyro_vae.data import Images
 from pyro_vae.engines.compiled.inductor import has_compiler
-from pyro_vae.engines.protocol import StepInfo
-from pyro_vae.engines.select import AUTO, PAYS_FROM
+from pyro_vae.engines.protocol import EngineValue, StepInfo
+from pyro_vae.engines.select import AMORTISES_FROM, Auto, Compiled, StockSVI
 from pyro_vae.evaluation.methods.bounds import importance_bounds
 from pyro_vae.models.replicates import Replicates, members
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.fit import fit
 from pyro_vae.training.loop import Hook, Loop
 from pyro_vae.training.result import FitResult
+from pyro_vae.training.settings import ENGINE
 
 FOREVER = 10**6  # epochs; these trainings end by steps or by time
 
 
 def training_points(
-    program: Program,
+    program: Program | Replicates,
     train: Images,
     points: Sequence[int],
     *,
-    engine: str = AUTO,
+    engine: str | EngineValue | Auto = ENGINE,
     batch_size: int = 128,
     optimizer: str = "adam",
     learning_rate: float = 1e-3,
@@ -91,7 +92,7 @@ class Lap:
 
 
 def race(
-    program: Program,
+    program: Program | Replicates,
     train: Images,
     test: Images,
     estimators: Mapping[str, ELBO],
@@ -99,7 +100,7 @@ def race(
     *,
     num_particles: int = 500,
     report: Callable[[str], None] = lambda what: None,
-    engine: str = AUTO,
+    engine: str | EngineValue | Auto = ENGINE,
     batch_size: int = 128,
     optimizer: str = "adam",
     learning_rate: float = 1e-3,
@@ -167,12 +168,13 @@ def _judged(name: str, after: str, result: FitResult, test: Images, num_particle
     return Lap(name, after, position["step"], position["seconds"], judged, num_particles, each)
 
 
-def _engine(asked: str, program: Program, steps: int) -> str:
-    """Take engine svi for ``auto``; replicates need the compiled one, and are compiled where that amortises."""
-    if asked != AUTO or not isinstance(program, Replicates):
-        return "svi" if asked == AUTO else asked
-    amortises = steps >= PAYS_FROM and has_compiler(next(program.parameters()).device)
-    return "compiled" if amortises else "compiled:inductor=false"
+def _engine(asked: str | EngineValue | Auto, program: Program | Replicates, steps: int) -> str | EngineValue | Auto:
+    """Take stock SVI for ``auto``; replicates need the compiled engine, and are compiled where that amortises."""
+    if not isinstance(asked, Auto) and asked != "auto":
+        return asked
+    if not isinstance(program, Replicates):
+        return StockSVI()
+    return Compiled(steps >= AMORTISES_FROM and has_compiler(next(program.parameters()).device))
 
 
 class _Report(Hook):

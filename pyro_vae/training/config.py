@@ -13,11 +13,10 @@ from pyro_vae import data as data_sets
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.imports import locate
 from pyro_vae.data import DataSet, Images, is_path
-from pyro_vae.engines.select import AUTO
 from pyro_vae.models.replicates import Replicates
 from pyro_vae.models.vae import VAE
 from pyro_vae.program.adapter import as_program
-from pyro_vae.training.settings import ESTIMATOR, Settings
+from pyro_vae.training.settings import ENGINE, ESTIMATOR, Settings
 
 EXTENDABLE = ("epochs", "max_steps", "device", "data_root")  # what a resumed run may change
 
@@ -72,7 +71,7 @@ class RunConfig(Settings):
     replicates: int = 1
     device: str = "auto"
     estimator: str = ESTIMATOR  # on the command line and in YAML, by name
-    engine: str = AUTO
+    engine: str = ENGINE
 
     def __post_init__(self) -> None:
         super().__post_init__()

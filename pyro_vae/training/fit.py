@@ -12,10 +12,11 @@ from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.types import State
 from pyro_vae.data import Images
-from pyro_vae.engines.select import AUTO
+from pyro_vae.engines.protocol import EngineValue
+from pyro_vae.engines.select import Auto
 from pyro_vae.training.loop import Hook, Loop
 from pyro_vae.training.result import FitResult
-from pyro_vae.training.settings import ESTIMATOR, Settings
+from pyro_vae.training.settings import ENGINE, ESTIMATOR, Settings
 from pyro_vae.training.setup import prepare, start_loop
 
 
@@ -28,7 +29,7 @@ def fit(
     hooks: Sequence[Hook] = (),
     resume: State | None = None,
     estimator: str | ELBO = ESTIMATOR,
-    engine: str = AUTO,
+    engine: str | EngineValue | Auto = ENGINE,
     epochs: int = 20,
     max_steps: int | None = None,
     batch_size: int = 128,
@@ -58,7 +59,8 @@ def fit(
             stopped, and ends bit for bit as without the stop. Epochs and steps count from the beginning.
         estimator: a name of :data:`~pyro_vae.elbo.ESTIMATORS` with arguments (``"trace_elbo:num_particles=5"``), or any
             ``pyro.infer.ELBO``.
-        engine: ``svi``, ``compiled``, or ``auto``: ``compiled`` for long runs of programs that can be traced, else
+        engine: a name of :data:`~pyro_vae.engines.ENGINES` with arguments, or a value such as
+            ``Compiled(inductor=False)``; ``auto``: ``compiled`` for long runs of programs that can be traced, else
             ``svi``.
         epochs: passes over the training data.
         max_steps: stop after this many steps in all, those before resuming included; None: no limit.

@@ -17,6 +17,7 @@ from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.protocol import Engine, StepInfo
 from pyro_vae.engines.schedules import SCHEDULES
 from pyro_vae.evaluation.methods.bounds import held_out_bounds
+from pyro_vae.models.replicates import Replicates
 from pyro_vae.program.contexts import load_parameters
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.settings import Settings
@@ -80,7 +81,7 @@ class Hook:
 class Loop:
     """A training run in progress, as hooks see it."""
 
-    program: Program
+    program: Program | Replicates
     engine: Engine
     engine_name: str
     why: str  # this engine
@@ -101,8 +102,7 @@ class Loop:
     @property
     def total_steps(self) -> int:
         """Steps of the whole run, unless it is stopped."""
-        steps = self.settings.epochs * self.batches
-        return steps if self.settings.max_steps is None else min(steps, self.settings.max_steps)
+        return total_steps(self.settings, len(self.train))
 
     def stop(self, reason: str) -> None:
         """Ask the loop to end before its next step."""
@@ -225,3 +225,14 @@ class Loop:
         except ValueError as error:  # Pyro's validation finds a distribution's parameter that is not finite
             ruined = [f"held-out bound, {str(error).splitlines()[0]}"]
         raise NonFiniteError(self.position.step, math.nan, ", ".join(ruined))
+
+
+def total_steps(settings: Settings, examples: int) -> int:
+    """Return the steps of a whole run: all epochs, or max_steps.
+
+    Example:
+        >>> total_steps(Settings(epochs=3, batch_size=4), 10), total_steps(Settings(epochs=3, max_steps=5), 10)
+        (9, 3)
+    """
+    steps = settings.epochs * math.ceil(examples / settings.batch_size)
+    return steps if settings.max_steps is None else min(steps, settings.max_steps)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from pyro_vae.base.statistics import Estimate
 from pyro_vae.base.types import State
+from pyro_vae.models.replicates import Replicates
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.loop import EpochRecord
 
@@ -32,7 +33,7 @@ class FitResult:
         * best held-out bound
     """
 
-    program: Program
+    program: Program | Replicates
     history: list[EpochRecord]
     stopped: str
     state: State

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pyro.infer import ELBO
 
 from pyro_vae.base.errors import InputError
-from pyro_vae.engines.select import AUTO
+from pyro_vae.engines.protocol import EngineValue
+from pyro_vae.engines.select import Auto
 
-ESTIMATOR = "trace_elbo"
+ESTIMATOR, ENGINE = "trace_elbo", "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,8 @@ class Settings:
     Args:
         estimator: a name of :data:`~pyro_vae.elbo.ESTIMATORS` with arguments (``"trace_elbo:num_particles=5"``), or any
             ``pyro.infer.ELBO``.
-        engine: ``svi``, ``compiled``, or ``auto``: ``compiled`` for long runs of programs that can be traced, else
+        engine: a name of :data:`~pyro_vae.engines.ENGINES` with arguments, or a value such as
+            ``Compiled(inductor=False)``; ``auto``: ``compiled`` for long runs of programs that can be traced, else
             ``svi``.
         epochs: passes over the training data.
         max_steps: stop after this many steps in all, those before resuming included; None: no limit.
@@ -38,7 +40,7 @@ class Settings:
     """
 
     estimator: str | ELBO = ESTIMATOR
-    engine: str = AUTO
+    engine: str | EngineValue | Auto = ENGINE
     epochs: int = 20
     max_steps: int | None = None
     batch_size: int = 128

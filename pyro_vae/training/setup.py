@@ -1,34 +1,34 @@
 """From arguments to a loop: data on the device, the program validated, the engine started."""
 
 import copy
-import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_vae.base.errors import InputError, lookup
+from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
-from pyro_vae.base.registry import from_spec
+from pyro_vae.base.registry import from_spec, to_spec
 from pyro_vae.base.types import State
 from pyro_vae.data import Images, as_images
 from pyro_vae.elbo.catalogue import ESTIMATORS
 from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.engines.catalogue import ENGINES
-from pyro_vae.engines.protocol import Engine
+from pyro_vae.engines.protocol import Engine, EngineValue
 from pyro_vae.engines.schedules import SCHEDULES
-from pyro_vae.engines.select import AUTO, choose_engine
-from pyro_vae.models.replicates import Replicates, members
-from pyro_vae.program.adapter import as_program
+from pyro_vae.engines.select import Auto, Compiled, StockSVI
+from pyro_vae.models.replicates import Replicates, as_trainable, members
 from pyro_vae.program.explain import explained
 from pyro_vae.program.protocol import Program
 from pyro_vae.program.validation import BROADCASTS, CheckSites, check_once, check_program, trying
-from pyro_vae.training.loop import Loop
+from pyro_vae.training.loop import Loop, total_steps
 from pyro_vae.training.settings import Settings
 
 CHECKED = 100  # examples on which a program is tried before training
+STARTED: dict[str, Callable[..., EngineValue]] = {"svi": StockSVI, "compiled": Compiled}
 TRIED = 10  # examples on which an estimator is: another batch size
 
 
@@ -53,28 +53,42 @@ def start_loop(
     estimator = _estimator(settings)
     with isolated_rng(device, settings.seed):
         example = images.batch(slice(0, CHECKED))
-        program = as_program(thing, example.cpu())  # the user's networks are still on the CPU
+        program = as_trainable(thing, example.cpu())  # the user's networks are still on the CPU
         program.to(device)
         for member in members(program):
-            check_once(member, example, particles=held_out is not None)
-    started = _start_engine(program, estimator, example, settings, math.ceil(len(images) / settings.batch_size), resumed)
-    if not started.traces:
+            _check(member, example, settings.batch_size, particles=held_out is not None)
+    loop = _begun(program, estimator, images, held_out, settings, resumed)
+    if loop.engine_name == to_spec(ENGINES, StockSVI()):  # the compiled one runs the estimator as it prepares
         with isolated_rng(device, settings.seed):
             _try_estimator(estimator, members(program)[0], example)
-    return Loop(program, started.engine, started.name, started.why, images, held_out, settings)
+    return loop
 
 
 def prepare(loop: Loop) -> None:
-    """Prepare the engine on a batch, without using up noise; a program that it refuses stays in the mode it was in."""
-    program, was_training = loop.program, getattr(loop.program, "training", True)
-    size, device = loop.settings.batch_size, loop.train.device
+    """Prepare the engine on a batch of the usual size, without using up noise."""
+    with _as_in_a_step(loop.program, loop.train, loop.settings) as x:
+        loop.engine.prepare(x, loop.kl_weight())
+
+
+@contextmanager
+def _as_in_a_step(program: Program | Replicates, images: Images, settings: Settings) -> Iterator[Tensor]:
+    """Run a block as a step runs, in training mode, with its sites checked; yields a batch. Restores mode and noise."""
+    was_training = getattr(program, "training", True)
     program.train(True)
     try:
-        with isolated_rng(device), CheckSites(size):
-            x = loop.train.batch(torch.arange(size, device=device))  # gathered, as the batches of a step are
-            loop.engine.prepare(x, loop.kl_weight())
-    except BaseException:
+        with isolated_rng(images.device), CheckSites(settings.batch_size):
+            yield images.batch(torch.arange(settings.batch_size, device=images.device))  # gathered, as in a step
+    finally:
         program.train(was_training)
+
+
+def _check(program: Program, example: Tensor, batch_size: int, *, particles: bool) -> None:
+    """Check the program on examples of another number than a batch's: no constant passes for ``len(x)`` in both."""
+    x = example[:-1] if len(example) == batch_size > 2 else example
+    try:
+        check_once(program, x, particles=particles)
+    except InputError:
+        check_program(program, example)  # names the data's own shape
         raise
 
 
@@ -123,51 +137,33 @@ def _try_estimator(estimator: ELBO, program: Program, example: Tensor) -> None:
         raise
 
 
-@dataclass(frozen=True)
-class _Started:
-    """An engine, its specification, and why it was chosen."""
+def _begun(
+    program: Program | Replicates,
+    estimator: ELBO,
+    images: Images,
+    held_out: Images | None,
+    settings: Settings,
+    resumed: State | None,
+) -> Loop:
+    """Return the loop with its engine: what is asked for, what the run began with, or what ``Auto`` chooses."""
 
-    engine: Engine
-    name: str
-    why: str
+    def loop(value: EngineValue, engine: Engine, why: str) -> Loop:
+        return Loop(program, engine, to_spec(ENGINES, value), why, images, held_out, settings)
 
-    @property
-    def traces(self) -> bool:
-        """Whether the engine itself runs the estimator on the program as it prepares."""
-        return self.name.startswith("compiled")
-
-
-def _start_engine(
-    program: Program, estimator: ELBO, x: Tensor, settings: Settings, batches: int, resumed: State | None
-) -> _Started:
-    """Return the engine: what is asked for, or what the run began with."""
-    name, why = _choice(settings, batches, program, estimator, x, resumed)
-    engine = from_spec(
-        ENGINES,
-        name,
-        "engine",
-        program=program,
-        estimator=estimator,
-        optimizer=settings.optimizer,
-        clip_norm=settings.clip_norm,
-    )
-    return _Started(engine, name, why)
+    value, why = _asked(settings.engine, resumed)
+    optimizer, clip_norm, kl_weighted = settings.optimizer, settings.clip_norm, settings.kl_warmup > 0
+    if not isinstance(value, Auto):
+        return loop(value, value.start(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted), why)
+    steps = total_steps(settings, len(images))
+    with _as_in_a_step(program, images, settings) as x:
+        return loop(*value.choose(program, estimator, optimizer, clip_norm, x, steps, kl_weighted=kl_weighted))
 
 
-def _choice(
-    settings: Settings, batches: int, program: Program, estimator: ELBO, x: Tensor, resumed: State | None
-) -> tuple[str, str]:
-    asked = settings.engine
-    lookup({AUTO: None, **ENGINES}, asked.partition(":")[0].strip(), "engine")
-    if resumed is not None:
-        began = resumed["engine_name"]
-        if asked not in (AUTO, began):
-            raise InputError(f"engine {began}, with which the run began", asked, f'engine="{began}"')
-        return began, "the run began with it"
-    if asked != AUTO:
-        if isinstance(program, Replicates) and not asked.startswith("compiled"):
-            raise InputError("engine compiled for replicates, which train in one graph", asked, 'engine="compiled"')
-        return asked, "asked for"
-    steps = settings.epochs * batches
-    steps = steps if settings.max_steps is None else min(steps, settings.max_steps)
-    return choose_engine(program, copy.deepcopy(estimator), settings.optimizer, x, steps)
+def _asked(asked: str | EngineValue | Auto, resumed: State | None) -> tuple[EngineValue | Auto, str]:
+    value: EngineValue | Auto = from_spec(ENGINES, asked, "engine") if isinstance(asked, str) else asked
+    if resumed is None:
+        return value, "asked for"
+    began = resumed["engine_name"]
+    if not isinstance(value, Auto) and to_spec(ENGINES, value) != began:
+        raise InputError(f"engine {began}, with which the run began", to_spec(ENGINES, value), f'engine="{began}"')
+    return from_spec(STARTED, began, "engine"), "the run began with it"

@@ -343,7 +343,7 @@ def test_a_missing_compiler_is_said(tmp_path):
     environment = os.environ | {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run([*command, "--out", str(tmp_path / "run")], env=environment, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert re.search(r"C\+\+ compiler.*g\+\+.*engine=.svi", done.stderr.splitlines()[-1])
+    assert re.search(r"C\+\+ compiler.*g\+\+.*--engine svi", done.stderr.splitlines()[-1])
     assert not (tmp_path / "run").exists()
 
 
@@ -483,8 +483,8 @@ def test_the_default_engine_is_the_compiled_one_for_long_runs(monkeypatch):
     assert chosen(epochs=enough - 1, kl_warmup=0.0).name == "svi"
     assert chosen(epochs=enough, kl_warmup=0.0).name == "compiled"
     untraceable = Odd(lambda z: 1.0 + z.mean().item())
-    assert Auto().choose(untraceable, SampledKL(), "adam", torch.ones(B, 1), 10**6)[0] == StockSVI()
-    value, reason = Auto().choose(make_vae(), RenyiELBO(), "adam", make_data(), 10**6)
+    assert Auto().choose(untraceable, SampledKL(), "adam", None, torch.ones(B, 1), 10**6)[0] == StockSVI()
+    value, _, reason = Auto().choose(make_vae(), RenyiELBO(), "adam", None, make_data(), 10**6)
     assert value == StockSVI()
     assert "RenyiELBO" in reason
 

@@ -81,7 +81,9 @@ def runs_before_the_first_step(make, monkeypatch, **settings):
 def trace_only(monkeypatch):
     """Compile no graph, which takes long and does not run the program."""
     build = CompiledEngine.__init__
-    monkeypatch.setattr(CompiledEngine, "__init__", lambda *args, **options: build(*args, **{**options, "inductor": False}))
+    monkeypatch.setattr(
+        CompiledEngine, "__init__", lambda *args, **options: build(*args, **{**options, "inductor": False})
+    )
 
 
 MAKE = {"module": counted_module, "functions": counted_functions}
@@ -180,7 +182,7 @@ def hard_coded(size):
 @pytest.mark.parametrize("estimator", ["trace_elbo", "sampled_kl", "iwae:num_particles=3"])
 @pytest.mark.parametrize("size", [N, 50])
 def test_a_hard_coded_plate_is_found_on_the_other_size(size, estimator, engine, validation):
-    with pytest.raises(InputError, match="site 'z' without a scale; got .* Try plate sizes of len"):
+    with pytest.raises(InputError, match=r"site 'z' without a scale; got .* Try plate sizes of len"):
         fit(
             hard_coded(size),
             data(),
@@ -196,7 +198,7 @@ def test_a_hard_coded_plate_is_found_on_the_other_size(size, estimator, engine, 
 @pytest.mark.parametrize("size", [N, N - 1])
 def test_a_hard_coded_plate_is_found_with_a_batch_of_all_examples(size, batch_size):
     engine = "compiled:inductor=false"
-    with pytest.raises(InputError, match="site '.' without a scale|a program that runs on a batch"):
+    with pytest.raises(InputError, match=r"site '.' without a scale|a program that runs on a batch"):
         fit(hard_coded(size), data(), estimator="sampled_kl", engine=engine, device="cpu", batch_size=batch_size)
 
 
@@ -221,7 +223,7 @@ def narrow():
 @pytest.mark.parametrize("estimator", ["trace_elbo", "sampled_kl"])
 def test_held_out_bounds_need_a_program_that_broadcasts(engine, estimator):
     settings = {"estimator": estimator, "engine": engine, "device": "cpu", "batch_size": BATCH, "epochs": 1}
-    with pytest.raises(InputError, match="a program that broadcasts, .*; got RuntimeError at .*test_trials.py"):
+    with pytest.raises(InputError, match=r"a program that broadcasts, .*; got RuntimeError at .*test_trials\.py"):
         fit(narrow(), data(), validation=data(9, 1), **settings)
     if (estimator, engine) == ("trace_elbo", "svi"):  # Pyro's own takes one particle at a time
         assert len(fit(narrow(), data(), **settings).history) == 1

@@ -72,6 +72,16 @@ def test_resuming_twice_from_one_state_gives_the_same_twice():
     assert all(torch.equal(first.state["program"][name], value) for name, value in before["program"].items())
 
 
+@pytest.mark.parametrize("engine", ["svi", "compiled:inductor=false"])
+def test_a_state_is_a_copy_which_training_the_program_further_leaves_alone(engine):
+    program = make_vae()
+    first = run(program, max_steps=5, engine=engine)
+    before = copy.deepcopy(first.state)
+    once = parameters(run(program, max_steps=9, resume=first.state, engine=engine)).clone()
+    assert all(torch.equal(first.state["program"][name], value) for name, value in before["program"].items())
+    assert torch.equal(parameters(run(program, max_steps=9, resume=first.state, engine=engine)), once)
+
+
 @pytest.mark.parametrize(
     ("max_steps", "epochs", "stopped"),
     [(1, 0, "max_steps=1"), (4, 1, "max_steps=4"), (6, 1, "max_steps=6"), (12, 3, ""), (99, 3, "")],

@@ -6,9 +6,6 @@ from typing import cast
 
 import pyro
 import torch
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -17,6 +14,7 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.explain import explained
+from pyro_vae.program.handlers import EachSample
 from pyro_vae.program.protocol import PARTICLES, Program, Trace
 from pyro_vae.program.tracing import Site, check_latents, observed_site, sample_sites, trace_program, trained_tensors
 
@@ -58,7 +56,7 @@ def check_once(program: Program, x: Tensor, *, particles: bool = False) -> None:
     """Check as :func:`check_program` does, and with ``particles`` as :func:`check_particles` does, by a single run.
 
     The program runs again only to explain a failure. One batch size cannot tell a plate of ``len(x)`` from a constant:
-    :class:`CheckSites` finds that in a later run on another size.
+    :func:`checking_sites` finds that in a later run on another size.
 
     Raises:
         InputError: as these two.
@@ -92,20 +90,13 @@ def trying(program: Program, device: torch.device) -> Iterator[None]:
         program.train(was_training)
 
 
-class CheckSites(Messenger):
-    """Refuses sites outside one plate of the batch, and scaled ones, while the program runs in whatever way.
+def checking_sites(batch: int) -> EachSample:
+    """Return a handler that refuses scaled sites, and sites outside one plate of the batch, however the program runs.
 
     Args:
         batch: examples in the batch.
     """
-
-    def __init__(self, batch: int) -> None:
-        super().__init__()
-        self.batch = batch
-
-    def _pyro_post_sample(self, msg: Message[..., object]) -> None:
-        if not site_is_subsample(msg) and not (msg["infer"] or {}).get("_deterministic"):
-            _check_plates(str(msg["name"]), cast(Site, msg), self.batch)
+    return EachSample(lambda name, site: _check_plates(name, cast(Site, site), batch))
 
 
 def _checked_run(program: Program, x: Tensor, num_particles: int | None = None) -> tuple[Trace, Trace]:

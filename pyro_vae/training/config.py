@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -67,7 +68,7 @@ class RunConfig(Settings):
     hidden: list[int] | None = None
     likelihood: str | None = None
     activation: str | None = None
-    model_args: dict[str, Any] | None = None
+    model_args: dict[str, object] | None = None
     replicates: int = 1
     device: str = "auto"
     estimator: str = ESTIMATOR  # on the command line and in YAML, by name
@@ -120,7 +121,7 @@ class RunConfig(Settings):
         return Replicates(cast(list[nn.Module], programs))
 
 
-def _construct(target: Any, options: dict[str, Any], images: Images, name: str) -> object:
+def _construct(target: Callable[..., object], options: dict[str, object], images: Images, name: str) -> object:
     takes = inspect.signature(target).parameters
     if "event_shape" in takes:
         options = {"event_shape": tuple(images.event_shape), **options}

@@ -23,7 +23,7 @@ from pyro_vae.engines.select import Auto, Compiled, StockSVI
 from pyro_vae.models.replicates import Replicates, as_trainable, members
 from pyro_vae.program.explain import explained
 from pyro_vae.program.protocol import Program
-from pyro_vae.program.validation import BROADCASTS, CheckSites, check_once, check_program, trying
+from pyro_vae.program.validation import BROADCASTS, check_once, check_program, checking_sites, trying
 from pyro_vae.training.loop import Loop, total_steps
 from pyro_vae.training.settings import Settings
 
@@ -76,7 +76,7 @@ def _as_in_a_step(program: Program | Replicates, images: Images, settings: Setti
     was_training = getattr(program, "training", True)
     program.train(True)
     try:
-        with isolated_rng(images.device), CheckSites(settings.batch_size):
+        with isolated_rng(images.device), checking_sites(settings.batch_size):
             yield images.batch(torch.arange(settings.batch_size, device=images.device))  # gathered, as in a step
     finally:
         program.train(was_training)
@@ -130,7 +130,7 @@ def _try_estimator(estimator: ELBO, program: Program, example: Tensor) -> None:
         return
     estimator = copy.deepcopy(estimator)  # it may have a state
     try:
-        with trying(program, x.device), CheckSites(len(x)), explained(BROADCASTS):
+        with trying(program, x.device), checking_sites(len(x)), explained(BROADCASTS):
             estimator.of_draw(estimator.draw(program.model, program.guide, (x,), {}))
     except InputError:
         check_program(program, example)  # says more, where the program is wrong by itself

@@ -108,7 +108,7 @@ def test_equals_a_plain_loop_of_pyro():
     assert torch.equal(parameters(ours), torch.cat([p.detach().flatten() for p in vae.parameters()]))
 
 
-def test_every_epoch_takes_every_datum_once_in_a_fresh_order():
+def test_every_epoch_takes_every_example_once_in_a_fresh_order():
     seen = []
 
     class Listening(Mean):
@@ -301,7 +301,7 @@ def test_one_seed_one_result_another_seed_another():
 
 
 @pytest.mark.parametrize("at", [1, 4, 5, 12])
-def test_a_state_continues_to_the_same_bits(at):
+def test_resuming_a_state_ends_in_the_same_bits(at):
     settings = {"epochs": 3, "validation": make_images(8, 1), "kl_warmup": 2.0, "schedule": "cosine", "seed": 2}
     whole = run(**settings)
     watch = Watch(at=[at], stop=at)
@@ -476,7 +476,7 @@ def test_a_state_of_another_program_is_refused_in_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_the_loss_of_a_step_is_minus_the_bound_a_datum():
+def test_the_loss_of_a_step_is_minus_the_bound_per_example():
     x = torch.randn(N, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     watch = Watch()
     run(Mean(0.7), x, epochs=1, learning_rate=1e-300, hooks=[watch])
@@ -488,7 +488,7 @@ def test_the_loss_of_a_step_is_minus_the_bound_a_datum():
 
 
 def test_running_baseline_of_an_estimator_is_resumed():
-    """The estimator remembers a mean between steps; cut in two at step 3, the run ends where the whole one does."""
+    """The estimator has a running mean; stopped and resumed at step 3, the run ends where the whole one does."""
     x = (torch.rand(30, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
     settings = {"epochs": 2, "batch_size": 6, "device": "cpu", "learning_rate": 0.01}
 

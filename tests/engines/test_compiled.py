@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -520,6 +521,18 @@ def epoch(images, start=0, weights=None):
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2)).to(images.device)
     rates = [0.01 / (1 + i) for i in range(count)]
     return Batches(images, order, 8, start, (0,), rates, weights or [1.0] * count)
+
+
+def test_an_epoch_that_ends_early_takes_the_steps_of_a_whole_one_up_to_there():
+    """``max_steps`` gives the engine an order that is cut after some batches."""
+    images = Images(make_data(60))
+    whole, rows = epoch(images), []
+    for batches in (whole, replace(whole, order=whole.order[: 3 * 8])):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            rows.append([row for _, found in recording(make_vae(), images).epoch(batches) for row in found])
+    assert [len(found) for found in rows] == [8, 3]
+    assert rows[1] == rows[0][:3]
 
 
 def test_steps_on_the_device_equal_single_steps():

@@ -25,12 +25,12 @@ from pyro_vae.figures.gradients import gradient_figure
 from pyro_vae.models.replicates import Replicates, as_trainable, members
 from pyro_vae.program.protocol import Program
 from pyro_vae.studies.gradients import EstimatorReport, compare_gradients
-from pyro_vae.studies.training import Lap, race, train_steps
+from pyro_vae.studies.training import Lap, race, training_points
 from pyro_vae.training.config import RunConfig
 from pyro_vae.training.folder import Run, load_program
 
 # options of a run that a comparison has no use for: its estimators train by the same plain settings
-NOT_COMPARED = {"estimator", "epochs", "schedule", "clip_norm", "kl_warmup", "patience", "eval_particles"}
+NOT_COMPARED = {"estimator", "epochs", "max_steps", "schedule", "clip_norm", "kl_warmup", "patience", "eval_particles"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def compare(options: Any, console: Console) -> int:
     x = data.validation.to(device).draw(config.seed)[: wanted.batch]
     train = data.train.to(device)
     points: dict[int, list[EstimatorReport]] = {}
-    for done, point in zip([0, *wanted.at], wanted.at, strict=False):
-        train_steps(program, train, point - done, **_settings(config))
+    for point in training_points(program, train, wanted.at, **_settings(config)):
         first = members(program)[0]  # gradients are looked at on one replicate, training on all
         with progress_bars(console, "draws") as tick:
             points[point] = compare_gradients(

@@ -1,5 +1,6 @@
 """The command line: options in, calls of the library out. Errors a user can cause are one line and status 2."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(argv, console)
     except (InputError, UsageError) as error:
-        print(f"pyro-vae: error: {error}", file=sys.stderr)
+        print(f"pyro-vae: error: {_as_options(str(error))}", file=sys.stderr)
         return 2
     except NonFiniteError as error:
         print(f"pyro-vae: error: {error}", file=sys.stderr)
@@ -54,6 +55,13 @@ def _dispatch(argv: Sequence[str], console: Console) -> int:
         given = parser.parse_args(argv, defaults=False)[name]
         return train.train(parsed[name], {k: given[k] for k in OPTIONS if k in given}, console)
     return COMMANDS[name](parsed[name], console)
+
+
+def _as_options(message: str) -> str:
+    """Write ``name=value`` behind "Try" as ``--name value``."""
+    before, word, hint = message.rpartition(". Try ")
+    known = "|".join(OPTIONS)
+    return before + word + re.sub(rf"(?<!\S)({known})=([\"']?)([^\s,\"']*[^\s,\"'.])\2", r"--\1 \3", hint)
 
 
 def _underscores(word: str) -> str:

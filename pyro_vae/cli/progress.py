@@ -51,7 +51,7 @@ class ProgressHook(Hook):
             console=self._console,
             transient=True,
         )
-        total = loop.settings.epochs * loop.batches
+        total = loop.total_steps
         self._task = self._bar.add_task(
             "", total=total, completed=loop.position.step, epoch=loop.position.epoch + 1, rate="", figure=""
         )

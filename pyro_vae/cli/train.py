@@ -19,9 +19,10 @@ from pyro_vae.evaluation.methods.bounds import held_out_bounds
 from pyro_vae.figures import gallery
 from pyro_vae.models.replicates import members
 from pyro_vae.training.config import RunConfig
-from pyro_vae.training.fit import FitResult, fit
+from pyro_vae.training.fit import fit
 from pyro_vae.training.folder import Run, check_new
 from pyro_vae.training.hooks import CheckpointHook, FolderHook, InterruptHook, MetricsHook
+from pyro_vae.training.result import FitResult
 
 INTERRUPTED = 128 + signal.SIGINT
 

@@ -15,7 +15,7 @@ class Batches:
 
     Args:
         images: the data, on the device of the engine.
-        order: (N,) their order in this epoch.
+        order: (N,) their order in this epoch; of fewer examples, the epoch ends early.
         size: examples in a batch; the last batch may be smaller.
         start: the first batch to take.
         key: with the number of a batch, fixes its binarization.

@@ -59,7 +59,7 @@ class Compiled:
         clip_norm: float | None = None,
         *,
         kl_weighted: bool = False,
-    ) -> Engine:
+    ) -> CompiledEngine:
         """Return the engine for a program or replicates; ``kl_weighted`` says whether steps may weight the KL."""
         return CompiledEngine(program, estimator, optimizer, clip_norm, inductor=self.inductor, kl_weighted=kl_weighted)
 
@@ -69,38 +69,64 @@ class Auto:
     """The compiled engine where compilation amortises, stock SVI elsewhere (name ``auto``)."""
 
     def choose(
-        self, program: Program | Replicates, estimator: ELBO, optimizer: str, x: Tensor, steps: int
-    ) -> tuple[EngineValue, str]:
-        """Return the engine, and the reason in words.
+        self,
+        program: Program | Replicates,
+        estimator: ELBO,
+        optimizer: str,
+        clip_norm: float | None,
+        x: Tensor,
+        steps: int,
+        *,
+        kl_weighted: bool = False,
+    ) -> tuple[EngineValue, Engine, str]:
+        """Return what to use, the engine started for it, and the reason in words.
 
         The compiled engine saves some milliseconds a step and costs ten seconds or more before its first: it is chosen
         from :data:`AMORTISES_FROM` steps on, if the program can be traced and there is a compiler. The choice depends
-        on the number of steps and never on a clock, so that a run can be repeated.
+        on the number of steps and never on a clock, so that a run can be repeated. The engine keeps the trace: the
+        program does not run again for it.
 
         Args:
-            program: the program, on its device.
+            program: the program, on its device, in the mode of a step.
             estimator: a ``pyro.infer.ELBO``.
             optimizer: as in :func:`pyro_vae.fit`.
-            x: a few examples, on which tracing is tried.
+            clip_norm: as in :func:`pyro_vae.fit`.
+            x: a batch, on which tracing is tried.
             steps: how many the run will take.
+            kl_weighted: whether steps may weight the KL.
 
         Example:
             >>> import torch
             >>> from pyro_vae import VAE
             >>> from pyro_vae.elbo import SampledKL
-            >>> Auto().choose(VAE((4,), latent_dim=2), SampledKL(), "adam", torch.ones(10, 4), steps=500)
+            >>> value, engine, why = Auto().choose(
+            ...     VAE((4,), latent_dim=2), SampledKL(), "adam", None, torch.ones(10, 4), steps=500
+            ... )
+            >>> value, why
             (StockSVI(), '500 steps: compilation amortises from 10,000 on')
         """
+        value, why = self._by_steps(program, x.device, steps)
+        if isinstance(value, StockSVI):
+            return value, value.start(program, estimator, optimizer, clip_norm), why
+        try:
+            engine = value.start(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted)
+            with engine:
+                engine.trace(x, torch.ones((), dtype=torch.float64, device=x.device))
+        except InputError as error:
+            if isinstance(program, Replicates):
+                raise
+            stock = StockSVI()
+            return stock, stock.start(program, estimator, optimizer, clip_norm), f"it cannot be compiled: {error}"
+        return value, engine, why
+
+    def _by_steps(
+        self, program: Program | Replicates, device: torch.device, steps: int
+    ) -> tuple[StockSVI | Compiled, str]:
         amortises = steps >= AMORTISES_FROM
         if isinstance(program, Replicates):  # they are trained in one graph, compiled or not
-            return Compiled(amortises and has_compiler(x.device)), f"replicates; {steps:,} steps: {RULE}"
+            return Compiled(amortises and has_compiler(device)), f"replicates; {steps:,} steps: {RULE}"
         if not amortises:
             return StockSVI(), f"{steps:,} steps: {RULE}"
-        if not has_compiler(x.device):
+        if not has_compiler(device):
             return StockSVI(), f"no C++ compiler was found; {steps:,} steps: {RULE}"
-        try:
-            with CompiledEngine(program, estimator, optimizer, inductor=False) as engine:
-                engine.graph(x, torch.ones((), dtype=torch.float64, device=x.device))
-        except InputError as error:
-            return StockSVI(), f"it cannot be compiled: {error}"
         return Compiled(), f"{steps:,} steps: {RULE}"

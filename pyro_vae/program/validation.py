@@ -1,4 +1,4 @@
-"""Trying a program out before training: what would train wrongly, or not at all, is refused with its cure."""
+"""Validation of a program before training: errors that would train wrongly or not at all, each with a suggested fix."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,87 +8,135 @@ import pyro
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.distributions.constraints import Constraint
 
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.explain import explained
-from pyro_vae.program.protocol import Program, Trace
+from pyro_vae.program.handlers import EachSample
+from pyro_vae.program.protocol import PARTICLES, Program, Trace
 from pyro_vae.program.tracing import Site, check_latents, observed_site, sample_sites, trace_program, trained_tensors
+
+BROADCASTS = "that broadcasts, latents (particles, data, ...) beside x (data, ...)"
 
 
 def check_program(program: Program, x: Tensor) -> None:
-    """Run the program on a few data and refuse what would train wrongly or not at all.
+    """Run the program on a few examples and refuse what would train wrongly or not at all.
 
-    The program is tried on two batch sizes, in evaluation mode, on random states of its own.
+    The program runs on two batch sizes, in evaluation mode, on its own random states.
 
     Args:
         program: the program.
-        x: a few data, (B, *event_shape), on the program's device.
+        x: a few examples, (B, *event_shape), on the program's device.
 
     Raises:
-        InputError: it does not run; no batch plate in dimension -1 over the data, or a site outside it; a latent
+        InputError: it does not run; no batch plate in dimension -1 over the examples, or a site outside it; a latent
             that only one of model and guide has; no observed site of the data's shape; an observed value outside
             its distribution's support (grey pixels under a Bernoulli); a scaled site; a trainable parameter that
             Pyro never sees, or one that Pyro sees but the program does not hold.
     """
-    with _trying(program, x):
+    with trying(program, x.device), torch.no_grad():
         for batch in (x, x[:-1]) if len(x) > 2 else (x,):
-            with explained():
-                guide_trace, model_trace = trace_program(program, batch)
-            check_latents(guide_trace, model_trace)
-            for trace in (guide_trace, model_trace):
-                for name, site in sample_sites(trace):
-                    _check_site(name, site, len(batch))
-            observed_site(model_trace, batch)
-            with explained():
-                guide_trace.compute_log_prob()
-                model_trace.compute_log_prob()
-        _check_parameters(program, guide_trace, model_trace)
+            traces = _checked_run(program, batch)
+        _check_parameters(program, *traces)
 
 
 def check_particles(program: Program, x: Tensor) -> None:
     """Run the program once with a plate of particles, as held-out bounds do.
 
     Raises:
-        InputError: it does not broadcast over a dimension to the left of the data.
+        InputError: it does not broadcast over a dimension to the left of the examples.
     """
-    with _trying(program, x), explained("that broadcasts, latents (particles, data, ...) beside x (data, ...)"):
+    with trying(program, x.device), torch.no_grad(), explained(BROADCASTS):
         trace_program(program, x, num_particles=2)
 
 
+def check_once(program: Program, x: Tensor, *, particles: bool = False) -> None:
+    """Check as :func:`check_program` does, and with ``particles`` as :func:`check_particles` does, by a single run.
+
+    The program runs again only to explain a failure. One batch size cannot tell a plate of ``len(x)`` from a constant:
+    :func:`checking_sites` finds that in a later run on another size.
+
+    Raises:
+        InputError: as these two.
+    """
+    if particles and len(x) <= 2:  # too few for the shapes to tell particles from examples
+        check_program(program, x)
+        check_particles(program, x)
+        return
+    try:
+        with trying(program, x.device), torch.no_grad():
+            _check_parameters(program, *_checked_run(program, x, 2 if particles else None))
+    except InputError:
+        check_program(program, x)
+        if particles:
+            check_particles(program, x)
+        raise
+
+
 @contextmanager
-def _trying(program: Program, x: Tensor) -> Iterator[None]:
-    """Run a block on the program without leaving a mark on it: no statistics of batch normalisation, no noise."""
+def trying(program: Program, device: torch.device) -> Iterator[None]:
+    """Run a block on the program that changes nothing: no mode, no running statistics, no random state.
+
+    Pyro's validation is off: our own messages suggest a fix.
+    """
     was_training = getattr(program, "training", True)
     program.train(False)
     try:
-        # without Pyro's validation: our own messages name the cure
-        with isolated_rng(x.device), own_store(program), torch.no_grad(), pyro.validation_enabled(False):
+        with isolated_rng(device), own_store(program), pyro.validation_enabled(False):
             yield
     finally:
         program.train(was_training)
 
 
-def _check_site(name: str, site: Site, batch: int) -> None:
-    plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+def checking_sites(batch: int) -> EachSample:
+    """Return a handler that refuses scaled sites, and sites outside one plate of the batch, however the program runs.
+
+    Args:
+        batch: examples in the batch.
+    """
+    return EachSample(lambda name, site: _check_plates(name, cast(Site, site), batch))
+
+
+def _checked_run(program: Program, x: Tensor, num_particles: int | None = None) -> tuple[Trace, Trace]:
+    """Trace the program once, and check all but its parameters."""
+    with explained():
+        guide_trace, model_trace = trace_program(program, x, num_particles)
+    check_latents(guide_trace, model_trace)
+    for trace in (guide_trace, model_trace):
+        for name, site in sample_sites(trace):
+            _check_site(name, site, len(x), num_particles)
+    observed_site(model_trace, x)
+    with explained():
+        guide_trace.compute_log_prob()
+        model_trace.compute_log_prob()
+    return guide_trace, model_trace
+
+
+def _check_plates(name: str, site: Site, batch: int) -> None:
+    plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES]
     if [(plate.dim, plate.size) for plate in plates] != [(-1, batch)]:
         raise InputError(
-            f"site {name!r} inside one plate of the {batch} data in dimension -1",
+            f"site {name!r} inside one plate of the {batch} examples in dimension -1",
             [f"plate {p.name!r} of {p.size} in dimension {p.dim}" for p in plates] or "no plate",
             "'with pyro.plate(\"data\", len(x), dim=-1):', all else in event dimensions by to_event",
         )
-    if site["fn"].batch_shape not in (torch.Size((batch,)), torch.Size()):
+    if not bool(torch.as_tensor(site["scale"] == 1).all()):
+        raise InputError(f"site {name!r} without a scale", site["scale"], "plate sizes of len(x)")
+
+
+def _check_site(name: str, site: Site, batch: int, num_particles: int | None) -> None:
+    _check_plates(name, site, batch)
+    particles = [] if num_particles is None else [(num_particles, batch), (1, batch)]
+    if tuple(site["fn"].batch_shape) not in [(batch,), (), *particles]:
         raise InputError(
             f"site {name!r} with batch shape ({batch},)",
             tuple(site["fn"].batch_shape),
             f".to_event({len(site['fn'].batch_shape) - 1})",
         )
-    if not bool(torch.as_tensor(site["scale"] == 1).all()):
-        raise InputError(f"site {name!r} without a scale", site["scale"], "plate sizes of len(x)")
-    if site["is_observed"] and not cast(Constraint, site["fn"].support).check(site["value"]).all():
+    support = site["fn"].support
+    if site["is_observed"] and support is not None and not support.check(site["value"]).all():
         raise _outside_support(name, site["fn"])
 
 
@@ -98,9 +146,9 @@ def _outside_support(name: str, fn: Distribution) -> InputError:
         return InputError(
             "binary pixels: a Bernoulli gives grey levels no probability, so its bound would bound nothing",
             f"values other than 0 and 1 at site {name!r}",
-            "--binarize dynamic, or --likelihood learned_gaussian for grey pixels",
+            'binarize="dynamic", or likelihood="learned_gaussian" for grey pixels',
         )
-    hint = "a likelihood whose support holds the data"
+    hint = "a likelihood whose support contains the data"
     return InputError(f"data in the support of {kind} at site {name!r}", "values outside it", hint)
 
 

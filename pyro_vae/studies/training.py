@@ -1,41 +1,81 @@
 """What an estimator buys: the same program trained with each, judged after equal steps and after equal time."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from pyro.infer import ELBO
 
 from pyro_vae.base.statistics import Estimate, estimate
+from pyro_vae.base.types import State
 from pyro_vae.data import Images
 from pyro_vae.engines.compiled.inductor import has_compiler
-from pyro_vae.engines.protocol import StepInfo
-from pyro_vae.engines.select import AMORTISES_FROM, Compiled
+from pyro_vae.engines.protocol import EngineValue, StepInfo
+from pyro_vae.engines.select import AMORTISES_FROM, Auto, Compiled, StockSVI
 from pyro_vae.evaluation.methods.bounds import importance_bounds
 from pyro_vae.models.replicates import Replicates, members
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.fit import fit
 from pyro_vae.training.loop import Hook, Loop
+from pyro_vae.training.result import FitResult
+from pyro_vae.training.settings import ENGINE
 
-FOREVER = 10**6  # epochs; the hook below ends the training
-
-
-def train_steps(program: Program | Replicates, train: Images, steps: int, **settings: Any) -> None:
-    """Train a program in place for so many steps by ``trace_elbo``; none for 0."""
-    if steps:
-        until = _Until(steps, float("inf"), lambda: None)
-        fit(
-            program, train, epochs=FOREVER, device=train.device, hooks=[until], **_with_engine(program, steps, settings)
-        )
+FOREVER = 10**6  # epochs; these trainings end by steps or by time
 
 
-def _with_engine(program: Program | Replicates, steps: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Take engine svi unless told; replicates need the compiled one, and are compiled where that amortises."""
-    if settings.get("engine", "auto") != "auto":
-        return settings
-    amortises = steps >= AMORTISES_FROM and has_compiler(next(program.parameters()).device)
-    return {**settings, "engine": Compiled(amortises) if isinstance(program, Replicates) else "svi"}
+def training_points(
+    program: Program | Replicates,
+    train: Images,
+    points: Sequence[int],
+    *,
+    engine: str | EngineValue | Auto = ENGINE,
+    batch_size: int = 128,
+    optimizer: str = "adam",
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> Iterator[int]:
+    """Train a program in place by ``trace_elbo``, and pause after each number of steps.
+
+    It is one training: the optimiser, the order of the examples and the noise resume after every pause.
+
+    Args:
+        program: the program, or :class:`~pyro_vae.Replicates` of it, on its device.
+        train: training images, on the same device.
+        points: numbers of steps, rising; 0 is the untrained program.
+        engine: as in :func:`pyro_vae.fit`, and so are the others; ``auto``: ``svi``, or, for replicates, ``compiled``.
+        batch_size: examples in a step.
+        optimizer: a name with arguments.
+        learning_rate: step size of the optimiser.
+        seed: fixes order, binarization and noise.
+
+    Yields:
+        Each of the points, when the program has taken so many steps.
+
+    Example:
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.data import as_images
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> [steps for steps in training_points(vae, as_images(torch.ones(10, 4)), [0, 3], batch_size=5)]
+        [0, 3]
+    """
+    state: State | None = None
+    for steps in points:
+        if steps:
+            state = fit(
+                program,
+                train,
+                device=train.device,
+                resume=state,
+                engine=_engine(engine, program, points[-1]),
+                epochs=FOREVER,
+                max_steps=steps,
+                batch_size=batch_size,
+                optimizer=optimizer,
+                learning_rate=learning_rate,
+                seed=seed,
+            ).state
+        yield steps
 
 
 @dataclass(frozen=True)
@@ -45,55 +85,33 @@ class Lap:
     estimator: str
     after: str  # "equal steps" or "equal time"
     steps: int
-    seconds: float  # in steps, evaluation apart
-    log_evidence: Estimate  # importance-weighted bound on log p(x), held out, nats per datum
+    seconds: float  # in steps, without evaluation
+    log_evidence: Estimate  # importance-weighted bound on log p(x), held out, nats per example
     num_particles: int  # of that bound
     replicates: tuple[float, ...] = ()  # the mean of each, where there are several; log_evidence is of their mean
-
-
-class _Until(Hook):
-    """Ends training after so many steps or seconds, and keeps the state to go on from."""
-
-    def __init__(self, steps: float, seconds: float, tick: Callable[[], None]) -> None:
-        self._steps, self._seconds, self._tick = steps, seconds, tick
-        self.state: dict[str, Any] = {}
-        self.steps, self.seconds = 0, 0.0
-
-    def started(self, loop: Loop) -> None:
-        """Stop at once if there is nothing left to do."""
-        self._look(loop)
-
-    def stepped(self, loop: Loop, info: StepInfo) -> None:
-        """Count."""
-        self._tick()
-        self._look(loop)
-
-    def stopped(self, loop: Loop) -> None:
-        """Keep the state."""
-        self.state = copy.deepcopy(loop.state_dict())
-
-    def _look(self, loop: Loop) -> None:
-        self.steps, self.seconds = loop.position.step, loop.position.seconds
-        if self.steps >= self._steps or self.seconds >= self._seconds:
-            loop.stop("the lap is over")
 
 
 def race(
     program: Program | Replicates,
     train: Images,
     test: Images,
-    estimators: Mapping[str, Any],
+    estimators: Mapping[str, ELBO],
     steps: int,
     *,
     num_particles: int = 500,
     report: Callable[[str], None] = lambda what: None,
-    **settings: Any,
+    engine: str | EngineValue | Auto = ENGINE,
+    batch_size: int = 128,
+    optimizer: str = "adam",
+    learning_rate: float = 1e-3,
+    clip_norm: float | None = None,
+    seed: int = 0,
 ) -> list[Lap]:
     """Train a program from where it stands with each estimator, and judge it after equal steps and after equal time.
 
-    The first lap is ``steps`` steps; the second goes on until each has trained as long as the slowest did in its first.
+    The first lap is ``steps`` steps; the second resumes until each has trained as long as the slowest did in its first.
 
-    The program is left as it was found. Time is that of the training steps alone, in this run on this machine.
+    The program is restored afterwards. Time is that of the training steps alone, in this run on this machine.
 
     Args:
         program: the program, or :class:`~pyro_vae.Replicates` of it, on its device.
@@ -103,36 +121,84 @@ def race(
         steps: steps of the first lap.
         num_particles: of the importance-weighted bound that judges.
         report: called with the estimator's name once a step of the first lap.
-        settings: further settings of :func:`pyro_vae.fit`: learning_rate, batch_size, optimizer, seed, …
+        engine: as in :func:`pyro_vae.fit`, and so are the others; ``auto``: ``svi``, or, for replicates, ``compiled``.
+        batch_size: examples in a step.
+        optimizer: a name with arguments.
+        learning_rate: step size of the optimiser.
+        clip_norm: largest norm of the whole gradient; None: no limit.
+        seed: fixes order, binarization and noise, and those of the bound.
     """
     beginning = copy.deepcopy(program.state_dict())
     estimators = copy.deepcopy(dict(estimators))
-    states: dict[str, dict[str, Any]] = {}
-    laps: list[Lap] = []
+    states: dict[str, State] = {}
 
-    def lap(name: str, until: _Until, after: str) -> None:
+    def lap(name: str, after: str, hook: Hook, max_steps: int | None) -> Lap:
         program.load_state_dict(states[name]["program"] if name in states else beginning)
-        fit(
+        result = fit(
             program,
             train,
-            estimator=estimators[name],
-            epochs=FOREVER,
             device=test.device,
-            hooks=[until],
+            hooks=[hook],
             resume=states.get(name),
-            **_with_engine(program, steps, settings),
+            estimator=estimators[name],
+            engine=_engine(engine, program, steps),
+            epochs=FOREVER,
+            max_steps=max_steps,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            clip_norm=clip_norm,
+            seed=seed,
         )
-        states[name] = until.state
-        seed = settings.get("seed", 0)
-        bounds = [importance_bounds(member, test, num_particles, seed) for member in members(program)]
-        each = tuple(float(found.mean()) for found in bounds) if len(bounds) > 1 else ()
-        judged = estimate(torch.stack(bounds).mean(0))
-        laps.append(Lap(name, after, until.steps, until.seconds, judged, num_particles, each))
+        states[name] = result.state
+        return _judged(name, after, result, test, num_particles, seed)
 
-    for name in estimators:
-        lap(name, _Until(steps, float("inf"), lambda name=name: report(name)), "equal steps")  # type: ignore[misc]
+    laps = [lap(name, "equal steps", _Report(report, name), steps) for name in estimators]
     slowest = max(found.seconds for found in laps)
-    for name in estimators:
-        lap(name, _Until(float("inf"), slowest, lambda: None), "equal time")
+    laps += [lap(name, "equal time", _StopAfter(slowest), None) for name in estimators]
     program.load_state_dict(beginning)
     return laps
+
+
+def _judged(name: str, after: str, result: FitResult, test: Images, num_particles: int, seed: int) -> Lap:
+    bounds = [importance_bounds(member, test, num_particles, seed) for member in members(result.program)]
+    each = tuple(float(found.mean()) for found in bounds) if len(bounds) > 1 else ()
+    position = result.state["position"]
+    judged = estimate(torch.stack(bounds).mean(0))
+    return Lap(name, after, position["step"], position["seconds"], judged, num_particles, each)
+
+
+def _engine(asked: str | EngineValue | Auto, program: Program | Replicates, steps: int) -> str | EngineValue | Auto:
+    """Take stock SVI for ``auto``; replicates need the compiled engine, and are compiled where that amortises."""
+    if not isinstance(asked, Auto) and asked != "auto":
+        return asked
+    if not isinstance(program, Replicates):
+        return StockSVI()
+    return Compiled(steps >= AMORTISES_FROM and has_compiler(next(program.parameters()).device))
+
+
+class _Report(Hook):
+    """Calls back with a name, once a step."""
+
+    def __init__(self, report: Callable[[str], None], name: str) -> None:
+        self._report, self._name = report, name
+
+    def stepped(self, loop: Loop, info: StepInfo) -> None:
+        """Report."""
+        self._report(self._name)
+
+
+class _StopAfter(Hook):
+    """Ends training after so many seconds in steps."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def started(self, loop: Loop) -> None:
+        """Stop at once if the time is over."""
+        self.stepped(loop)
+
+    def stepped(self, loop: Loop, info: StepInfo | None = None) -> None:
+        """Stop when the time is over."""
+        if loop.position.seconds >= self._seconds:
+            loop.stop("the lap is over")

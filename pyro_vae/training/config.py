@@ -1,9 +1,10 @@
-"""The configuration of a run: every option, what it builds, and what two runs must share to be one."""
+"""The configuration of a run: every option, what it builds, and what a resumed run must share with the first."""
 
 import hashlib
 import inspect
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,15 +17,16 @@ from pyro_vae.data import DataSet, Images, is_path
 from pyro_vae.models.replicates import Replicates
 from pyro_vae.models.vae import VAE
 from pyro_vae.program.adapter import as_program
+from pyro_vae.training.settings import ENGINE, ESTIMATOR, Settings
 
-EXTENDABLE = ("epochs", "device", "data_root")  # what a resumed run may change
+EXTENDABLE = ("epochs", "max_steps", "device", "data_root")  # what a resumed run may change
 
 
 VAE_OPTIONS = ("latent_dim", "hidden", "likelihood", "activation")
 
 
-@dataclass(frozen=True)
-class RunConfig:
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Settings):
     """Everything that determines a run; its fields are the options of ``pyro-vae train``.
 
     Args:
@@ -32,7 +34,7 @@ class RunConfig:
             path to .npy, .npz, .pt or a folder of images.
         data_root: folder that holds the published data sets, or into which MNIST is downloaded; by
             default ./data.
-        binarize: dynamic (a fresh Bernoulli draw each epoch), threshold (at one half) or none; a default that
+        binarize: dynamic (a fresh Bernoulli sample each epoch), threshold (at one half) or none; a default that
             suits the data.
         model: vae, a Python file with model(x) and guide(x), FILE.py:NAME, or an import path.
         latent_dim: length of the latent vector; 20 by default.
@@ -40,21 +42,22 @@ class RunConfig:
         likelihood: bernoulli, gaussian:scale=0.1 or learned_gaussian; bernoulli by default where pixels are
             binary, else learned_gaussian.
         activation: of the networks; relu by default.
-        model_args: further arguments of a class of your own, as a mapping.
+        model_args: further arguments of your own class, as a mapping.
+        replicates: copies of the program, trained at once from their own initial parameters and on their own noise.
+        device: auto (cuda if available), cpu or cuda.
         estimator: a name with arguments, such as trace_elbo:num_particles=5.
-        engine: svi, compiled, or auto: the compiled one for long runs (compare: svi unless told).
+        engine: svi, compiled, or auto: the compiled one for long runs (compare: svi by default).
         epochs: passes over the training data.
-        batch_size: data in a step.
+        max_steps: stop after this many steps in all; no limit by default.
+        batch_size: examples in a step.
         optimizer: a torch optimiser with arguments, such as adam:eps=1e-4, adagrad, sgd:momentum=0.9.
-        learning_rate: step of the optimiser; the loss is a sum over the batch.
+        learning_rate: step size of the optimiser; the loss is a sum over the batch.
         schedule: constant, cosine:final=0.1, exponential:gamma=0.99 or multistep:every=10.
         clip_norm: largest norm of the whole gradient; no limit by default.
         kl_warmup: epochs over which the KL's weight rises linearly to 1.
         patience: stop after this many epochs without a better held-out bound; never by default.
-        eval_particles: draws a datum for held-out bounds.
-        replicates: copies of the program, trained at once from initial parameters and on noise of their own.
+        eval_particles: particles per example for held-out bounds.
         seed: fixes split, initial parameters, order, binarization and noise.
-        device: auto (cuda where present), cpu or cuda.
     """
 
     data: str = "digits"
@@ -65,28 +68,19 @@ class RunConfig:
     hidden: list[int] | None = None
     likelihood: str | None = None
     activation: str | None = None
-    model_args: dict[str, Any] | None = None
-    estimator: str = "trace_elbo"
-    engine: str = "auto"
-    epochs: int = 20
-    batch_size: int = 128
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    schedule: str = "constant"
-    clip_norm: float | None = None
-    kl_warmup: float = 0.0
-    patience: int | None = None
-    eval_particles: int = 1
+    model_args: dict[str, object] | None = None
     replicates: int = 1
-    seed: int = 0
     device: str = "auto"
+    estimator: str = ESTIMATOR  # on the command line and in YAML, by name
+    engine: str = ENGINE
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.replicates, int) or self.replicates < 1:
-            raise InputError("replicates of at least 1", self.replicates, "--replicates 1")
+            raise InputError("replicates of at least 1", self.replicates, "replicates=1")
 
     def absolute(self) -> "RunConfig":
-        """Return the same options with every path absolute, so that a run can be continued from anywhere."""
+        """Return the same options with every path absolute, so that a run can be resumed from anywhere."""
         data = str(Path(self.data).expanduser().absolute()) if is_path(self.data) else self.data
         root = self.data_root and str(Path(self.data_root).expanduser().absolute())
         file, colon, name = self.model.partition(":")
@@ -94,10 +88,8 @@ class RunConfig:
         return replace(self, data=data, data_root=root, model=model)
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments of :func:`pyro_vae.fit` among the fields."""
-        names = ("estimator", "engine", "epochs", "batch_size", "optimizer", "learning_rate", "schedule")
-        more = ("clip_norm", "kl_warmup", "patience", "eval_particles", "seed")
-        return {name: getattr(self, name) for name in names + more}
+        """Return the keywords of :func:`pyro_vae.fit` among the fields."""
+        return {field.name: getattr(self, field.name) for field in fields(Settings)}
 
     def load_data(self) -> DataSet:
         """Load and split the data."""
@@ -123,13 +115,13 @@ class RunConfig:
         return _construct(target, options, images, self.model)
 
     def _replicates(self, images: Images) -> Replicates:
-        """Build the program so many times, one after the other, from the random state as it goes on."""
+        """Build the program once per replicate, in turn, from one random stream."""
         one = replace(self, replicates=1)
         programs = [as_program(one.build_program(images), images.batch(slice(0, 2))) for _ in range(self.replicates)]
         return Replicates(cast(list[nn.Module], programs))
 
 
-def _construct(target: Any, options: dict[str, Any], images: Images, name: str) -> object:
+def _construct(target: Callable[..., object], options: dict[str, object], images: Images, name: str) -> object:
     takes = inspect.signature(target).parameters
     if "event_shape" in takes:
         options = {"event_shape": tuple(images.event_shape), **options}
@@ -137,12 +129,12 @@ def _construct(target: Any, options: dict[str, Any], images: Images, name: str) 
         inspect.signature(target).bind(**options)
     except TypeError as error:
         got = str(error).removeprefix("got ")
-        raise InputError(f"arguments that {name} takes ({', '.join(takes)})", got, "--model_args") from None
+        raise InputError(f"arguments that {name} takes ({', '.join(takes)})", got, "model_args={...}") from None
     return target(**options)
 
 
 def fingerprint(config: RunConfig) -> str:
-    """Return, as JSON, what two runs must share for one to continue the other."""
+    """Return, as JSON, what a resumed run must share with the one that it resumes."""
     shared = {name: value for name, value in asdict(config).items() if name not in EXTENDABLE}
     file = Path(config.model.partition(":")[0])
     if file.suffix == ".py" and file.is_file():

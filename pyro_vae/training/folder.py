@@ -1,4 +1,4 @@
-"""Runs: the folder that holds a training run, written so that it can be killed at any instant."""
+"""The folder of a training run, written so that the run can be killed at any instant."""
 
 import json
 import os
@@ -17,6 +17,7 @@ import yaml
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.files import atomic_write, write_json
 from pyro_vae.base.random import isolated_rng
+from pyro_vae.base.types import State
 from pyro_vae.base.version import __version__
 from pyro_vae.data import DataSet
 from pyro_vae.models.replicates import as_trainable, members
@@ -35,14 +36,14 @@ class Run:
 
     ::
 
-        config.yaml          every option; pyro-vae train --config makes the run again
+        config.yaml          every option; pyro-vae train --config repeats the run
         info.json            versions, machine, data and their splits
         metrics.jsonl        one JSON object a line
         tensorboard/         the same, for TensorBoard
         checkpoints/last.pt  all that a resumed run needs; best.pt: the best held-out bound so far
         pictures/*.png
         result.json          the final bounds
-        evaluation/          cards of pyro-vae evaluate, and the chunks that it goes on from
+        evaluation/          cards of pyro-vae evaluate, and the chunks from which it resumes
     """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
@@ -81,7 +82,7 @@ class Run:
         """
         path = Path(path).expanduser()
         if not path.is_dir():
-            raise InputError("a run folder", f"{str(path)!r}, which does not exist", "--out of an earlier train")
+            raise InputError("a run folder", f"{str(path)!r}, which does not exist", "the folder of an earlier run")
         missing = [name for name in ("config.yaml", "info.json", "checkpoints") if not (path / name).exists()]
         if missing:
             hint = "a folder made by pyro-vae train"
@@ -89,11 +90,13 @@ class Run:
         return cls(path, _read_config(path / "config.yaml"))
 
     def extended(self, changes: dict[str, Any]) -> Self:
-        """Return the run with options changed that a resumed run may change; nothing is written.
+        """Return the run with other options, as far as a resumed run may change them; nothing is written.
 
         Raises:
             InputError: an option that a resumed run cannot change, or fewer epochs.
         """
+        if changes.get("epochs", self.config.epochs) < self.config.epochs:
+            raise InputError(f"at least {self.config.epochs} epochs", changes["epochs"], "more")
         wanted = replace(self.config, **changes).absolute()
         for name, value in changes.items():
             if name not in EXTENDABLE and getattr(wanted, name) != getattr(self.config, name):
@@ -102,12 +105,10 @@ class Run:
                     f"{name} {value!r} instead of {getattr(self.config, name)!r}",
                     f"--config {self.path / 'config.yaml'} --{name} {value} --out NEW",
                 )
-        if changes.get("epochs", self.config.epochs) < self.config.epochs:
-            raise InputError(f"at least {self.config.epochs} epochs", changes["epochs"], "more")
         return type(self)(self.path, wanted)
 
     def check_data(self, data: DataSet) -> None:
-        """Refuse data that are not those the run began with; where they lie does not matter.
+        """Refuse data other than those the run began with; their path does not matter.
 
         Raises:
             InputError: another size, split, shape, binarization or other pixels.
@@ -120,24 +121,24 @@ class Run:
                 raise InputError("the data that the run began with", got, "a new run, or the former files")
 
     def save_config(self) -> None:
-        """Write the configuration down again, after it was extended."""
+        """Write the configuration again, after it was extended."""
         _write_yaml(self.path / "config.yaml", self.config)
 
     def checkpoint(self, name: str = "last") -> Path:
-        """Return where the checkpoint of that name lies."""
+        """Return the path of the checkpoint of that name."""
         return self.path / "checkpoints" / f"{name}.pt"
 
-    def save_checkpoint(self, state: dict[str, Any], name: str = "last") -> None:
+    def save_checkpoint(self, state: State, name: str = "last") -> None:
         """Write a checkpoint: the file of that name is at every instant the old one or the new one, whole."""
         path = self.checkpoint(name)
         with atomic_write(path, durable=True) as partial, partial.open("wb") as file:
             torch.save({"format": FORMAT, "fingerprint": fingerprint(self.config), **state}, file)
 
-    def load_checkpoint(self, name: str = "last") -> dict[str, Any]:
+    def load_checkpoint(self, name: str = "last") -> State:
         """Read a checkpoint, tensors on the CPU, with ``weights_only=True``.
 
         Raises:
-            InputError: there is none, it is cut short or no checkpoint, or it is of another configuration.
+            InputError: there is none, it is damaged or no checkpoint, or it is of another configuration.
         """
         path = self.checkpoint(name)
         if not path.is_file():
@@ -173,7 +174,7 @@ def load_program(
         InputError: there is no such checkpoint or replicate, or it cannot be used.
     """
     if not 0 <= replicate < run.config.replicates:
-        raise InputError(f"a replicate from 0 to {run.config.replicates - 1}", replicate, "--replicate 0")
+        raise InputError(f"a replicate from 0 to {run.config.replicates - 1}", replicate, "replicate=0")
     state = run.load_checkpoint(checkpoint)
     with isolated_rng(device, run.config.seed):
         thing = run.config.build_program(data.train)
@@ -200,7 +201,7 @@ def check_new(path: Path, *, overwrite: bool) -> None:
         raise InputError("a folder that can be written", f"{parent}, which cannot", "another --out")
 
 
-def describe_machine(data: DataSet) -> dict[str, Any]:
+def describe_machine(data: DataSet) -> dict[str, object]:
     """Return what a run records beside its configuration: versions, machine and data."""
     return {
         "pyro_vae": __version__,

@@ -1,4 +1,4 @@
-"""Hooks that keep a run: metrics to a JSON-lines file and TensorBoard, and checkpoints."""
+"""Hooks that write a run: its folder, its metrics as JSON lines and for TensorBoard, its checkpoints."""
 
 import json
 import signal
@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from pyro_vae.base.errors import NonFiniteError
 from pyro_vae.base.files import atomic_write
+from pyro_vae.base.types import Json
 from pyro_vae.data import DataSet
 from pyro_vae.engines.protocol import StepInfo
 from pyro_vae.training.folder import Run
@@ -19,7 +19,7 @@ from pyro_vae.training.loop import EpochRecord, Hook, Loop, Position
 
 
 class FolderHook(Hook):
-    """Makes the run folder once training is certain to begin, so that a refused start leaves nothing behind."""
+    """Makes the run folder once training is certain to begin, so that a refused program leaves nothing behind."""
 
     def __init__(self, run: Run, data: DataSet, *, resumed: bool, overwrite: bool) -> None:
         self._run, self._data, self._resumed, self._overwrite = run, data, resumed, overwrite
@@ -33,10 +33,10 @@ class FolderHook(Hook):
 
 
 class MetricsHook(Hook):
-    """Writes one line every ``every`` steps and one every epoch; a resumed run drops what it will do again.
+    """Writes one line every ``every`` steps and one every epoch; a resumed run drops the lines that it will repeat.
 
     A line of kind ``step`` holds the objective of one batch, a line of kind ``epoch`` the mean over the
-    epoch and the held-out bound with its standard error; all in nats per datum.
+    epoch and the held-out bound with its standard error; all in nats per example.
     """
 
     def __init__(self, run: Run, every: int = 50) -> None:
@@ -63,7 +63,7 @@ class MetricsHook(Hook):
         """Close both files."""
         self._files.close()
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: dict[str, Json]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for name, value in line.items():
@@ -72,7 +72,7 @@ class MetricsHook(Hook):
 
 
 def _keep_until(run: Run, position: Position) -> None:
-    """Drop the lines of what will be done again, and a last line that a kill cut short."""
+    """Drop the lines of steps that will be repeated, and a last line that a kill cut short."""
     if not run.metrics.exists():
         return
     kept = []
@@ -89,7 +89,7 @@ def _keep_until(run: Run, position: Position) -> None:
 
 
 class CheckpointHook(Hook):
-    """Keeps ``last.pt`` (every epoch, and every ``seconds`` within one) and ``best.pt`` (best held-out bound)."""
+    """Writes ``last.pt`` (every epoch, and every ``seconds`` within one) and ``best.pt`` (best held-out bound)."""
 
     def __init__(self, run: Run, seconds: float = 30.0) -> None:
         self._run, self._seconds = run, seconds
@@ -99,7 +99,7 @@ class CheckpointHook(Hook):
         self._save(loop)
 
     def stepped(self, loop: Loop, info: StepInfo) -> None:
-        """Save now and then; when does not change what is trained."""
+        """Save from time to time; the time does not change what is trained."""
         if loop.settled and time.monotonic() - self._saved >= self._seconds:
             self._save(loop)
 
@@ -115,7 +115,7 @@ class CheckpointHook(Hook):
 
     def _save(self, loop: Loop) -> None:
         lost = [name for name, p in loop.program.named_parameters() if not p.isfinite().all()]
-        if lost:  # the checkpoint on disk is the last good one: keep it
+        if lost:  # the checkpoint on disk is the last good one and stays
             raise NonFiniteError(loop.position.step, loop.position.objective_sum, ", ".join(lost))
         self._run.save_checkpoint(loop.state_dict())
         self._saved = time.monotonic()
@@ -128,7 +128,7 @@ class InterruptHook(Hook):
         self._asked = False
 
     def stepped(self, loop: Loop, info: StepInfo) -> None:
-        """Pass the request on."""
+        """Stop, if asked to."""
         if self._asked:
             loop.stop("interrupted")
 

@@ -1,8 +1,8 @@
 """How to train: everything but the program and the data."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from pyro.infer import ELBO
 
@@ -10,14 +10,39 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.engines.protocol import EngineValue
 from pyro_vae.engines.select import Auto
 
+ESTIMATOR, ENGINE = "trace_elbo", "auto"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to train: everything but the program and the data. The fields are those of :func:`fit`."""
+    """How to train: everything but the program and the data. The fields are keywords of :func:`pyro_vae.fit`.
 
-    estimator: str | ELBO = "trace_elbo"
-    engine: str | EngineValue | Auto = "auto"
-    epochs: int = 10
+    Args:
+        estimator: a name of :data:`~pyro_vae.elbo.ESTIMATORS` with arguments (``"trace_elbo:num_particles=5"``), or any
+            ``pyro.infer.ELBO``.
+        engine: a name of :data:`~pyro_vae.engines.ENGINES` with arguments, or a value such as
+            ``Compiled(inductor=False)``; ``auto``: ``compiled`` for long runs of programs that can be traced, else
+            ``svi``.
+        epochs: passes over the training data.
+        max_steps: stop after this many steps in all, those before resuming included; None: no limit.
+        batch_size: examples in a step.
+        optimizer: a name of :data:`~pyro_vae.engines.OPTIMIZERS` with arguments (``"adam:eps=1e-4"``).
+        learning_rate: step size of the optimiser. The loss is a sum over the batch, as in Pyro.
+        schedule: a name of :data:`~pyro_vae.engines.SCHEDULES` with arguments (``"cosine:final=0.1"``).
+        clip_norm: largest norm of the whole gradient; None: no limit.
+        kl_warmup: epochs over which the weight of log p(z) − log q(z|x) rises linearly to 1.
+        patience: stop after this many epochs without a better held-out bound; None: never.
+        eval_particles: particles per example for the held-out bound.
+        seed: fixes order, binarization and noise.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    estimator: str | ELBO = ESTIMATOR
+    engine: str | EngineValue | Auto = ENGINE
+    epochs: int = 20
+    max_steps: int | None = None
     batch_size: int = 128
     optimizer: str = "adam"
     learning_rate: float = 1e-3
@@ -29,26 +54,24 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_particles", *_given(self, "patience")):
+        for name in ("epochs", "batch_size", "eval_particles", *self._given("max_steps", "patience")):
             _at_least_one(name, getattr(self, name))
-        for name in ("learning_rate", *_given(self, "clip_norm")):
+        for name in ("learning_rate", *self._given("clip_norm")):
             _number(name, getattr(self, name), "as a finite number above 0", lambda v: v > 0)
         _number("kl_warmup", self.kl_warmup, "as a finite number of epochs, 0 or more", lambda v: v >= 0)
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise InputError("a seed that is a whole number of at least 0", self.seed, "--seed 0")
+            raise InputError("a seed from 0 to 2**63 - 1", repr(self.seed), "seed=0")
 
-
-def _given(settings: Settings, name: str) -> list[str]:
-    """Return the name unless its value is None, which switches that setting off."""
-    return [] if getattr(settings, name) is None else [name]
+    def _given(self, *names: str) -> list[str]:
+        """Return the names whose value is not None, which switches a setting off."""
+        return [name for name in names if getattr(self, name) is not None]
 
 
 def _at_least_one(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} as a whole number of at least 1", repr(value), f"--{name} 1")
+        raise InputError(f"{name} as a whole number of at least 1", repr(value), f"{name}=1")
 
 
-def _number(name: str, value: Any, what: str, accepts: Any) -> None:
-    fine = isinstance(value, int | float) and math.isfinite(value) and accepts(value)
-    if not fine:
-        raise InputError(f"{name} {what}", repr(value), f"leaving --{name} out")
+def _number(name: str, value: object, what: str, accepts: Callable[[float], bool]) -> None:
+    if not (isinstance(value, int | float) and math.isfinite(value) and accepts(value)):
+        raise InputError(f"{name} {what}", repr(value), f"leaving {name} out")

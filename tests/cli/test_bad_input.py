@@ -140,7 +140,7 @@ TRAIN = [
     ("--epochs 1.5", "Expected a whole number for --epochs; got 1.5"),
     ("--batch_size 0", "batch_size as a whole number of at least 1; got 0"),
     ("--batch_size -3", "batch_size as a whole number of at least 1; got -3"),
-    ("--batch_size 17", r"a batch_size of at most 16, the number of data; got 17\. Try 16"),
+    ("--batch_size 17", r"a batch_size of at most 16, the number of examples; got 17\. Try --batch_size 16"),
     ("--latent_dim 0", "a latent_dim that is a whole number of at least 1; got 0"),
     ("--latent_dim -1", "a latent_dim that is a whole number of at least 1; got -1"),
     ("--hidden [0]", "layer sizes that are whole numbers of at least 1; got 0"),
@@ -239,7 +239,7 @@ TRAIN = [
     ("--model imports.py", "a file that runs, .*imports.py; got ModuleNotFoundError: .*no_such_module_anywhere"),
     ("--model neither.py", "a program: an nn.Module with model.x. and guide.x., or a pair of functions; got <module"),
     ("--model half.py", "a program: an nn.Module with model.x. and guide.x., or a pair of functions; got <module"),
-    ("--model unplated.py", "site 'z' inside one plate of the 16 data in dimension -1; got no plate"),
+    ("--model unplated.py", "site 'z' inside one plate of the 16 examples in dimension -1; got no plate"),
     (
         "--model narrow.py",
         "a program that broadcasts, .*; got RuntimeError at .*narrow.py:10: expand",
@@ -288,7 +288,7 @@ def test_train_refuses(options, message, folder, capsys, monkeypatch):
         ("--resume functions.py", "a run folder; got 'functions.py'"),
         (
             "--resume run --batch_size 4",
-            "only epochs, device, data_root changed on --resume; got batch_size 4 instead of 8",
+            "only epochs, max_steps, device, data_root changed on --resume; got batch_size 4 instead of 8",
         ),
         (
             "--resume run --learning_rate 1",

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -343,7 +344,7 @@ def test_a_missing_compiler_is_said(tmp_path):
     environment = os.environ | {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run([*command, "--out", str(tmp_path / "run")], env=environment, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert re.search(r"C\+\+ compiler.*g\+\+.*engine=.svi", done.stderr.splitlines()[-1])
+    assert re.search(r"C\+\+ compiler.*g\+\+.*--engine svi", done.stderr.splitlines()[-1])
     assert not (tmp_path / "run").exists()
 
 
@@ -483,8 +484,8 @@ def test_the_default_engine_is_the_compiled_one_for_long_runs(monkeypatch):
     assert chosen(epochs=enough - 1, kl_warmup=0.0).name == "svi"
     assert chosen(epochs=enough, kl_warmup=0.0).name == "compiled"
     untraceable = Odd(lambda z: 1.0 + z.mean().item())
-    assert Auto().choose(untraceable, SampledKL(), "adam", torch.ones(B, 1), 10**6)[0] == StockSVI()
-    value, reason = Auto().choose(make_vae(), RenyiELBO(), "adam", make_data(), 10**6)
+    assert Auto().choose(untraceable, SampledKL(), "adam", None, torch.ones(B, 1), 10**6)[0] == StockSVI()
+    value, _, reason = Auto().choose(make_vae(), RenyiELBO(), "adam", None, make_data(), 10**6)
     assert value == StockSVI()
     assert "RenyiELBO" in reason
 
@@ -520,6 +521,18 @@ def epoch(images, start=0, weights=None):
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2)).to(images.device)
     rates = [0.01 / (1 + i) for i in range(count)]
     return Batches(images, order, 8, start, (0,), rates, weights or [1.0] * count)
+
+
+def test_an_epoch_that_ends_early_takes_the_steps_of_a_whole_one_up_to_there():
+    """``max_steps`` gives the engine an order that is cut after some batches."""
+    images = Images(make_data(60))
+    whole, rows = epoch(images), []
+    for batches in (whole, replace(whole, order=whole.order[: 3 * 8])):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            rows.append([row for _, found in recording(make_vae(), images).epoch(batches) for row in found])
+    assert [len(found) for found in rows] == [8, 3]
+    assert rows[1] == rows[0][:3]
 
 
 def test_steps_on_the_device_equal_single_steps():

@@ -1,5 +1,6 @@
 """Estimators side by side: the statistics against what they name, on problems where the answer is known."""
 
+import copy
 import importlib.util
 import json
 import math
@@ -16,7 +17,7 @@ from pyro.infer import RenyiELBO
 from torch import nn
 from toys import NOISE, gauss_hermite
 
-from pyro_vae import VAE, InputError, elbo
+from pyro_vae import VAE, InputError, elbo, fit
 from pyro_vae.base.registry import split_specs
 from pyro_vae.base.statistics import Moments, estimate, jackknife
 from pyro_vae.cli.main import main
@@ -26,7 +27,7 @@ from pyro_vae.evaluation.methods import bounds as likelihood
 from pyro_vae.evaluation.methods.bounds import importance_bounds
 from pyro_vae.program.contexts import own_store
 from pyro_vae.studies.gradients import compare_gradients, effective_sample_size, parameter_groups
-from pyro_vae.studies.training import race, train_steps
+from pyro_vae.studies.training import race, training_points
 
 
 class Known(nn.Module):
@@ -269,10 +270,48 @@ def test_race_takes_equal_steps_then_equal_time_and_leaves_the_program_as_it_was
     assert all(lap.seconds >= slowest for lap in laps[2:])
     assert all(lap.log_evidence.count == 20 for lap in laps)
     assert all(map(torch.equal, before, vae.parameters()))
-    train_steps(vae, as_images(x), 0, batch_size=10)
+    assert list(training_points(vae, as_images(x), [0], batch_size=10)) == [0]
     assert all(map(torch.equal, before, vae.parameters()))
-    train_steps(vae, as_images(x), 3, batch_size=10)
+    assert list(training_points(vae, as_images(x), [3], batch_size=10)) == [3]
     assert not all(map(torch.equal, before, vae.parameters()))
+
+
+def copies(count):
+    """Make equal VAEs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = VAE((6,), 2, (8,))
+    return [copy.deepcopy(vae) for _ in range(count)]
+
+
+@pytest.mark.parametrize("engine", ["svi", "compiled:inductor=false"])
+def test_several_points_are_points_of_one_training(engine):
+    """Optimiser, order and noise resume: with Adam started anew at each point the parameters would differ."""
+    x = as_images(torch.bernoulli(torch.full((50, 6), 0.3), generator=torch.Generator().manual_seed(0)))
+    settings = {"batch_size": 12, "learning_rate": 0.01, "seed": 3, "engine": engine}
+    through, at_once, fitted = copies(3)
+    seen = {steps: parameters(through) for steps in training_points(through, x, [0, 7, 13], **settings)}
+    assert list(seen) == [0, 7, 13]
+    list(training_points(at_once, x, [13], **settings))
+    assert torch.equal(seen[13], parameters(at_once))
+    fit(fitted, x, epochs=100, max_steps=7, device="cpu", **settings)
+    assert torch.equal(seen[7], parameters(fitted))
+    assert torch.equal(seen[0], parameters(copies(1)[0]))
+
+
+def parameters(program):
+    return torch.cat([p.detach().flatten().clone() for p in program.parameters()])
+
+
+def test_the_second_lap_resumes_the_first():
+    """Of a race whose time is over at once, both laps are one training of as many steps."""
+    x = torch.bernoulli(torch.full((60, 6), 0.3), generator=torch.Generator().manual_seed(0))
+    vae, other = copies(2)
+    images, held_out = as_images(x[:40]), as_images(x[40:])
+    laps = race(vae, images, held_out, {"elbo": elbo.SampledKL()}, 7, num_particles=20, batch_size=10)
+    settings = {"estimator": elbo.SampledKL(), "batch_size": 10, "device": "cpu", "engine": "svi", "epochs": 10**6}
+    fit(other, images, max_steps=laps[1].steps, **settings)
+    assert laps[1].log_evidence.value == estimate(importance_bounds(other, held_out, 20)).value
 
 
 # --- the command ------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from pyro_vae.data import Images
 from pyro_vae.elbo.score import ReinforceMovingAverage
 from pyro_vae.engines.schedules import SCHEDULES
 
-N, BATCH = 22, 6  # four batches an epoch, the last of four data
+N, BATCH = 22, 6  # four batches an epoch, the last of four examples
 
 
 def make_vae(seed=0, **options):
@@ -108,7 +108,7 @@ def test_equals_a_plain_loop_of_pyro():
     assert torch.equal(parameters(ours), torch.cat([p.detach().flatten() for p in vae.parameters()]))
 
 
-def test_every_epoch_takes_every_datum_once_in_a_fresh_order():
+def test_every_epoch_takes_every_example_once_in_a_fresh_order():
     seen = []
 
     class Listening(Mean):
@@ -301,7 +301,7 @@ def test_one_seed_one_result_another_seed_another():
 
 
 @pytest.mark.parametrize("at", [1, 4, 5, 12])
-def test_a_state_continues_to_the_same_bits(at):
+def test_resuming_a_state_ends_in_the_same_bits(at):
     settings = {"epochs": 3, "validation": make_images(8, 1), "kl_warmup": 2.0, "schedule": "cosine", "seed": 2}
     whole = run(**settings)
     watch = Watch(at=[at], stop=at)
@@ -382,12 +382,12 @@ def test_parameters_ruined_by_the_last_step_of_an_epoch_are_named():
 
 X = torch.zeros(N, 3, 3)
 REFUSED = [
-    ({"epochs": 0}, r"epochs as a whole number of at least 1; got 0\. Try --epochs 1"),
+    ({"epochs": 0}, r"epochs as a whole number of at least 1; got 0\. Try epochs=1"),
     ({"epochs": 2.0}, r"epochs as a whole number .*; got 2\.0"),
     ({"epochs": True}, "epochs as a whole number .*; got True"),
     ({"batch_size": 0}, "batch_size as a whole number"),
     ({"batch_size": -4}, "batch_size as a whole number of at least 1; got -4"),
-    ({"batch_size": N + 1}, f"a batch_size of at most {N}, the number of data; got {N + 1}"),
+    ({"batch_size": N + 1}, f"a batch_size of at most {N}, the number of examples; got {N + 1}"),
     ({"eval_particles": 0}, "eval_particles as a whole number"),
     ({"patience": 0, "validation": X}, "patience as a whole number"),
     ({"patience": 2}, "validation data for patience; got none"),
@@ -400,9 +400,9 @@ REFUSED = [
     ({"clip_norm": 0}, "clip_norm as a finite number above 0; got 0"),
     ({"clip_norm": math.inf}, "clip_norm as a finite number above 0; got inf"),
     ({"kl_warmup": -1.0}, r"kl_warmup as a finite number of epochs, 0 or more; got -1\.0"),
-    ({"seed": -1}, "a seed that is a whole number of at least 0; got -1"),
-    ({"seed": 2**63}, "a seed that is a whole number"),
-    ({"seed": 1.5}, "a seed that is a whole number .*; got 1.5"),
+    ({"seed": -1}, r"a seed from 0 to 2\*\*63 - 1; got -1"),
+    ({"seed": 2**63}, "a seed from 0 to .*; got 9223372036854775808"),
+    ({"seed": 1.5}, "a seed from 0 to .*; got 1.5"),
     ({"estimator": "trace_elb"}, "got 'trace_elb'. Try 'trace_elbo'"),
     ({"estimator": "trace_elbo:num_particles=0"}, "num_particles that is a whole number of at least 1; got 0"),
     ({"estimator": "trace_elbo:num_particles=1.5"}, "num_particles that is a whole number"),
@@ -416,7 +416,7 @@ REFUSED = [
     ({"schedule": "multistep:every=0"}, "every as a whole number of epochs, at least 1; got 0"),
     ({"schedule": "multistep:every=1.5"}, "every as a whole number of epochs"),
     ({"schedule": "constant:gamma=1"}, "Expected no argument; got 'gamma'"),
-    ({"learningrate": 1}, "Expected a setting, one of .*; got 'learningrate'. Try 'learning_rate'"),
+    ({"max_steps": 0}, r"max_steps as a whole number of at least 1; got 0\. Try max_steps=1"),
     ({"device": "gpu"}, "a device, one of auto, cpu, cuda; got 'gpu'"),
     ({"validation": torch.zeros(5, 4, 4)}, r"validation data of shape \(3, 3\), as the training data; got \(4, 4\)"),
 ]
@@ -431,6 +431,11 @@ def test_refuses_settings(settings, message):
     assert all(torch.equal(a, b) for a, b in zip(program.parameters(), make_vae().parameters(), strict=True))
 
 
+def test_an_unknown_keyword_is_pythons_own_error():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'learningrate'"):
+        fit(make_vae(), X, learningrate=1)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -442,7 +447,7 @@ def test_refuses_settings(settings, message):
         (torch.full((5, 3, 3), math.inf), "finite pixels; got NaN or infinity"),
         (torch.full((5, 3, 3), 0.5), "binary pixels: a Bernoulli gives grey levels no probability"),
         (torch.zeros(5, 4, 4), r"an input of shape \(\.\.\., 3, 3\); got \(5, 4, 4\)"),
-        (torch.zeros(1, 3, 3), "a batch_size of at most 1, the number of data; got 5"),
+        (torch.zeros(1, 3, 3), "a batch_size of at most 1, the number of examples; got 5"),
     ],
 )
 def test_refuses_data(data, message):
@@ -471,7 +476,7 @@ def test_a_state_of_another_program_is_refused_in_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_the_loss_of_a_step_is_minus_the_bound_a_datum():
+def test_the_loss_of_a_step_is_minus_the_bound_per_example():
     x = torch.randn(N, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     watch = Watch()
     run(Mean(0.7), x, epochs=1, learning_rate=1e-300, hooks=[watch])
@@ -483,7 +488,7 @@ def test_the_loss_of_a_step_is_minus_the_bound_a_datum():
 
 
 def test_running_baseline_of_an_estimator_is_resumed():
-    """The estimator remembers a mean between steps; cut in two at step 3, the run ends where the whole one does."""
+    """The estimator has a running mean; stopped and resumed at step 3, the run ends where the whole one does."""
     x = (torch.rand(30, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
     settings = {"epochs": 2, "batch_size": 6, "device": "cpu", "learning_rate": 0.01}
 

@@ -31,7 +31,9 @@ def test_training_refuses_a_scaled_program():
         with pyro.plate("data", 8, subsample_size=4, dim=-1) as index:
             pyro.sample("z", dist.Normal(weight * x[index, 0], 1.0))
 
-    with pytest.raises(InputError, match=r"inside one plate of the 8 data in dimension -1; got .*plate 'data' of 4"):
+    with pytest.raises(
+        InputError, match=r"inside one plate of the 8 examples in dimension -1; got .*plate 'data' of 4"
+    ):
         fit((model, guide), binary(8).float(), epochs=1, batch_size=4, device="cpu")
 
     class Scaled(VAE):

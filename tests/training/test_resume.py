@@ -237,7 +237,7 @@ def test_killed_before_its_first_checkpoint_says_so(driver, tmp_path):
 
 
 @pytest.mark.parametrize("at", [3, STEPS, 8, STEPS * EPOCHS])
-def test_interrupted_saves_and_says_how_to_go_on(driver, uninterrupted, tmp_path, at):
+def test_interrupted_saves_and_says_how_to_resume(driver, uninterrupted, tmp_path, at):
     run = tmp_path / "run"
     assert driver.train("noisy", run, plan="interrupt", at=at, seconds=1e9) == INTERRUPTED, driver.log
     assert driver.log.rstrip().endswith(f"Stopped, and saved. Continue with: pyro-vae train --resume {run}")

@@ -116,7 +116,7 @@ class Recording:
 
     @torch.no_grad()
     def _begin(self, batches: Batches) -> None:
-        self._order.copy_(batches.order)
+        self._order[: len(batches.order)].copy_(batches.order)  # an epoch may end early
         self._rates.copy_(torch.tensor(batches.learning_rates))
         self._weights.copy_(torch.tensor(batches.kl_weights, dtype=torch.float64))
         self._batch.fill_(batches.start)

@@ -78,7 +78,8 @@ class CompiledEngine:
         self._function: Step = self._tracer
         self._beta = float(self._estimator.beta) if isinstance(self._estimator, Weighted) else 1.0
         self._optimizer = build_optimizer(optimizer, self._function.groups)
-        self._graphs: dict[Key, TracedStep] = {}
+        self._traced: dict[Key, TracedStep] = {}
+        self._graphs: dict[Key, TracedStep] = {}  # compiled where that amortises
         self._shape: list[int] | None = None  # of the batch that is compiled
         self._steps = 0
         self._recording: Recording | None = None
@@ -144,19 +145,29 @@ class CompiledEngine:
         self._function.load_estimator_state(state["estimator"])
         self._recording = None  # its graphs hold the former state's memory
 
+    def trace(self, x: Tensor, weight: Tensor) -> TracedStep:
+        """Return the traced step for batches of the shape of x, checked and not compiled."""
+        key = self._key(x)
+        if key not in self._traced:
+            self._traced[key] = trace_step(self._tracer, x, weight)
+        return self._traced[key]
+
     def graph(self, x: Tensor, weight: Tensor) -> TracedStep:
         """Return the checked graph for batches of the shape of x: compiled for the first shape asked for."""
-        key = x.shape, x.dtype, bool(getattr(self._function.programs[0], "training", True))
+        key = self._key(x)
         if self._shape is None:
             self._shape = list(x.shape)
         if key not in self._graphs:
-            step = trace_step(self._tracer, x, weight)
+            step = self.trace(x, weight)
             if self._inductor and list(x.shape) == self._shape:
                 flat = compile_graph(step.graph, [x, weight, *self._function.inputs()])
                 check_compiled(step.by(flat), step, self._tracer, x, weight)
                 step = step.by(flat)
             self._graphs[key] = step
         return self._graphs[key]
+
+    def _key(self, x: Tensor) -> Key:
+        return x.shape, x.dtype, bool(getattr(self._function.programs[0], "training", True))
 
     @property
     def _recordable(self) -> bool:

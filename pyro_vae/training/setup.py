@@ -1,0 +1,169 @@
+"""From arguments to a loop: data on the device, the program validated, the engine started."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+
+from pyro_vae.base.errors import InputError
+from pyro_vae.base.random import isolated_rng
+from pyro_vae.base.registry import from_spec, to_spec
+from pyro_vae.base.types import State
+from pyro_vae.data import Images, as_images
+from pyro_vae.elbo.catalogue import ESTIMATORS
+from pyro_vae.elbo.estimator import Estimator
+from pyro_vae.elbo.weighted import Weighted
+from pyro_vae.engines.catalogue import ENGINES
+from pyro_vae.engines.protocol import Engine, EngineValue
+from pyro_vae.engines.schedules import SCHEDULES
+from pyro_vae.engines.select import Auto, Compiled, StockSVI
+from pyro_vae.models.replicates import Replicates, as_trainable, members
+from pyro_vae.program.explain import explained
+from pyro_vae.program.protocol import Program
+from pyro_vae.program.validation import BROADCASTS, check_once, check_program, checking_sites, trying
+from pyro_vae.training.loop import Loop, total_steps
+from pyro_vae.training.settings import Settings
+
+CHECKED = 100  # examples on which a program is tried before training
+STARTED: dict[str, Callable[..., EngineValue]] = {"svi": StockSVI, "compiled": Compiled}
+TRIED = 10  # examples on which an estimator is: another batch size
+
+
+def start_loop(
+    thing: object,
+    train: Images | Tensor,
+    validation: Images | Tensor | None,
+    device: torch.device,
+    settings: Settings,
+    resumed: State | None,
+) -> Loop:
+    """Return the loop of a training run, before its first step.
+
+    The program runs a few times: :func:`~pyro_vae.program.validation.check_once` on one batch size, the estimator (or
+    the engine, as it prepares) on another.
+
+    Raises:
+        InputError: an argument that does not fit; the message says which, and what to try.
+    """
+    images, held_out = _data(train, validation, device, settings)
+    from_spec(SCHEDULES, settings.schedule, "schedule")
+    estimator = _estimator(settings)
+    with isolated_rng(device, settings.seed):
+        example = images.batch(slice(0, CHECKED))
+        program = as_trainable(thing, example.cpu())  # the user's networks are still on the CPU
+        program.to(device)
+        for member in members(program):
+            _check(member, example, settings.batch_size, particles=held_out is not None)
+    loop = _begun(program, estimator, images, held_out, settings, resumed)
+    if loop.engine_name == to_spec(ENGINES, StockSVI()):  # the compiled one runs the estimator as it prepares
+        with isolated_rng(device, settings.seed):
+            _try_estimator(estimator, members(program)[0], example)
+    return loop
+
+
+def prepare(loop: Loop) -> None:
+    """Prepare the engine on a batch of the usual size, without using up noise."""
+    with _as_in_a_step(loop.program, loop.train, loop.settings) as x:
+        loop.engine.prepare(x, loop.kl_weight())
+
+
+@contextmanager
+def _as_in_a_step(program: Program | Replicates, images: Images, settings: Settings) -> Iterator[Tensor]:
+    """Run a block as a step runs, in training mode, with its sites checked; yields a batch. Restores mode and noise."""
+    was_training = getattr(program, "training", True)
+    program.train(True)
+    try:
+        with isolated_rng(images.device), checking_sites(settings.batch_size):
+            yield images.batch(torch.arange(settings.batch_size, device=images.device))  # gathered, as in a step
+    finally:
+        program.train(was_training)
+
+
+def _check(program: Program, example: Tensor, batch_size: int, *, particles: bool) -> None:
+    """Check the program on examples of another number than a batch's: no constant passes for ``len(x)`` in both."""
+    x = example[:-1] if len(example) == batch_size > 2 else example
+    try:
+        check_once(program, x, particles=particles)
+    except InputError:
+        check_program(program, example)  # names the data's own shape
+        raise
+
+
+def _data(
+    train: Images | Tensor, validation: Images | Tensor | None, device: torch.device, settings: Settings
+) -> tuple[Images, Images | None]:
+    images = as_images(train).to(device)
+    held_out = None if validation is None else as_images(validation).to(device)
+    if settings.batch_size > len(images):
+        raise InputError(
+            f"a batch_size of at most {len(images)}, the number of examples",
+            settings.batch_size,
+            f"batch_size={len(images)}",
+        )
+    if held_out is not None and held_out.event_shape != images.event_shape:
+        shapes = f"of shape {tuple(images.event_shape)}", tuple(held_out.event_shape)
+        raise InputError(f"validation data {shapes[0]}, as the training data", shapes[1], "data of one kind")
+    if settings.patience and held_out is None:
+        raise InputError("validation data for patience", "none", "fit(..., validation=data.validation)")
+    return images, held_out
+
+
+def _estimator(settings: Settings) -> ELBO:
+    estimator = settings.estimator
+    if isinstance(estimator, str):
+        estimator = from_spec(ESTIMATORS, estimator, "estimator")
+    if not isinstance(estimator, ELBO):
+        raise InputError("an estimator by name, or a pyro.infer.ELBO", repr(estimator), 'estimator="trace_elbo"')
+    if settings.kl_warmup and isinstance(estimator, Estimator):
+        Weighted(estimator, 0.5)  # refuses estimators that hold for the unweighted KL alone
+    return estimator
+
+
+def _try_estimator(estimator: ELBO, program: Program, example: Tensor) -> None:
+    """Run the program once as a step will, on another batch size than before; ours may refuse it."""
+    x = example[: min(TRIED, len(example) - 1)] if len(example) > 2 else example
+    if not isinstance(estimator, Estimator):
+        check_once(program, x)
+        return
+    estimator = copy.deepcopy(estimator)  # it may have a state
+    try:
+        with trying(program, x.device), checking_sites(len(x)), explained(BROADCASTS):
+            estimator.of_draw(estimator.draw(program.model, program.guide, (x,), {}))
+    except InputError:
+        check_program(program, example)  # says more, where the program is wrong by itself
+        raise
+
+
+def _begun(
+    program: Program | Replicates,
+    estimator: ELBO,
+    images: Images,
+    held_out: Images | None,
+    settings: Settings,
+    resumed: State | None,
+) -> Loop:
+    """Return the loop with its engine: what is asked for, what the run began with, or what ``Auto`` chooses."""
+
+    def loop(value: EngineValue, engine: Engine, why: str) -> Loop:
+        return Loop(program, engine, to_spec(ENGINES, value), why, images, held_out, settings)
+
+    value, why = _asked(settings.engine, resumed)
+    optimizer, clip_norm, kl_weighted = settings.optimizer, settings.clip_norm, settings.kl_warmup > 0
+    if not isinstance(value, Auto):
+        return loop(value, value.start(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted), why)
+    steps = total_steps(settings, len(images))
+    with _as_in_a_step(program, images, settings) as x:
+        return loop(*value.choose(program, estimator, optimizer, clip_norm, x, steps, kl_weighted=kl_weighted))
+
+
+def _asked(asked: str | EngineValue | Auto, resumed: State | None) -> tuple[EngineValue | Auto, str]:
+    value: EngineValue | Auto = from_spec(ENGINES, asked, "engine") if isinstance(asked, str) else asked
+    if resumed is None:
+        return value, "asked for"
+    began = resumed["engine_name"]
+    if not isinstance(value, Auto) and to_spec(ENGINES, value) != began:
+        raise InputError(f"engine {began}, with which the run began", to_spec(ENGINES, value), f'engine="{began}"')
+    return from_spec(STARTED, began, "engine"), "the run began with it"

@@ -1,0 +1,229 @@
+"""Before the first step a program runs a few times at most, and a program that is refused stays as it was."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from pyro_vae import VAE, InputError, fit
+from pyro_vae.elbo import IWAE, SampledKL, WakeSleep, trace_elbo
+from pyro_vae.engines import select
+from pyro_vae.engines.compiled.engine import CompiledEngine
+from pyro_vae.training import setup
+
+D, Z, N, BATCH = 5, 2, 34, 8
+
+
+def data(n=N, seed=0):
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed))
+
+
+class Counts:
+    """How often model and guide ran."""
+
+    def __init__(self):
+        self.model = self.guide = 0
+
+
+def counted_module():
+    counts = Counts()
+
+    class Counted(VAE):
+        def model(self, x):
+            counts.model += 1
+            return super().model(x)
+
+        def guide(self, x):
+            counts.guide += 1
+            return super().guide(x)
+
+    return Counted((D,), Z, (4,), "gaussian:scale=0.5"), counts
+
+
+def counted_functions():
+    counts, decoder, encoder = Counts(), nn.Linear(Z, D), nn.Linear(D, Z)
+
+    def model(x):
+        counts.model += 1
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        counts.guide += 1
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+    return (model, guide), counts
+
+
+class Enough(Exception):
+    """The first step is about to be taken."""
+
+
+def runs_before_the_first_step(make, monkeypatch, **settings):
+    """Return how often model and guide ran until the engine takes its first step."""
+    program, counts = make()
+
+    def halt(self, *args, **kwargs):
+        raise Enough
+
+    monkeypatch.setattr("pyro_vae.engines.svi.SVIEngine.step", halt)
+    monkeypatch.setattr("pyro_vae.engines.compiled.engine.CompiledEngine.step", halt)
+    with pytest.raises(Enough):
+        fit(program, data(), device="cpu", batch_size=BATCH, **settings)
+    return counts.model, counts.guide
+
+
+def trace_only(monkeypatch):
+    """Compile no graph, which takes long and does not run the program."""
+    build = CompiledEngine.__init__
+    monkeypatch.setattr(
+        CompiledEngine, "__init__", lambda *args, **options: build(*args, **{**options, "inductor": False})
+    )
+
+
+MAKE = {"module": counted_module, "functions": counted_functions}
+ENGINES = {
+    "svi": {"engine": "svi"},
+    "compiled": {"engine": "compiled:inductor=false"},
+    "auto, few steps": {"engine": "auto"},
+    "auto, many steps": {"engine": "auto", "epochs": 10**6},
+}
+ESTIMATORS = {"pyro": trace_elbo(), "elbo": SampledKL(), "iwae": IWAE(3), "wake-sleep": WakeSleep(3)}
+
+
+@pytest.mark.parametrize("validation", [None, data(9, 1)], ids=["alone", "validated"])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("estimator", ["pyro", "elbo", "iwae"])
+@pytest.mark.parametrize("make", MAKE)
+def test_the_program_runs_at_most_four_times_before_the_first_step(make, estimator, engine, validation, monkeypatch):
+    settings = {"estimator": ESTIMATORS[estimator], "validation": validation, **ENGINES[engine]}
+    monkeypatch.setattr(select, "has_compiler", lambda device: True)
+    trace_only(monkeypatch)
+    model, guide = runs_before_the_first_step(MAKE[make], monkeypatch, **settings)
+    assert 1 <= model <= 4
+    assert 1 <= guide <= 4
+
+
+def test_an_estimator_may_run_the_program_more_than_once(monkeypatch):
+    model, guide = runs_before_the_first_step(counted_functions, monkeypatch, estimator=WakeSleep(3), engine="svi")
+    assert max(model, guide) <= 4
+
+
+def test_a_run_too_many_is_counted(monkeypatch):
+    """A planted trial more for each of these makes the count say so."""
+    few = runs_before_the_first_step(counted_module, monkeypatch, engine="svi")
+    check = setup.check_once
+    monkeypatch.setattr(setup, "check_once", lambda *args, **options: [check(*args, **options) for _ in range(4)])
+    many = runs_before_the_first_step(counted_module, monkeypatch, engine="svi")
+    assert max(few) <= 4 < min(many)
+
+
+# ---- what is refused stays as it was
+
+
+class Discrete(nn.Module):
+    """A latent that is not reparameterized, which estimators of the pathwise gradient refuse."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(()))
+        self.loc = nn.Parameter(torch.zeros(D))
+
+    def model(self, x):
+        pyro.module("model", self)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.5)))
+            pyro.sample("x", dist.Normal(self.loc + z[..., None], 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("model", self)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Bernoulli(logits=self.logits))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("engine", ["svi", "compiled:inductor=false"])
+def test_a_program_that_the_estimator_refuses_keeps_its_mode(engine, training):
+    program = Discrete().train(training)
+    with pytest.raises(InputError, match="a reparameterized distribution at site 'z'"):
+        fit(program, data(), estimator="iwae:num_particles=3", engine=engine, device="cpu", batch_size=BATCH)
+    assert program.training is training
+    assert all(p.grad is None for p in program.parameters())
+
+
+def hard_coded(size):
+    """A plate of a number in the place of ``len(x)``."""
+    decoder, encoder = nn.Linear(Z, D), nn.Linear(D, Z)
+
+    def plate(x):
+        return pyro.plate("data", size, subsample_size=len(x), dim=-1)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with plate(x):
+            pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("validation", [None, data(9, 1)], ids=["alone", "validated"])
+@pytest.mark.parametrize("engine", ["svi", "compiled:inductor=false"])
+@pytest.mark.parametrize("estimator", ["trace_elbo", "sampled_kl", "iwae:num_particles=3"])
+@pytest.mark.parametrize("size", [N, 50])
+def test_a_hard_coded_plate_is_found_on_the_other_size(size, estimator, engine, validation):
+    with pytest.raises(InputError, match=r"site 'z' without a scale; got .* Try plate sizes of len"):
+        fit(
+            hard_coded(size),
+            data(),
+            estimator=estimator,
+            engine=engine,
+            validation=validation,
+            device="cpu",
+            batch_size=BATCH,
+        )
+
+
+@pytest.mark.parametrize("batch_size", [N, N - 1])
+@pytest.mark.parametrize("size", [N, N - 1])
+def test_a_hard_coded_plate_is_found_with_a_batch_of_all_examples(size, batch_size):
+    engine = "compiled:inductor=false"
+    with pytest.raises(InputError, match=r"site '.' without a scale|a program that runs on a batch"):
+        fit(hard_coded(size), data(), estimator="sampled_kl", engine=engine, device="cpu", batch_size=batch_size)
+
+
+def narrow():
+    """A model that takes latents without a dimension of particles alone."""
+    encoder = nn.Linear(D, Z)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1).reshape(len(x), 1).expand(len(x), D), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("engine", ["svi", "compiled:inductor=false"])
+@pytest.mark.parametrize("estimator", ["trace_elbo", "sampled_kl"])
+def test_held_out_bounds_need_a_program_that_broadcasts(engine, estimator):
+    settings = {"estimator": estimator, "engine": engine, "device": "cpu", "batch_size": BATCH, "epochs": 1}
+    with pytest.raises(InputError, match=r"a program that broadcasts, .*; got RuntimeError at .*test_trials\.py"):
+        fit(narrow(), data(), validation=data(9, 1), **settings)
+    if (estimator, engine) == ("trace_elbo", "svi"):  # Pyro's own takes one particle at a time
+        assert len(fit(narrow(), data(), **settings).history) == 1

@@ -36,7 +36,7 @@ from pyro_vae.training.folder import Run, load_program
 
 
 def main() -> int:
-    """Train, then collect the figures and draw the picture; returns the exit status."""
+    """Train, then collect the figures and plot the picture; returns the exit status."""
     options = parse_options()
     named = {"data_root": options.data_root, "epochs": options.epochs, "device": options.device, "out": options.out}
     words = [word for name, value in named.items() for word in (f"--{name}", str(value))]
@@ -46,7 +46,7 @@ def main() -> int:
         results = Path(options.results)
         write_json(results / "mnist.json", figures(run))
         print(f"figures   {results / 'mnist.json'}")
-        print(f"picture   {draw(run, results / 'mnist.png', resolve_device(options.device))}")
+        print(f"picture   {plot(run, results / 'mnist.png', resolve_device(options.device))}")
     return status
 
 
@@ -75,15 +75,15 @@ def figures(run: Run) -> dict[str, object]:
     }
 
 
-def draw(run: Run, path: Path, device: torch.device) -> Path:
-    """Draw ten test images, their reconstructions, and thirty samples, in rows of ten."""
+def plot(run: Run, path: Path, device: torch.device) -> Path:
+    """Plot ten test images, their reconstructions, and thirty samples, in rows of ten."""
     data = run.config.load_data()
     program = load_program(run, data, device)
     test = data.test.to(device)
     x = test.draw(seed=0)[:10]
     with isolated_rng(device, seed=0):
         rows = [x.cpu(), reconstruct(program, x).mean, sample_prior(program, gallery.like(test, 30)).mean]
-    return plots.grid(path, torch.cat(rows), "MNIST: test images, their reconstructions, three rows of samples", 10)
+    return plots.plot_grid(path, torch.cat(rows), "MNIST: test images, their reconstructions, three rows of samples", 10)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from rich.table import Table
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.files import check_output, write_json
-from pyro_vae.figures.benchmark import benchmark_figure
+from pyro_vae.cli.options import Words
+from pyro_vae.cli.progress import say
+from pyro_vae.figures.benchmark import plot_benchmark
 from pyro_vae.studies.benchmark.goals import Outcome, outcomes
 from pyro_vae.studies.benchmark.machine import describe_machine
 from pyro_vae.studies.benchmark.memory import MEANING
@@ -28,26 +30,26 @@ EVALUATED = {"cpu": 100, "cuda": 10_000}
 
 
 @dataclass(frozen=True)
-class BenchmarkOptions:
-    """The options of ``pyro-vae bench``.
+class BenchOptions:
+    """Time a step of every engine and peer, in turn, after a check that their maths agree.
 
     Args:
-        device: cpu, cuda, or auto: cuda where present.
-        sizes: names with commas between; by default mlp,iwae-1,iwae-5,iwae-50,conv.
-        variants: names with commas between; by default all: stock,stock-unvalidated,elbo-module,svi,compiled,hand,
+        device: cpu, cuda, or auto: cuda where available.
+        sizes: names separated by commas; by default mlp,iwae-1,iwae-5,iwae-50,conv.
+        variants: names separated by commas; by default all: stock,stock-unvalidated,elbo-module,svi,compiled,hand,
             hand-compiled,numpyro,floor.
-        rounds: of timing; 15 by default.
-        threads: of torch; torch's own choice by default. JAX has a pool of its own.
-        scaling: whether to measure cost against batch, latent dimensions and particles too.
-        quick: a look of seconds, to see that all works: the smallest size, three short rounds, nothing that compiles
-            unless it is asked for by name. Its figures mean little.
+        rounds: rounds of timing; 15 by default.
+        threads: torch's threads; torch chooses by default. JAX has its own pool.
+        scaling: also measure cost against batch size, latent dimensions and particles.
+        quick: a smoke test of seconds: the smallest size, three short rounds, nothing that compiles unless named. Its
+            figures mean little.
         json: write every figure to this file.
-        figure: draw the figures to this file.
+        figure: plot the figures to this file.
     """
 
     device: str = "auto"
-    sizes: str | None = None
-    variants: str | None = None
+    sizes: Words | None = None
+    variants: Words | None = None
     rounds: int | None = None
     threads: int | None = None
     scaling: bool = True
@@ -58,13 +60,13 @@ class BenchmarkOptions:
     def __post_init__(self) -> None:
         for option, value, least in (("rounds", self.rounds, 2), ("threads", self.threads, 1)):
             if value is not None and value < least:
-                raise InputError(f"{option} of at least {least}", value, f"--{option} {least}")
+                raise InputError(f"{option} of at least {least}", value, f"{option}={least}")
 
     def plan(self) -> Plan:
         """Return what to measure."""
         device = resolve_device(self.device)
-        sizes = _names(self.sizes) or (["mlp"] if self.quick else list(SIZES))
-        variants = _names(self.variants) or [name for name in VARIANTS if not (self.quick and name in SLOW)]
+        sizes = self.sizes or (["mlp"] if self.quick else list(SIZES))
+        variants = self.variants or [name for name in VARIANTS if not (self.quick and name in SLOW)]
         axes = {axis: values for axis, (_, _, values, _) in SCALING.items()}
         if self.quick:
             few = {"batch": (8, 32)} if self.scaling else {}
@@ -73,9 +75,8 @@ class BenchmarkOptions:
         return Plan(device, sizes, variants, self.rounds or 15, scaling=scaling, evaluated=EVALUATED[device.type])
 
 
-def bench(options: Any, console: Console) -> int:
-    """Measure, print tables, write JSON and figure; 1 if a variant did other maths or failed."""
-    wanted = BenchmarkOptions(**{name: options[name] for name in BenchmarkOptions.__dataclass_fields__})
+def bench(wanted: BenchOptions, console: Console) -> int:
+    """Measure, print tables, write JSON and figure; 1 if a variant computed something else or failed."""
     for path in (wanted.json, wanted.figure):
         check_output(path)
     plan = wanted.plan()
@@ -85,14 +86,14 @@ def bench(options: Any, console: Console) -> int:
     _print(report, machine, plan, console)
     if wanted.json:
         write_json(Path(wanted.json), as_json(report, machine, wanted))
-        console.print(f"figures   {wanted.json}", highlight=False, markup=False)
+        say(console, f"figures   {wanted.json}")
     if wanted.figure:
-        benchmark_figure(Path(wanted.figure), report)
-        console.print(f"picture   {wanted.figure}", highlight=False, markup=False)
+        plot_benchmark(Path(wanted.figure), report)
+        say(console, f"picture   {wanted.figure}")
     return 1 if report.wrong else 0
 
 
-def as_json(report: Report, machine: dict[str, Any], wanted: BenchmarkOptions) -> dict[str, Any]:
+def as_json(report: Report, machine: dict[str, Any], wanted: BenchOptions) -> dict[str, Any]:
     """Return everything that was found, with the figures that people ask for worked out."""
     return {
         "command": " ".join(["pyro-vae", *sys.argv[1:]]),
@@ -133,7 +134,7 @@ def _print(report: Report, machine: dict[str, Any], plan: Plan, console: Console
         f"torch     {machine['threads']} threads, float32 products {machine['float32_matmul_precision']}; {versions}",
         f"rounds    {plan.rounds}, variants in turn; medians and quartiles; memory beyond parameters and optimiser",
     ):
-        console.print(line, highlight=False, markup=False)
+        say(console, line)
     for size in report.sizes:
         console.print(speed_table(size, report))
         console.print(start_table(size))
@@ -143,10 +144,10 @@ def _print(report: Report, machine: dict[str, Any], plan: Plan, console: Console
         rate = written(found.images_per_second)
         how = {"svi": "eager", "compiled": "compiled, compiling included"}[found.how]
         text = f"L_{found.particles} of {found.images} images, 784-200-200-50, {how}: {rate} images/s"
-        console.print(text, highlight=False, markup=False)
+        say(console, text)
     console.print(goal_table(outcomes(report)))
     for row in report.wrong:
-        console.print(f"{row.status}: {row.variant}: {row.reason}", style="red", highlight=False, markup=False)
+        say(console, f"{row.status}: {row.variant}: {row.reason}", style="red")
 
 
 def speed_table(size: SizeReport, report: Report) -> Table:
@@ -260,6 +261,3 @@ def _threads(count: int | None) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
 
-
-def _names(text: str | None) -> list[str]:
-    return [name.strip() for name in (text or "").split(",") if name.strip()]

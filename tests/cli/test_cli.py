@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from PIL import Image
 import pyro_vae
 from pyro_vae.base.statistics import Estimate
 from pyro_vae.cli import check
-from pyro_vae.cli import train as commands
-from pyro_vae.cli.main import main
-from pyro_vae.cli.parser import build_parser
+from pyro_vae.cli.main import COMMANDS, main
+from pyro_vae.cli.parser import build_parser, parse
+from pyro_vae.cli.train import TrainOptions
 from pyro_vae.data import load
+from pyro_vae.evaluation.card.table import PARTS
+from pyro_vae.training.config import RunConfig
 from pyro_vae.training.folder import Run, load_program
 
 
@@ -172,7 +176,7 @@ def test_print_config_is_a_configuration(folder, capsys, tmp_path):
 
 def test_the_command_line_wins_over_the_file(tmp_path):
     (tmp_path / "mine.yaml").write_text("epochs: 7\nbatch_size: 5\n")
-    parsed = build_parser().parse_args(["train", "--config", str(tmp_path / "mine.yaml"), "--epochs", "2"]).train
+    parsed = build_parser(COMMANDS).parse_args(["train", "--config", str(tmp_path / "mine.yaml"), "--epochs", "2"]).train
     assert (parsed.epochs, parsed.batch_size) == (2, 5)
 
 
@@ -180,21 +184,73 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     "words", [["--data-root", "a-b"], ["--data_root", "a-b"], ["--data-root=a-b"], ["--data_root=a-b"]]
 )
 def test_options_take_dashes_and_underscores_and_values_keep_theirs(words, monkeypatch):
-    seen = []
-    monkeypatch.setattr(commands, "train", lambda options, given, console: seen.append((options, given)) or 0)
-    assert main(["train", *words, "--batch-size", "4"]) == 0
-    ((options, given),) = seen
+    (options,) = received("train", [*words, "--batch-size", "4"], monkeypatch)
     assert (options.data_root, options.batch_size) == ("a-b", 4)
-    assert given == {"data_root": "a-b", "batch_size": 4}
+    assert options == TrainOptions(data_root="a-b", batch_size=4)
 
 
-def test_only_what_was_given_counts_as_given(monkeypatch):
-    """A resumed run refuses changed options: a default must not look like one."""
+def received(name, words, monkeypatch):
+    """What the function of a command is called with."""
     seen = []
-    monkeypatch.setattr(commands, "train", lambda options, given, console: seen.append(given) or 0)
-    main(["train", "--resume", "x"])
-    main(["train", "--resume", "x", "--epochs", "20"])  # the default, but given
-    assert seen == [{}, {"epochs": 20}]
+    row = replace(COMMANDS[name], run=lambda options, console: seen.append(options) or 0)
+    monkeypatch.setitem(COMMANDS, name, row)
+    assert main([name, *words]) == 0
+    return seen
+
+
+@pytest.mark.parametrize(("words", "epochs"), [([], 3), (["--epochs", "3"], 3), (["--epochs", "20"], 20)])
+def test_a_resumed_run_has_its_own_configuration_as_defaults(folder, words, epochs, monkeypatch):
+    """20 is the default of a new run: given, it counts, and otherwise the run's 3 stay."""
+    (options,) = received("train", ["--resume", str(folder / "run"), *words], monkeypatch)
+    ran = Run.open(folder / "run").config
+    assert options == TrainOptions(**{**asdict(ran), "epochs": epochs}, resume=str(folder / "run"))
+    assert (ran.seed, ran.latent_dim, ran.learning_rate) == (1, 2, 0.01)
+
+
+def test_an_equal_value_is_no_change_on_resume(folder, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    same = ["--latent_dim", "2", "--hidden", "[7]", "--learning_rate", "0.01", "--data", str(folder / "grey.npy")]
+    assert main(["train", "--resume", str(tmp_path / "run"), *same, "--epochs", "4"]) == 0
+    assert Run.open(tmp_path / "run").config.epochs == 4
+
+
+def test_a_file_of_options_counts_on_resume(folder, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("epochs: 7\nlatent_dim: 5\n")
+    assert main(["train", "--config", str(tmp_path / "mine.yaml"), "--resume", str(folder / "run")]) == 2
+    assert "got latent_dim 5 instead of 2" in capsys.readouterr().err
+
+
+def test_a_comparison_on_a_run_has_its_configuration_as_defaults(folder, monkeypatch):
+    words = ["--estimators", "stl", "--run", str(folder / "run")]
+    (options,) = received("compare", [*words, "--learning_rate", "0.5"], monkeypatch)
+    assert (options.latent_dim, options.hidden, options.seed, options.batch_size) == (2, [7], 1, 16)
+    assert (options.learning_rate, options.epochs) == (0.5, RunConfig().epochs)
+    assert options.device == "auto"  # where a run was trained is not where it is compared
+
+
+def test_a_comparison_on_a_run_refuses_another_program(folder, capsys):
+    words = ["--estimators", "stl", "--run", str(folder / "run"), "--device", "cpu"]
+    assert main(["compare", *words, "--latent_dim", "4"]) == 2
+    expected = "the program and the data of the run; got latent_dim 4 instead of 2. Try leaving out --latent_dim."
+    assert expected in capsys.readouterr().err
+
+
+def test_words_name_the_fields_of_one_dataclass_per_command():
+    """No default is typed twice: what a bare command parses to is its dataclass with its own defaults."""
+    required = {"compare": ["--estimators", "stl"], "evaluate": ["x"], "sample": ["x"], "reconstruct": ["x"]}
+    for name, command in COMMANDS.items():
+        words = required.get(name, ["x"] if name == "plot" else [])
+        found, options = parse([name, *words], COMMANDS)
+        assert found is command
+        expected = command.options(**{"estimators": "stl"} if name == "compare" else {"run": "x"} if words else {})
+        assert options == expected
+
+
+def test_help_of_evaluate_names_every_part(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in PARTS)
 
 
 def test_a_class_by_its_import_path(folder, tmp_path):
@@ -260,7 +316,7 @@ def test_interruption_by_the_keyboard_elsewhere_is_status_130(capsys, monkeypatc
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "train", interrupted)
+    monkeypatch.setitem(COMMANDS, "train", replace(COMMANDS["train"], run=interrupted))
     assert main(["train"]) == 130
     assert capsys.readouterr().err == "pyro-vae: interrupted\n"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import PositiveInt
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -51,16 +52,15 @@ class BenchOptions:
     sizes: Words | None = None
     variants: Words | None = None
     rounds: int | None = None
-    threads: int | None = None
+    threads: PositiveInt | None = None
     scaling: bool = True
     quick: bool = False
     json: str | None = None
     figure: str | None = None
 
     def __post_init__(self) -> None:
-        for option, value, least in (("rounds", self.rounds, 2), ("threads", self.threads, 1)):
-            if value is not None and value < least:
-                raise InputError(f"{option} of at least {least}", value, f"{option}={least}")
+        if self.rounds is not None and self.rounds < 2:
+            raise InputError("rounds of at least 2", self.rounds, "rounds=2")
 
     def plan(self) -> Plan:
         """Return what to measure."""
@@ -260,4 +260,3 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-

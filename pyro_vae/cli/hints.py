@@ -18,7 +18,7 @@ def on_the_command_line(message: str, names: Collection[str]) -> str:
         "Expected layer sizes; got hidden=(0,). Try --hidden '[400, 200]', eps=1."
     """
     before, word, hint = message.rpartition(". Try ")
-    if not names:
+    if not word or not names:
         return message
     known = "|".join(map(re.escape, sorted(names)))
     argument = re.compile(rf"(?<!\S)({known})=({VALUE})")  # a blank before: not the arguments in 'adam:eps=1'

@@ -22,6 +22,7 @@ KINDS = {  # the parser's words for a type, and ours; the first that fits
     "'float'": "a number",
     "'int'": "a whole number",
     "PositiveInt": "a whole number",
+    "'bool'": "true or false",
 }
 
 
@@ -127,24 +128,27 @@ def _one_line(message: str, parser: Parser) -> str:
     """Return the parser's message on one line, with the nearest option where one is unknown."""
     text = " ".join(message.split()).rstrip(".")
     wrong = re.fullmatch(r'Parser key "([\w.]+)": (.*)', text)
-    if wrong:
-        text = _wrong_value(*wrong.groups()) or text
+    text = (wrong and _wrong_value(*wrong.groups())) or text
+    return text if ". Try " in text else f"{text}. Try {_hint(text, parser)}"
+
+
+def _hint(text: str, parser: Parser) -> str:
+    """Return the nearest option to an unknown one, or where the help is."""
     known = {name: name for name in parser.known}
     known |= {option.lstrip("-"): option for action in parser._actions for option in action.option_strings}
     unknown = re.search(r"(?:nrecognized arguments: |not accept option '|invalid choice: ')-*([^\s=']+)", text)
     near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.7) if unknown else []
-    hint = known[near[0]] if near else f"{parser.prog.replace(' [options]', '')} --help"
-    return text if ". Try " in text else f"{text}. Try {hint}"
+    return known[near[0]] if near else f"{parser.prog.replace(' [options]', '')} --help"
 
 
 def _wrong_value(name: str, text: str) -> str | None:
     """Return what was expected and got where a value does not fit an option's type."""
-    low = re.fullmatch(r"Not of type \w+: (\S+) does not conform to restriction v>0", text)
-    if low:
-        article = "" if name.endswith("s") else "a "
-        return f"Expected {article}{name} of at least 1; got {low[1]}. Try --{name} 1"
-    got = re.search(r"(?:Got|Given) value: (.*)|could not convert \S+ to .*: (.*)", text)
-    if got is None:
+    patterns = ("(?:Got|Given) value: (.*)", ": invalid literal .*: '(.*)'", r": (\S+) does not conform")
+    value = next((found[1] for pattern in patterns if (found := re.search(pattern, text))), None)
+    if value is None:
         return None
+    if "does not conform to restriction v>0" in text:
+        article = "" if name.endswith("s") else "a "
+        return f"Expected {article}{name} of at least 1; got {value}. Try --{name} 1"
     kind = next((words for python, words in KINDS.items() if python in text), "another kind of value")
-    return f"Expected {kind} for --{name}; got {got[1] or got[2]}"
+    return f"Expected {kind} for --{name}; got {value}"

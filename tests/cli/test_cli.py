@@ -1,7 +1,9 @@
 """The command line: commands on a finished run, the forms of options, and what is printed."""
 
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,14 +14,20 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from rich.console import Console
 
 import pyro_vae
+from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import Estimate
 from pyro_vae.cli import check
+from pyro_vae.cli.hints import on_the_command_line
 from pyro_vae.cli.main import COMMANDS, main
 from pyro_vae.cli.parser import build_parser, parse
-from pyro_vae.cli.train import TrainOptions
+from pyro_vae.cli.progress import is_reported
+from pyro_vae.cli.train import TrainOptions, train
 from pyro_vae.data import load
+from pyro_vae.elbo.draw import Draw
+from pyro_vae.evaluation import inference_data
 from pyro_vae.evaluation.card.table import PARTS
 from pyro_vae.training.config import RunConfig
 from pyro_vae.training.folder import Run, load_program
@@ -176,7 +184,9 @@ def test_print_config_is_a_configuration(folder, capsys, tmp_path):
 
 def test_the_command_line_wins_over_the_file(tmp_path):
     (tmp_path / "mine.yaml").write_text("epochs: 7\nbatch_size: 5\n")
-    parsed = build_parser(COMMANDS).parse_args(["train", "--config", str(tmp_path / "mine.yaml"), "--epochs", "2"]).train
+    parsed = (
+        build_parser(COMMANDS).parse_args(["train", "--config", str(tmp_path / "mine.yaml"), "--epochs", "2"]).train
+    )
     assert (parsed.epochs, parsed.batch_size) == (2, 5)
 
 
@@ -293,6 +303,108 @@ def test_images_that_cannot_be_drawn_train_all_the_same(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "test bound" in printed
     assert "no pictures: Expected images (n, H, W) or (n, 1 or 3, H, W)" in printed
+
+
+@pytest.mark.parametrize(("epochs", "lines"), [(5, 5), (20, 20), (200, 21)])
+def test_a_training_off_a_terminal_prints_about_twenty_lines(epochs, lines, folder, capsys, tmp_path):
+    options = ["--latent_dim", "2", "--hidden", "[3]", "--epochs", str(epochs), "--batch_size", "48"]
+    argv = ["train", "--data", str(folder / "grey.npy"), *options, "--engine", "svi", "--device", "cpu"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    shown = [int(line.split()[1]) for line in out if line.startswith("epoch ")]
+    assert len(shown) == lines
+    assert (shown[0], shown[-1]) == (1, epochs)
+    assert len(out) <= lines + 12
+    assert len(Run.open(tmp_path / "run").load_checkpoint()["history"]) == epochs
+
+
+def test_epochs_without_a_terminal_are_never_many():
+    for epochs in range(1, 500):
+        shown = [epoch for epoch in range(1, epochs + 1) if is_reported(epoch, epochs)]
+        assert min(epochs, 10) <= len(shown) <= 22
+        assert {1, epochs} <= set(shown)
+
+
+def test_on_a_terminal_there_is_a_line_per_epoch(folder, tmp_path):
+    options = {"latent_dim": 2, "hidden": [3], "epochs": 60, "batch_size": 48, "engine": "svi", "device": "cpu"}
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    assert train(TrainOptions(data=str(folder / "grey.npy"), **options, out=str(tmp_path / "run")), console) == 0
+    shown = re.findall(r"epoch +(\d+) +bound", console.file.getvalue())
+    assert set(map(int, shown)) == set(range(1, 61))
+
+
+@pytest.mark.parametrize("most", [2000, 120])
+def test_draws_at_once_bounds_the_file_of_draws_too(most, folder, tmp_path, monkeypatch):
+    scored = []
+
+    def counted(model, guide, arguments, keywords, num_particles, *rest):
+        scored.append(num_particles * len(arguments[0]))
+        return Draw(model, guide, arguments, keywords, num_particles, *rest)
+
+    monkeypatch.setattr(inference_data, "Draw", counted)
+    options = ["--only", "bounds", "--iwae", "[2]", "--device", "cpu", "--draws_at_once", str(most)]
+    assert main(["evaluate", str(folder / "run"), *options, "--netcdf", str(tmp_path / "x.nc")]) == 0
+    assert max(scored) == 6 * (most // 6)
+    assert sum(scored) == 6 * 1000
+
+
+# ---- hints
+
+
+NAMES = {"hidden", "epochs", "engine", "likelihood", "model_args", "out", "seed", "num_particles", "data"}
+
+
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [
+        ("epochs=1", "--epochs 1"),
+        ("hidden=(400,)", "--hidden '[400]'"),
+        ("hidden=[400, 200]", "--hidden '[400, 200]'"),
+        ("engine='svi'", "--engine svi"),
+        ('engine="compiled:inductor=False"', "--engine compiled:inductor=False"),
+        ("out='a b'", "--out 'a b'"),
+        ("likelihood='gaussian:scale=0.1', or epochs=3", "--likelihood gaussian:scale=0.1, or --epochs 3"),
+        ("model_args={'depth': 2}", """--model_args '{"depth": 2}'"""),
+        ("seed=None", "--seed null"),
+        ("a text such as 'adam:epochs=3'", "a text such as 'adam:epochs=3'"),
+        ("iwae:num_particles=5", "iwae:num_particles=5"),
+        ("a smaller epochs", "a smaller epochs"),
+        ("draws=30", "draws=30"),  # no option of this command
+        ("my_epochs=30", "my_epochs=30"),
+        ("more epochs", "more epochs"),
+    ],
+)
+def test_hints_in_python_become_options(python, words):
+    error = InputError("seed=1 and epochs=2", "hidden=(3,). Try data=4", python)
+    expected = f"Expected seed=1 and epochs=2; got hidden=(3,). Try data=4. Try {words}."
+    assert on_the_command_line(str(error), NAMES) == expected
+    assert on_the_command_line(str(error), set()) == str(error)
+
+
+def test_a_message_without_a_hint_stays():
+    assert on_the_command_line(str(InputError("epochs=3 and seed=4")), NAMES) == "epochs=3 and seed=4"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("train --data digits --hidden [0]", "Try --hidden '[400]'."),
+        ("train --data digits --device gpu", "Try --device auto."),
+        ("evaluate RUN --seed -1", "Try --seed 0."),
+        ("evaluate RUN --iwae []", "Try --iwae '[5, 50]'."),
+        ("evaluate RUN --num_particles 2", "Try --num_particles 30."),
+    ],
+)
+def test_errors_of_the_library_name_options(words, hint, folder, capsys):
+    assert main([word.replace("RUN", str(folder / "run")) for word in words.split()]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(hint)
+
+
+def test_numbers_that_are_not_finite_name_options_too(folder, tmp_path, capsys):
+    options = ["--latent_dim", "2", "--hidden", "[3]", "--epochs", "9", "--engine", "svi", "--device", "cpu"]
+    argv = ["train", "--data", str(folder / "grey.npy"), *options, "--learning_rate", "1e30", "--batch_size", "48"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 1
+    assert "--clip_norm 100, or a likelihood" in capsys.readouterr().err
 
 
 def test_early_stopping_is_said(folder, capsys, tmp_path):

@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(folder, capsys
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("pyro-vae: error: Expected a finite loss and gradient; got loss ")
     assert f"in step {at}, not finite: log p of site x" in line
-    assert ". Try a smaller --learning_rate" in line
+    assert ". Try a smaller learning_rate, --clip_norm 100, or" in line
     state = Run.open(folder / out).load_checkpoint()
     assert state["position"]["step"] == 5 * ((at - 1) // 5)
     assert state["program"]["weight"].isfinite().all()

@@ -83,9 +83,8 @@ def plot(run: Run, path: Path, device: torch.device) -> Path:
     x = test.draw(seed=0)[:10]
     with isolated_rng(device, seed=0):
         rows = [x.cpu(), reconstruct(program, x).mean, sample_prior(program, gallery.like(test, 30)).mean]
-    return plots.plot_grid(
-        path, torch.cat(rows), "MNIST: test images, their reconstructions, three rows of samples", 10
-    )
+    title = "MNIST: test images, their reconstructions, three rows of samples"
+    return plots.plot_grid(path, torch.cat(rows), title, columns=10)
 
 
 if __name__ == "__main__":

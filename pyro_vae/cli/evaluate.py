@@ -119,7 +119,7 @@ def _card_name(options: EvaluateOptions, data: DataSet) -> str:
     """``card.json`` for the run's own test data and last checkpoint, all parts; else a name that says what it is of."""
     words = [options.binarize or ""]
     words += [f"{name}{value}" for name, value in (("replicate", options.replicate), ("seed", options.seed)) if value]
-    words += [str(options.only or ""), f"without-{options.skip}" if options.skip else ""]
+    words += [",".join(options.only or []), f"without-{','.join(options.skip)}" if options.skip else ""]
     of = (options.checkpoint, options.split, options.data)
     if of == ("last", "test", None) and not any(words):
         return "card.json"

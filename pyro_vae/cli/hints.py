@@ -26,11 +26,11 @@ def on_the_command_line(message: str, names: Collection[str]) -> str:
 
 
 def _value(text: str) -> str:
-    """Write a Python literal as the command line takes it.
+    r"""Write a Python literal as the command line takes it.
 
     Example:
         >>> [_value(text) for text in ("'svi'", "(400,)", "1e-3", "None", "True", "{'depth': 2}")]
-        ['svi', "'[400]'", '1e-3', 'null', 'true', '\\'{"depth": 2}\\'']
+        ['svi', "'[400]'", '1e-3', 'null', 'true', '\'{"depth": 2}\'']
     """
     try:
         value = ast.literal_eval(text)

@@ -10,17 +10,14 @@ T = TypeVar("T")
 
 
 class Words(list[str]):
-    """Words with commas between, such as ``bounds,gaps``."""
+    """Words separated by commas, such as ``bounds,gaps``; the parser passes them on as a plain list."""
 
     def __init__(self, words: str | Iterable[str] = ()) -> None:
         parts = words.split(",") if isinstance(words, str) else words
         super().__init__(part.strip() for part in parts if part.strip())
 
-    def __str__(self) -> str:
-        return ",".join(self)
 
-
-register_type(Words, str, Words)
+register_type(Words, ",".join, Words)
 
 
 def part(kind: type[T], options: T) -> T:

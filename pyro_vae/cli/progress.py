@@ -16,7 +16,6 @@ from pyro_vae.engines.protocol import StepInfo
 from pyro_vae.training.folder import Run
 from pyro_vae.training.loop import EpochRecord, Hook, Loop
 
-
 LINES = 20  # of a training that is not on a terminal
 
 

@@ -22,7 +22,7 @@ from pyro_vae.base.statistics import Estimate
 from pyro_vae.cli import check
 from pyro_vae.cli.hints import on_the_command_line
 from pyro_vae.cli.main import COMMANDS, main
-from pyro_vae.cli.parser import build_parser, parse
+from pyro_vae.cli.parser import parse
 from pyro_vae.cli.progress import is_reported
 from pyro_vae.cli.train import TrainOptions, train
 from pyro_vae.data import load
@@ -184,10 +184,8 @@ def test_print_config_is_a_configuration(folder, capsys, tmp_path):
 
 def test_the_command_line_wins_over_the_file(tmp_path):
     (tmp_path / "mine.yaml").write_text("epochs: 7\nbatch_size: 5\n")
-    parsed = (
-        build_parser(COMMANDS).parse_args(["train", "--config", str(tmp_path / "mine.yaml"), "--epochs", "2"]).train
-    )
-    assert (parsed.epochs, parsed.batch_size) == (2, 5)
+    _, options = parse(["train", "--config", str(tmp_path / "mine.yaml"), "--epochs", "2"], COMMANDS)
+    assert options == TrainOptions(epochs=2, batch_size=5)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_result_is_the_test_bound(run):
     assert result["test_bound"]["count"] == 6
     assert result["test_bound"]["standard_error"] > 0
     assert (result["unit"], result["binarize"], result["epochs"], result["stopped"]) == (
-        "nats per datum",
+        "nats per example",
         "dynamic",
         2,
         "",

@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import traceback
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ import pyro_vae
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import Estimate
 from pyro_vae.cli import check
+from pyro_vae.cli import train as commands
 from pyro_vae.cli.hints import on_the_command_line
 from pyro_vae.cli.main import COMMANDS, main
 from pyro_vae.cli.parser import parse
@@ -31,6 +34,8 @@ from pyro_vae.evaluation import inference_data
 from pyro_vae.evaluation.card.table import PARTS
 from pyro_vae.training.config import RunConfig
 from pyro_vae.training.folder import Run, load_program
+
+PACKAGE = Path(pyro_vae.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +280,19 @@ def test_the_default_folder_is_named_after_the_data(folder, tmp_path, monkeypatc
     (run,) = (tmp_path / "runs").iterdir()
     assert run.name.startswith("grey-20")
     assert (run / "result.json").exists()
+
+
+def test_from_the_command_to_fit_there_are_two_frames_of_ours(folder, tmp_path, monkeypatch):
+    seen = []
+
+    def stopped(*arguments, **keywords):
+        own = [frame for frame in traceback.extract_stack() if str(PACKAGE) in frame.filename]
+        seen.append([frame.name for frame in own])
+        raise InputError("far enough")
+
+    monkeypatch.setattr(commands, "fit", stopped)
+    assert main(["train", "--data", str(folder / "grey.npy"), "--out", str(tmp_path / "run")]) == 2
+    assert seen == [["main", "train"]]
 
 
 # ---- what is printed

@@ -141,7 +141,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 @contextlib.contextmanager
 def _progress(console: Console, total: int, where: str) -> Iterator[Callable[[str], None]]:
     """Show a bar; yields what moves it on and says what is being done."""
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(where, total=total)
         yield lambda what: bar.update(task, advance=1, description=f"{where}: {what}")
 

@@ -63,6 +63,7 @@ class ProgressHook(Hook):
             TextColumn("{task.fields[figure]}"),
             console=self._console,
             transient=True,
+            disable=not self._console.is_terminal,
         )
         total = loop.settings.epochs * loop.batches
         self._task = self._bar.add_task(
@@ -133,7 +134,7 @@ def say(console: Console, line: str, style: str | None = None) -> None:
 def progress_bars(console: Console, unit: str) -> Iterator[Progress]:
     """Show a bar for each task; yields the callback that moves them."""
     columns = TextColumn("{task.description:<12}"), BarColumn(), TextColumn(f"{{task.completed}}/{{task.total}} {unit}")
-    with RichProgress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+    with RichProgress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 
         def tick(what: str, done: int, total: int) -> None:

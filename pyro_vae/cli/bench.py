@@ -1,7 +1,7 @@
-"""The command ``bench``: how fast a step is, side by side with what else there is."""
+"""The command ``bench``: the speed of a step, beside the alternatives."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from pyro_vae.studies.benchmark.records import Report, Row, SizeReport, Spread
 from pyro_vae.studies.benchmark.sizes import SIZES
 from pyro_vae.studies.benchmark.suite import COMPILES, SCALING, VARIANTS, Plan, benchmark
 
-SLOW = (*COMPILES, "numpyro")  # what a quick look leaves out
+SLOW = (*COMPILES, "numpyro")  # left out by --quick
 EVALUATED = {"cpu": 100, "cuda": 10_000}
 
 
@@ -93,8 +93,8 @@ def bench(wanted: BenchOptions, console: Console) -> int:
     return 1 if report.wrong else 0
 
 
-def as_json(report: Report, machine: dict[str, Any], wanted: BenchOptions) -> dict[str, Any]:
-    """Return everything that was found, with the figures that people ask for worked out."""
+def as_json(report: Report, machine: Mapping[str, object], wanted: BenchOptions) -> dict[str, object]:
+    """Return every figure, with the derived ones."""
     return {
         "command": " ".join(["pyro-vae", *sys.argv[1:]]),
         "options": asdict(wanted),
@@ -113,7 +113,7 @@ def as_json(report: Report, machine: dict[str, Any], wanted: BenchOptions) -> di
     }
 
 
-def _size_as_json(size: SizeReport, report: Report) -> dict[str, Any]:
+def _size_as_json(size: SizeReport, report: Report) -> dict[str, object]:
     rows = []
     for row in size.rows:
         passed = None if row.agreement is None else row.agreement.passed
@@ -132,7 +132,7 @@ def _print(report: Report, machine: dict[str, Any], plan: Plan, console: Console
     for line in (
         f"machine   {machine['processor']}, {machine['cores']} cores; on {machine['device']}",
         f"torch     {machine['threads']} threads, float32 products {machine['float32_matmul_precision']}; {versions}",
-        f"rounds    {plan.rounds}, variants in turn; medians and quartiles; memory beyond parameters and optimiser",
+        f"rounds    {plan.rounds}, variants interleaved; medians and quartiles; memory beyond parameters and optimiser",
     ):
         say(console, line)
     for size in report.sizes:
@@ -142,7 +142,7 @@ def _print(report: Report, machine: dict[str, Any], plan: Plan, console: Console
         console.print(scaling_table(report))
     for found in report.evaluations:
         rate = written(found.images_per_second)
-        how = {"svi": "eager", "compiled": "compiled, compiling included"}[found.how]
+        how = {"svi": "eager", "compiled": "compiled, compilation included"}[found.how]
         text = f"L_{found.particles} of {found.images} images, 784-200-200-50, {how}: {rate} images/s"
         say(console, text)
     console.print(goal_table(outcomes(report)))
@@ -151,9 +151,9 @@ def _print(report: Report, machine: dict[str, Any], plan: Plan, console: Console
 
 
 def speed_table(size: SizeReport, report: Report) -> Table:
-    """Return a line a variant: the time of a step, against stock Pyro, and over the floor."""
-    title = f"{size.name}: {size.title}; {size.operations / 1e6:.0f} million operations a step"
-    table = _table(title, "", "ms a step", "× as fast as stock", "× the floor")
+    """Return the time of a step for each variant, relative to stock Pyro and to the floor."""
+    title = f"{size.name}: {size.title}; {size.operations / 1e6:.0f} million operations per step"
+    table = _table(title, "", "ms per step", "× as fast as stock", "× the floor")
     for row in size.rows:
         if row.rounds:
             faster, over = size.ratio("stock", row.variant), size.ratio(row.variant, "floor")
@@ -167,8 +167,8 @@ def speed_table(size: SizeReport, report: Report) -> Table:
 
 
 def start_table(size: SizeReport) -> Table:
-    """Return a line a variant: the first step, when it has paid for itself, memory, and how the maths was checked."""
-    table = _table("", "", "first step", "pays after", "MB", "maths")
+    """Return for each variant the first step, when it is amortised, memory, and how the maths was checked."""
+    table = _table("", "", "first step", "amortised after", "MB", "maths")
     for row in size.rows:
         if not row.rounds:
             table.add_row(row.title, "", "", "", row.reason)
@@ -189,7 +189,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _pays(size: SizeReport, row: Row) -> float | None:
-    """Return the steps after which a variant's slower start has paid for itself against engine svi."""
+    """Return the steps after which a slower start than that of engine svi is amortised."""
     base = size.row("svi")
     slow_start = row.variant in SLOW
     return row.pays_after(base) if base is not None and slow_start else None
@@ -203,9 +203,9 @@ def _pays_text(size: SizeReport, row: Row) -> str:
 
 
 def scaling_table(report: Report) -> Table:
-    """Return how time grows beside how the work grows, each variant against the smallest value of the series."""
+    """Return the growth of time beside that of work, each variant relative to the smallest value of the series."""
     names = list(dict.fromkeys(row.variant for point in report.scaling for row in point.report.rows))
-    title = "does the time grow as the work does? ms a step, and how much more than in the first line"
+    title = "time against work: ms per step, and relative to the first line"
     table = _table(title, "", "", "work", *(VARIANTS[name][0].partition(":")[0] for name in names))
     for axis in dict.fromkeys(point.axis for point in report.scaling):
         points = [point for point in report.scaling if point.axis == axis]
@@ -225,7 +225,7 @@ def _growth(row: Row | None, first: Row | None) -> str:
 
 
 def goal_table(found: Sequence[Outcome]) -> Table:
-    """Return each goal beside its figure, or beside the reason why there is none."""
+    """Return each goal with its figure, or with the reason why there is none."""
     table = _table("goals", "", "goal", "figure", "")
     for outcome in found:
         if outcome.figure is None:
@@ -237,7 +237,7 @@ def goal_table(found: Sequence[Outcome]) -> Table:
 
 
 def written(figure: Spread | None, unit: float = 1.0) -> str:
-    """Write a median with its quartiles.
+    """Return a median with its quartiles as text.
 
     Example:
         >>> written(Spread(0.0123, 0.012, 0.0131), 1e3), written(None)
@@ -253,7 +253,7 @@ def written(figure: Spread | None, unit: float = 1.0) -> str:
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Let torch have so many threads for a block."""
+    """Give torch that many threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if count is None else count)
     try:

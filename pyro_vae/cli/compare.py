@@ -1,4 +1,4 @@
-"""The command ``compare``: estimators side by side on one program, at points of its training."""
+"""The command ``compare``: estimators side by side on one program, at several points of its training."""
 
 import contextlib
 import platform
@@ -97,7 +97,7 @@ def compare(wanted: CompareOptions, console: Console) -> int:
     points: dict[int, list[EstimatorReport]] = {}
     for done, point in zip([0, *wanted.at], wanted.at, strict=False):
         train_steps(program, train, point - done, **_settings(config))
-        first = members(program)[0]  # gradients are looked at on one replicate, training on all
+        first = members(program)[0]  # gradients are those of one replicate; all are trained
         with progress_bars(console, "draws") as tick:
             points[point] = compare_gradients(
                 first, x, estimators, wanted.draws, wanted.reference_draws, config.seed, progress=tick
@@ -134,13 +134,13 @@ def _same_subject(ran: RunConfig, wanted: RunConfig) -> None:
             raise InputError("the program and the data of the run", got, f"leaving out --{name}")
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
+def _settings(config: RunConfig) -> dict[str, Any]:  # keyword arguments
     return {name: getattr(config, name) for name in TRAINING}
 
 
 @contextlib.contextmanager
 def _progress(console: Console, total: int, where: str) -> Iterator[Callable[[str], None]]:
-    """Show a bar; yields what moves it on and says what is being done."""
+    """Show a bar; yields the callback that moves it and names the estimator."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(where, total=total)
         yield lambda what: bar.update(task, advance=1, description=f"{where}: {what}")

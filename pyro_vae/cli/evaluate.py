@@ -1,4 +1,4 @@
-"""The command ``evaluate``: how good a run is on held-out data, in a card."""
+"""The command ``evaluate``: a run judged on held-out data, in a card."""
 
 import re
 from dataclasses import asdict, dataclass, field
@@ -20,8 +20,8 @@ from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.runner import evaluate
 from pyro_vae.training.folder import Run
 
-FILE_WIDTH = 160  # of the table where the output is no terminal
-WITH_HOW = 120  # narrower terminals get no room to say how; the card's file says it
+FILE_WIDTH = 160  # of the table where the output is not a terminal
+WITH_HOW = 120  # narrower terminals omit how a figure was computed; the card's file has it
 SPLITS = ("test", "validation", "train")
 
 
@@ -95,7 +95,7 @@ def evaluate_run(options: EvaluateOptions, console: Console) -> int:
 
 
 def _other(options: EvaluateOptions, run: Run, own: DataSet) -> DataSet:
-    """Load the data that ``--data`` names, the run's by default; binarized as the run's own unless said otherwise.
+    """Load the data that ``--data`` names, the run's by default; binarized as the run's own by default.
 
     Raises:
         InputError: images of another shape than the run's.
@@ -111,12 +111,12 @@ def _other(options: EvaluateOptions, run: Run, own: DataSet) -> DataSet:
 
 
 def _for_probe(options: EvaluateOptions, own: DataSet) -> Images | None:
-    """Return what the probe learns from; none where labels mean other things, or the same data are judged."""
+    """Return the probe's training data; None where labels mean something else, or the same data are judged."""
     return own.train if options.data is None and options.split != "train" else None
 
 
 def _card_name(options: EvaluateOptions, data: DataSet) -> str:
-    """``card.json`` for the run's own test data and last checkpoint, all parts; else a name that says what it is of."""
+    """Return ``card.json`` for the defaults, else a name made of the options that differ."""
     words = [options.binarize or ""]
     words += [f"{name}{value}" for name, value in (("replicate", options.replicate), ("seed", options.seed)) if value]
     words += [",".join(options.only or []), f"without-{','.join(options.skip)}" if options.skip else ""]

@@ -100,7 +100,7 @@ class PlotOptions(RunOptions):
 
 
 def sample(options: SampleOptions, console: Console) -> int:
-    """Generate from the prior: a picture, and arrays if asked for."""
+    """Generate images from the prior."""
     run, data, program, device = options.open()
     test = data.test.to(device)
     if options.arrays is not None:
@@ -113,7 +113,7 @@ def sample(options: SampleOptions, console: Console) -> int:
 
 
 def reconstruct(options: ReconstructOptions, console: Console) -> int:
-    """Reconstruct the first test images: a picture, and arrays if asked for."""
+    """Reconstruct the first test images."""
     run, data, program, device = options.open()
     test, seed = data.test.to(device), options.seed
     count = min(gallery.PAIRS, len(test)) if options.count is None else options.count

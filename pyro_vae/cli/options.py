@@ -1,12 +1,19 @@
 """What the options of commands share."""
 
 from collections.abc import Iterable
-from dataclasses import fields
-from typing import Any, TypeVar, cast
+from dataclasses import Field, fields
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from jsonargparse.typing import register_type
 
-T = TypeVar("T")
+
+class Dataclass(Protocol):
+    """A dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+T = TypeVar("T", bound=Dataclass)  # the options of a command
 
 
 class Words(list[str]):
@@ -34,4 +41,4 @@ def part(kind: type[T], options: T) -> T:
         >>> part(Settings, Options(epochs=3))
         Settings(epochs=3)
     """
-    return kind(**{field.name: getattr(options, field.name) for field in fields(cast(Any, kind))})
+    return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})

@@ -5,16 +5,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from inspect import getdoc
-from typing import Any, Generic, NoReturn, TypeVar, cast
+from typing import Any, Generic, NoReturn, TypeAlias
 
 import jsonargparse
 from rich.console import Console
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.version import __version__
+from pyro_vae.cli.options import T
 from pyro_vae.training.folder import Run
-
-T = TypeVar("T")  # the dataclass of a command's options
 
 KINDS = {  # the parser's words for a type, and ours; the first that fits
     "list[int]": "a list of whole numbers such as '[400, 200]'",
@@ -49,7 +48,7 @@ class Command(Generic[T]):
 
     def names(self) -> set[str]:
         """Return the fields of ``options`` that are options on the command line."""
-        return {field.name for field in fields(cast(Any, self.options))} - self.hidden
+        return {field.name for field in fields(self.options)} - self.hidden
 
     def configuration(self, options: T) -> dict[str, object]:
         """Return the configuration of the run that ``options`` name, as defaults; nothing if they name none."""
@@ -58,7 +57,8 @@ class Command(Generic[T]):
         return {name: value for name, value in config.items() if name in self.names() - self.fresh}
 
 
-Commands = Mapping[str, Command[Any]]  # a table cannot say that each row's function takes its own options
+Row: TypeAlias = Command[Any]  # a table cannot say that each row's function takes that row's options
+Commands: TypeAlias = Mapping[str, Row]
 
 
 class UsageError(Exception):
@@ -75,7 +75,7 @@ class Parser(jsonargparse.ArgumentParser):
         raise UsageError(_one_line(message, self))
 
 
-def parse(argv: Sequence[str], commands: Commands) -> tuple[Command[Any], object]:
+def parse(argv: Sequence[str], commands: Commands) -> tuple[Row, object]:
     """Return the command that the words name, and its options.
 
     Where they name a run whose configuration gives the defaults, the words are parsed again on top of it.
@@ -112,7 +112,7 @@ def build_parser(commands: Commands, defaults: Mapping[str, dict[str, object]] |
     return parser
 
 
-def _subparser(command: Command[Any], defaults: dict[str, object]) -> Parser:
+def _subparser(command: Row, defaults: dict[str, object]) -> Parser:
     parser = Parser(description=(getdoc(command.options) or "").partition("\n\n")[0])
     if command.stored:
         parser.add_argument("--config", action="config", help="a YAML file of these options")

@@ -134,7 +134,9 @@ def say(console: Console, line: str, style: str | None = None) -> None:
 def progress_bars(console: Console, unit: str) -> Iterator[Progress]:
     """Show a bar for each task; yields the callback that moves them."""
     columns = TextColumn("{task.description:<12}"), BarColumn(), TextColumn(f"{{task.completed}}/{{task.total}} {unit}")
-    with RichProgress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal) as bars:
+    with RichProgress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
         tasks: dict[str, TaskID] = {}
 
         def tick(what: str, done: int, total: int) -> None:

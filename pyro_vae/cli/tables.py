@@ -1,4 +1,4 @@
-"""Tables for people."""
+"""Tables and lines for the terminal."""
 
 import math
 import statistics
@@ -46,7 +46,7 @@ def _worst(rows: Iterable[Row]) -> Row:
 
 
 def mismatch_lines(rows: Sequence[Row]) -> list[str]:
-    """Return a line for every comparison that failed: its case, and the tensor with the largest error."""
+    """Return one line per failed comparison: its case, and the tensor with the largest error."""
     return [
         f"mismatch: {row.comparison}: {row.quantity}{f' ({row.worst})' if row.worst else ''}, {row.likelihood}, "
         f"K={row.num_particles}, {row.dtype}, {row.device}: {row.error:.3g} > {row.limit:g}"
@@ -58,7 +58,7 @@ def mismatch_lines(rows: Sequence[Row]) -> list[str]:
 def comparison_tables(reports: Sequence[EstimatorReport], where: str) -> list[Table]:
     """Return each estimator's bound and cost, and the quality of its gradients in θ and φ."""
     costs = Table(title=f"estimators at {where}", box=box.SIMPLE)
-    for column in ("estimator", "bound, nats", "ESS/K", "ms a step", "MB"):
+    for column in ("estimator", "bound, nats", "ESS/K", "ms per step", "MB"):
         costs.add_column(column, overflow="fold")
     for found in reports:
         figures = (f"{1e3 * found.seconds:.1f}", f"{found.memory:.1f}")
@@ -80,7 +80,7 @@ def _gradient_table(reports: Sequence[EstimatorReport], where: str, group: str) 
 
 
 def race_table(laps: Sequence[Lap]) -> Table:
-    """Return a line for each estimator and lap."""
+    """Return one line per estimator and lap."""
     table = Table(title=f"held-out log p(x), L_{laps[0].num_particles}, nats per example", box=box.SIMPLE)
     spread = ("spread",) if laps[0].replicates else ()
     for column in ("estimator", "after", "steps", "seconds", "log p(x)", *spread):
@@ -130,7 +130,7 @@ def card_notes(card: Card) -> list[str]:
 
 def bound_line(split: str, count: int, bound: Estimate, binarize: str, num_particles: int) -> str:
     """Return one line on what a bound is of, with its standard error."""
-    draws = "draw" if num_particles == 1 else "draws"
+    particles = "particle" if num_particles == 1 else "particles"
     how = {
         "dynamic": "binarized by a draw",
         "threshold": "binarized at one half",
@@ -138,5 +138,5 @@ def bound_line(split: str, count: int, bound: Estimate, binarize: str, num_parti
     }
     return (
         f"{split} bound {bound} nats per image ({count} images, {how[binarize]}; "
-        f"ELBO, {num_particles} {draws} per example; ± one standard error)"
+        f"ELBO, {num_particles} {particles} per image; ± one standard error)"
     )

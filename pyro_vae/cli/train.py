@@ -90,7 +90,7 @@ def _resumed(options: TrainOptions, path: str) -> tuple[Run, State]:
 
 
 def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> None:
-    """Score the test data, write the result, plot the pictures, and say where everything is."""
+    """Compute the test bound, write the result, plot the pictures, and print where they are."""
     particles, seed = run.config.eval_particles, run.config.seed
     device = resolve_device(run.config.device)
     test = data.test.to(device)
@@ -114,5 +114,5 @@ def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> Non
     first = members(result.program)[0]
     try:
         say_pictures(console, gallery.plot_all(run.pictures, first, data, result.history, device, seed))
-    except InputError as error:  # the run is whole without them
+    except InputError as error:  # the run is complete without them
         say(console, f"no pictures: {error}")

@@ -62,7 +62,7 @@ def _cost_curves(axis: Axes, name: str, points: Sequence[Point]) -> None:
             [1e3 * (s.upper - s.median) for _, s in found],
         ]
         axis.errorbar([value for value, _ in found], medians, spreads, marker="o", capsize=3, label=title)
-    axis.set(xscale="log", yscale="log", xlabel=name, ylabel="ms a step", title=f"cost against {name}")
+    axis.set(xscale="log", yscale="log", xlabel=name, ylabel="ms per step", title=f"cost against {name}")
     axis.set_xticks([p.value for p in points], [str(p.value) for p in points])
     axis.minorticks_off()
     axis.grid(alpha=0.3)

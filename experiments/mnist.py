@@ -1,18 +1,18 @@
 """How good a bound does the plainest VAE reach on MNIST in twenty epochs, and does it draw digits?
 
-The run that the README shows: real MNIST, dynamic binarization, 784-400-20, ReLU, Adam at 1e-3, batches of 128, Pyro's
-``Trace_ELBO`` with one particle, engine ``svi``; all of these are the defaults of ``pyro-vae train --data mnist``.
+The run in the README: MNIST, dynamic binarization, 784-400-20, ReLU, Adam at 1e-3, batches of 128, Pyro's
+``Trace_ELBO`` with one particle; all of these are the defaults of ``pyro-vae train --data mnist``.
 
 Command::
 
     python experiments/mnist.py --data-root data
 
-It takes a few minutes on two cores; the JSON says how long it took where it was last run. MNIST is downloaded into
-``--data-root`` if it is not there.
+It takes a few minutes on two cores; the JSON holds the time of the last run. MNIST is downloaded into ``--data-root``
+unless it is there.
 
-What should be seen: a test bound of at least −102 nats per image (the goal set for this run; a hand-written loop of the
-same size was measured at −100.1), reconstructions that keep the digit, samples most of which are digits. Published
-figures for comparison are of longer training and larger networks: Burda, Grosse and Salakhutdinov (arXiv 1509.00519)
+Expected: a test bound of at least −102 nats per image (the goal of this run; a hand-written loop of the same size
+reached −100.1), reconstructions that keep the digit, samples most of which are digits. Published figures are of longer
+training and larger networks: Burda, Grosse and Salakhutdinov (arXiv 1509.00519)
 report −86.76 nats for log p(x), estimated with 5000 importance samples, for 784-200-200-50 after 3280 epochs.
 
 Out: ``mnist.json`` (configuration, bound, curve, time, machine) and ``mnist.png`` in ``--results``.

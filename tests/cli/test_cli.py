@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 import traceback
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse.typing import PositiveInt
 from PIL import Image
 from rich.console import Console
 
@@ -25,7 +26,7 @@ from pyro_vae.cli import check
 from pyro_vae.cli import train as commands
 from pyro_vae.cli.hints import on_the_command_line
 from pyro_vae.cli.main import COMMANDS, main
-from pyro_vae.cli.parser import parse
+from pyro_vae.cli.parser import Command, parse
 from pyro_vae.cli.progress import is_reported
 from pyro_vae.cli.train import TrainOptions, train
 from pyro_vae.data import load
@@ -257,6 +258,43 @@ def test_words_name_the_fields_of_one_dataclass_per_command():
         assert found is command
         expected = command.options(**{"estimators": "stl"} if name == "compare" else {"run": "x"} if words else {})
         assert options == expected
+
+
+@dataclass(frozen=True)
+class CountOptions:
+    """Count up.
+
+    Args:
+        start: the first number.
+        steps: how many numbers.
+        backwards: count down.
+    """
+
+    start: int
+    steps: PositiveInt = 3
+    backwards: bool = False
+
+
+def count(options, console):
+    console.print(*range(options.start, options.start + options.steps)[:: -1 if options.backwards else 1])
+    return 0
+
+
+def test_a_new_command_is_a_dataclass_a_function_and_a_row(monkeypatch, capsys):
+    monkeypatch.setitem(COMMANDS, "count", Command(CountOptions, count, "count up"))
+    assert main(["count", "5", "--steps", "2"]) == 0
+    assert main(["count", "5", "--backwards"]) == 0
+    assert main(["count", "5", "--backwards", "false", "--steps=1"]) == 0
+    assert capsys.readouterr().out == "5 6\n7 6 5\n5\n"
+    assert main(["count", "5", "--steps", "0"]) == 2
+    assert "Expected steps of at least 1; got 0. Try --steps 1\n" in capsys.readouterr().err
+    assert main(["cuont"]) == 2
+    assert "Try count\n" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["count", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Count up." in shown
+    assert "how many numbers. (type: PositiveInt, default: 3)" in shown
 
 
 def test_help_of_evaluate_names_every_part(capsys):

@@ -1,18 +1,18 @@
 """How good a bound does the plainest VAE reach on MNIST in twenty epochs, and does it draw digits?
 
-The run that the README shows: real MNIST, dynamic binarization, 784-400-20, ReLU, Adam at 1e-3, batches of 128, Pyro's
-``Trace_ELBO`` with one particle, engine ``svi``; all of these are the defaults of ``pyro-vae train --data mnist``.
+The run in the README: MNIST, dynamic binarization, 784-400-20, ReLU, Adam at 1e-3, batches of 128, Pyro's
+``Trace_ELBO`` with one particle; all of these are the defaults of ``pyro-vae train --data mnist``.
 
 Command::
 
     python experiments/mnist.py --data-root data
 
-It takes a few minutes on two cores; the JSON says how long it took where it was last run. MNIST is downloaded into
-``--data-root`` if it is not there.
+It takes a few minutes on two cores; the JSON holds the time of the last run. MNIST is downloaded into ``--data-root``
+unless it is there.
 
-What should be seen: a test bound of at least −102 nats per image (the goal set for this run; a hand-written loop of the
-same size was measured at −100.1), reconstructions that keep the digit, samples most of which are digits. Published
-figures for comparison are of longer training and larger networks: Burda, Grosse and Salakhutdinov (arXiv 1509.00519)
+Expected: a test bound of at least −102 nats per image (the goal of this run; a hand-written loop of the same size
+reached −100.1), reconstructions that keep the digit, samples most of which are digits. Published figures are of longer
+training and larger networks: Burda, Grosse and Salakhutdinov (arXiv 1509.00519)
 report −86.76 nats for log p(x), estimated with 5000 importance samples, for 784-200-200-50 after 3280 epochs.
 
 Out: ``mnist.json`` (configuration, bound, curve, time, machine) and ``mnist.png`` in ``--results``.
@@ -36,7 +36,7 @@ from pyro_vae.training.folder import Run, load_program
 
 
 def main() -> int:
-    """Train, then collect the figures and draw the picture; returns the exit status."""
+    """Train, then collect the figures and plot the picture; returns the exit status."""
     options = parse_options()
     named = {"data_root": options.data_root, "epochs": options.epochs, "device": options.device, "out": options.out}
     words = [word for name, value in named.items() for word in (f"--{name}", str(value))]
@@ -46,7 +46,7 @@ def main() -> int:
         results = Path(options.results)
         write_json(results / "mnist.json", figures(run))
         print(f"figures   {results / 'mnist.json'}")
-        print(f"picture   {draw(run, results / 'mnist.png', resolve_device(options.device))}")
+        print(f"picture   {plot(run, results / 'mnist.png', resolve_device(options.device))}")
     return status
 
 
@@ -75,15 +75,16 @@ def figures(run: Run) -> dict[str, object]:
     }
 
 
-def draw(run: Run, path: Path, device: torch.device) -> Path:
-    """Draw ten test images, their reconstructions, and thirty samples, in rows of ten."""
+def plot(run: Run, path: Path, device: torch.device) -> Path:
+    """Plot ten test images, their reconstructions, and thirty samples, in rows of ten."""
     data = run.config.load_data()
     program = load_program(run, data, device)
     test = data.test.to(device)
     x = test.draw(seed=0)[:10]
     with isolated_rng(device, seed=0):
         rows = [x.cpu(), reconstruct(program, x).mean, sample_prior(program, gallery.like(test, 30)).mean]
-    return plots.grid(path, torch.cat(rows), "MNIST: test images, their reconstructions, three rows of samples", 10)
+    title = "MNIST: test images, their reconstructions, three rows of samples"
+    return plots.plot_grid(path, torch.cat(rows), title, columns=10)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Errors that people read: what was expected, what was got, what to try."""
+"""Errors for users: what was expected, what was got, what to try."""
 
 import difflib
 from collections.abc import Mapping
@@ -8,26 +8,27 @@ T = TypeVar("T")
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line and says what to do.
+    """An input cannot be used; the message is one line: what was expected, what was got, and a suggested fix.
 
-    The command line prints the message alone, without a traceback, and exits with status 2.
+    Hints are written in Python, ``name=value``; the command line translates them to its options, prints the message
+    alone, without a traceback, and exits with status 2.
 
     Example:
-        >>> raise InputError("a positive batch size", "-3", "--batch_size 128")
+        >>> raise InputError("a positive batch size", "-3", "batch_size=128")
         Traceback (most recent call last):
         ...
-        pyro_vae.base.errors.InputError: Expected a positive batch size; got -3. Try --batch_size 128.
+        pyro_vae.base.errors.InputError: Expected a positive batch size; got -3. Try batch_size=128.
     """
 
     def __init__(self, expected: str, got: object = None, hint: str | None = None) -> None:
-        if hint is None:  # a finished message: so Pyro raises an error again, with the shapes of its trace below it
+        if hint is None:  # a whole message: Pyro raises an error again with the shapes of its trace below
             super().__init__(expected.partition("\n")[0])
         else:
             super().__init__(" ".join(f"Expected {expected}; got {got}. Try {hint}.".split()))
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
-    """Return ``table[name]``; an unknown name is an error that suggests the nearest one.
+    """Return ``table[name]``; an unknown name is an :class:`InputError` that suggests the nearest one.
 
     Example:
         >>> lookup({"adam": 1, "sgd": 2}, "adma", "optimizer")
@@ -44,11 +45,11 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or a gradient became infinite or NaN; the parameters were left as they were before the step."""
+    """A loss or a gradient is infinite or NaN; the parameters are those before the step."""
 
     def __init__(self, step: int, loss: float, where: str) -> None:
         self.step = step
         super().__init__(
             f"Expected a finite loss and gradient; got loss {loss:g} in step {step}, not finite: {where}. "
-            "Try a smaller --learning_rate, --clip_norm 100, or a likelihood with a larger scale."
+            "Try a smaller learning_rate, clip_norm=100, or a likelihood with a larger scale."
         )

@@ -1,8 +1,9 @@
 """Programs by name: an object from a Python file or from an installed module."""
 
-import importlib
 import importlib.util
+import pkgutil
 import sys
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 
@@ -16,14 +17,17 @@ def locate(name: str) -> object:
         InputError: no such file, module or name, or the file does not run.
 
     Example:
-        >>> locate("math.floor")(2.5)
-        2
+        >>> locate("math.tau") > 6
+        True
     """
     path, _, attribute = name.partition(":")
-    if path.endswith(".py"):
-        module = _from_file(Path(path).expanduser())
-        return _attribute(module, attribute, name) if attribute else module
-    return _from_import(name.replace(":", "."))
+    if not path.endswith(".py"):
+        return _from_import(name.replace(":", "."))
+    module = _from_file(Path(path).expanduser())
+    try:
+        return attrgetter(attribute)(module) if attribute else module
+    except AttributeError as error:
+        raise _missing(error, name) from None
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -42,38 +46,37 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def _from_import(name: str) -> object:
-    head, _, tail = name.rpartition(".")
+    module, _, attribute = name.rpartition(".")
     sys.path.insert(0, "")  # a module beside the user, as with python -m
     try:
-        for module, attribute in ((name, ""), (head, tail)):
-            found = _import_or_none(module)
-            if found is not None:
-                return _attribute(found, attribute, name) if attribute else found
+        if _imports(name):
+            return pkgutil.resolve_name(f"{name}:")
+        if _imports(module):
+            return pkgutil.resolve_name(f"{module}:{attribute}")
+    except AttributeError as error:
+        raise _missing(error, name) from None
     finally:
         sys.path.remove("")
-    raise InputError(
-        "a program: 'vae', FILE.py, FILE.py:NAME or an import path",
-        repr(name),
-        "pyro_vae.VAE, or ./my_model.py",
-    )
+    what = "a program: 'vae', FILE.py, FILE.py:NAME or an import path"
+    raise InputError(what, repr(name), "pyro_vae.VAE, or ./my_model.py")
 
 
-def _import_or_none(name: str) -> ModuleType | None:
+def _imports(module: str) -> bool:
+    """Import a module; return whether there is one of that name."""
+    if not all(part.isidentifier() for part in module.split(".")):
+        return False
     try:
-        return importlib.import_module(name) if name else None
+        pkgutil.resolve_name(f"{module}:")
     except ModuleNotFoundError as error:
-        missing = str(error.name)
-        if name == missing or name.startswith(f"{missing}."):
-            return None  # the name itself is not there; an import inside it that fails is another matter
-        raise InputError(f"a module that imports, {name}", str(error), f"pip install {missing}") from error
-    except (TypeError, ValueError) as error:
-        raise InputError("an import path", repr(name), "package.module.NAME") from error
+        if module == error.name or module.startswith(f"{error.name}."):
+            return False
+        raise InputError(f"a module that imports, {module}", str(error), f"pip install {error.name}") from error
+    except Exception as error:
+        got = f"{type(error).__name__}: {error}"
+        raise InputError(f"a module that imports, {module}", got, f"python -c 'import {module}'") from error
+    return True
 
 
-def _attribute(module: ModuleType, name: str, whole: str) -> object:
-    value: object = module
-    for part in name.split("."):
-        if not hasattr(value, part):
-            raise InputError(f"{part!r} in {module.__name__}", f"none, asked for as {whole!r}", "another name")
-        value = getattr(value, part)
-    return value
+def _missing(error: AttributeError, name: str) -> InputError:
+    owner = getattr(error.obj, "__name__", type(error.obj).__name__)
+    return InputError(f"{error.name!r} in {owner}", f"none, asked for as {name!r}", "another name")

@@ -1,13 +1,14 @@
-"""The command ``bench``: how fast a step is, side by side with what else there is."""
+"""The command ``bench``: the speed of a step, beside the alternatives."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import PositiveInt
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +16,9 @@ from rich.table import Table
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.files import check_output, write_json
-from pyro_vae.figures.benchmark import benchmark_figure
+from pyro_vae.cli.options import Words
+from pyro_vae.cli.progress import say
+from pyro_vae.figures.benchmark import plot_benchmark
 from pyro_vae.studies.benchmark.goals import Outcome, outcomes
 from pyro_vae.studies.benchmark.machine import describe_machine
 from pyro_vae.studies.benchmark.memory import MEANING
@@ -23,48 +26,47 @@ from pyro_vae.studies.benchmark.records import Report, Row, SizeReport, Spread
 from pyro_vae.studies.benchmark.sizes import SIZES
 from pyro_vae.studies.benchmark.suite import COMPILES, SCALING, VARIANTS, Plan, benchmark
 
-SLOW = (*COMPILES, "numpyro")  # what a quick look leaves out
+SLOW = (*COMPILES, "numpyro")  # left out by --quick
 EVALUATED = {"cpu": 100, "cuda": 10_000}
 
 
 @dataclass(frozen=True)
-class BenchmarkOptions:
-    """The options of ``pyro-vae bench``.
+class BenchOptions:
+    """Time a step of every engine and peer, in turn, after a check that their maths agree.
 
     Args:
-        device: cpu, cuda, or auto: cuda where present.
-        sizes: names with commas between; by default mlp,iwae-1,iwae-5,iwae-50,conv.
-        variants: names with commas between; by default all: stock,stock-unvalidated,elbo-module,svi,compiled,hand,
+        device: cpu, cuda, or auto: cuda where available.
+        sizes: names separated by commas; by default mlp,iwae-1,iwae-5,iwae-50,conv.
+        variants: names separated by commas; by default all: stock,stock-unvalidated,elbo-module,svi,compiled,hand,
             hand-compiled,numpyro,floor.
-        rounds: of timing; 15 by default.
-        threads: of torch; torch's own choice by default. JAX has a pool of its own.
-        scaling: whether to measure cost against batch, latent dimensions and particles too.
-        quick: a look of seconds, to see that all works: the smallest size, three short rounds, nothing that compiles
-            unless it is asked for by name. Its figures mean little.
+        rounds: rounds of timing; 15 by default.
+        threads: torch's threads; torch chooses by default. JAX has its own pool.
+        scaling: also measure cost against batch size, latent dimensions and particles.
+        quick: a smoke test of seconds: the smallest size, three short rounds, nothing that compiles unless named. Its
+            figures mean little.
         json: write every figure to this file.
-        figure: draw the figures to this file.
+        figure: plot the figures to this file.
     """
 
     device: str = "auto"
-    sizes: str | None = None
-    variants: str | None = None
+    sizes: Words | None = None
+    variants: Words | None = None
     rounds: int | None = None
-    threads: int | None = None
+    threads: PositiveInt | None = None
     scaling: bool = True
     quick: bool = False
     json: str | None = None
     figure: str | None = None
 
     def __post_init__(self) -> None:
-        for option, value, least in (("rounds", self.rounds, 2), ("threads", self.threads, 1)):
-            if value is not None and value < least:
-                raise InputError(f"{option} of at least {least}", value, f"--{option} {least}")
+        if self.rounds is not None and self.rounds < 2:
+            raise InputError("rounds of at least 2", self.rounds, "rounds=2")
 
     def plan(self) -> Plan:
         """Return what to measure."""
         device = resolve_device(self.device)
-        sizes = _names(self.sizes) or (["mlp"] if self.quick else list(SIZES))
-        variants = _names(self.variants) or [name for name in VARIANTS if not (self.quick and name in SLOW)]
+        sizes = self.sizes or (["mlp"] if self.quick else list(SIZES))
+        variants = self.variants or [name for name in VARIANTS if not (self.quick and name in SLOW)]
         axes = {axis: values for axis, (_, _, values, _) in SCALING.items()}
         if self.quick:
             few = {"batch": (8, 32)} if self.scaling else {}
@@ -73,9 +75,8 @@ class BenchmarkOptions:
         return Plan(device, sizes, variants, self.rounds or 15, scaling=scaling, evaluated=EVALUATED[device.type])
 
 
-def bench(options: Any, console: Console) -> int:
-    """Measure, print tables, write JSON and figure; 1 if a variant did other maths or failed."""
-    wanted = BenchmarkOptions(**{name: options[name] for name in BenchmarkOptions.__dataclass_fields__})
+def bench(wanted: BenchOptions, console: Console) -> int:
+    """Measure, print tables, write JSON and figure; 1 if a variant computed something else or failed."""
     for path in (wanted.json, wanted.figure):
         check_output(path)
     plan = wanted.plan()
@@ -85,15 +86,15 @@ def bench(options: Any, console: Console) -> int:
     _print(report, machine, plan, console)
     if wanted.json:
         write_json(Path(wanted.json), as_json(report, machine, wanted))
-        console.print(f"figures   {wanted.json}", highlight=False, markup=False)
+        say(console, f"figures   {wanted.json}")
     if wanted.figure:
-        benchmark_figure(Path(wanted.figure), report)
-        console.print(f"picture   {wanted.figure}", highlight=False, markup=False)
+        plot_benchmark(Path(wanted.figure), report)
+        say(console, f"picture   {wanted.figure}")
     return 1 if report.wrong else 0
 
 
-def as_json(report: Report, machine: dict[str, Any], wanted: BenchmarkOptions) -> dict[str, Any]:
-    """Return everything that was found, with the figures that people ask for worked out."""
+def as_json(report: Report, machine: Mapping[str, object], wanted: BenchOptions) -> dict[str, object]:
+    """Return every figure, with the derived ones."""
     return {
         "command": " ".join(["pyro-vae", *sys.argv[1:]]),
         "options": asdict(wanted),
@@ -112,7 +113,7 @@ def as_json(report: Report, machine: dict[str, Any], wanted: BenchmarkOptions) -
     }
 
 
-def _size_as_json(size: SizeReport, report: Report) -> dict[str, Any]:
+def _size_as_json(size: SizeReport, report: Report) -> dict[str, object]:
     rows = []
     for row in size.rows:
         passed = None if row.agreement is None else row.agreement.passed
@@ -131,9 +132,9 @@ def _print(report: Report, machine: dict[str, Any], plan: Plan, console: Console
     for line in (
         f"machine   {machine['processor']}, {machine['cores']} cores; on {machine['device']}",
         f"torch     {machine['threads']} threads, float32 products {machine['float32_matmul_precision']}; {versions}",
-        f"rounds    {plan.rounds}, variants in turn; medians and quartiles; memory beyond parameters and optimiser",
+        f"rounds    {plan.rounds}, variants interleaved; medians and quartiles; memory beyond parameters and optimiser",
     ):
-        console.print(line, highlight=False, markup=False)
+        say(console, line)
     for size in report.sizes:
         console.print(speed_table(size, report))
         console.print(start_table(size))
@@ -141,18 +142,18 @@ def _print(report: Report, machine: dict[str, Any], plan: Plan, console: Console
         console.print(scaling_table(report))
     for found in report.evaluations:
         rate = written(found.images_per_second)
-        how = {"svi": "eager", "compiled": "compiled, compiling included"}[found.how]
+        how = {"svi": "eager", "compiled": "compiled, compilation included"}[found.how]
         text = f"L_{found.particles} of {found.images} images, 784-200-200-50, {how}: {rate} images/s"
-        console.print(text, highlight=False, markup=False)
+        say(console, text)
     console.print(goal_table(outcomes(report)))
     for row in report.wrong:
-        console.print(f"{row.status}: {row.variant}: {row.reason}", style="red", highlight=False, markup=False)
+        say(console, f"{row.status}: {row.variant}: {row.reason}", style="red")
 
 
 def speed_table(size: SizeReport, report: Report) -> Table:
-    """Return a line a variant: the time of a step, against stock Pyro, and over the floor."""
-    title = f"{size.name}: {size.title}; {size.operations / 1e6:.0f} million operations a step"
-    table = _table(title, "", "ms a step", "× as fast as stock", "× the floor")
+    """Return the time of a step for each variant, relative to stock Pyro and to the floor."""
+    title = f"{size.name}: {size.title}; {size.operations / 1e6:.0f} million operations per step"
+    table = _table(title, "", "ms per step", "× as fast as stock", "× the floor")
     for row in size.rows:
         if row.rounds:
             faster, over = size.ratio("stock", row.variant), size.ratio(row.variant, "floor")
@@ -166,8 +167,8 @@ def speed_table(size: SizeReport, report: Report) -> Table:
 
 
 def start_table(size: SizeReport) -> Table:
-    """Return a line a variant: the first step, when it has paid for itself, memory, and how the maths was checked."""
-    table = _table("", "", "first step", "pays after", "MB", "maths")
+    """Return for each variant the first step, when it is amortised, memory, and how the maths was checked."""
+    table = _table("", "", "first step", "amortised after", "MB", "maths")
     for row in size.rows:
         if not row.rounds:
             table.add_row(row.title, "", "", "", row.reason)
@@ -188,7 +189,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _pays(size: SizeReport, row: Row) -> float | None:
-    """Return the steps after which a variant's slower start has paid for itself against engine svi."""
+    """Return the steps after which a slower start than that of engine svi is amortised."""
     base = size.row("svi")
     slow_start = row.variant in SLOW
     return row.pays_after(base) if base is not None and slow_start else None
@@ -202,9 +203,9 @@ def _pays_text(size: SizeReport, row: Row) -> str:
 
 
 def scaling_table(report: Report) -> Table:
-    """Return how time grows beside how the work grows, each variant against the smallest value of the series."""
+    """Return the growth of time beside that of work, each variant relative to the smallest value of the series."""
     names = list(dict.fromkeys(row.variant for point in report.scaling for row in point.report.rows))
-    title = "does the time grow as the work does? ms a step, and how much more than in the first line"
+    title = "time against work: ms per step, and relative to the first line"
     table = _table(title, "", "", "work", *(VARIANTS[name][0].partition(":")[0] for name in names))
     for axis in dict.fromkeys(point.axis for point in report.scaling):
         points = [point for point in report.scaling if point.axis == axis]
@@ -224,7 +225,7 @@ def _growth(row: Row | None, first: Row | None) -> str:
 
 
 def goal_table(found: Sequence[Outcome]) -> Table:
-    """Return each goal beside its figure, or beside the reason why there is none."""
+    """Return each goal with its figure, or with the reason why there is none."""
     table = _table("goals", "", "goal", "figure", "")
     for outcome in found:
         if outcome.figure is None:
@@ -236,7 +237,7 @@ def goal_table(found: Sequence[Outcome]) -> Table:
 
 
 def written(figure: Spread | None, unit: float = 1.0) -> str:
-    """Write a median with its quartiles.
+    """Return a median with its quartiles as text.
 
     Example:
         >>> written(Spread(0.0123, 0.012, 0.0131), 1e3), written(None)
@@ -252,14 +253,10 @@ def written(figure: Spread | None, unit: float = 1.0) -> str:
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Let torch have so many threads for a block."""
+    """Give torch that many threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if count is None else count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _names(text: str | None) -> list[str]:
-    return [name.strip() for name in (text or "").split(",") if name.strip()]

@@ -1,8 +1,7 @@
 """The command ``check``."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,7 +13,20 @@ from pyro_vae.cli.progress import say
 from pyro_vae.studies.crosscheck import crosscheck
 
 
-def check(options: Any, console: Console) -> int:
+@dataclass(frozen=True)
+class CheckOptions:
+    """Compare Pyro's ELBO with the hand-written one: values and gradients.
+
+    Args:
+        device: cpu, cuda, or auto: both where CUDA is available.
+        json: write every figure to this file.
+    """
+
+    device: str = "auto"
+    json: str | None = None
+
+
+def check(options: CheckOptions, console: Console) -> int:
     """Cross-check on this machine; 1 on any mismatch."""
     check_output(options.json)
     device = resolve_device(options.device)

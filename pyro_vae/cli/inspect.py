@@ -1,10 +1,13 @@
 """The commands that look at a run: ``sample``, ``reconstruct`` and ``plot``."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jsonargparse.typing import PositiveInt
+from numpy.typing import NDArray
 from rich.console import Console
 
 from pyro_vae.base.devices import resolve_device
@@ -19,64 +22,123 @@ from pyro_vae.program.protocol import Program
 from pyro_vae.training.folder import Run, load_program
 from pyro_vae.training.loop import EpochRecord
 
-CHECKPOINTS = {"last": "where the run stands", "best": "the best held-out bound"}
+CHECKPOINTS = {"last": "where the run stopped", "best": "the best held-out bound"}
 
 
-def sample(options: Any, console: Console) -> int:
-    """Generate from the prior: a picture, and arrays if asked for."""
-    run, data, program, device = opened(options)
+class Opened(NamedTuple):
+    """A run, its data, and its program on a device."""
+
+    run: Run
+    data: DataSet
+    program: Program
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Use a trained run.
+
+    Args:
+        run: the run folder.
+        checkpoint: last or best.
+        replicate: which replicate of a run with --replicates, from 0.
+        device: cpu, cuda, or auto: cuda where available.
+        data_root: where the data are, if they have moved.
+        seed: seed of binarization and of what is sampled.
+    """
+
+    run: str
+    checkpoint: str = "last"
+    replicate: int = 0
+    device: str = "auto"
+    data_root: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError("a seed that is a whole number of at least 0", self.seed, "seed=0")
+        lookup(CHECKPOINTS, self.checkpoint, "checkpoint")
+
+    def open(self) -> Opened:
+        """Load the run, its data and its program."""
+        run, device = Run.open(self.run), resolve_device(self.device)
+        if self.data_root is not None:
+            run = run.extended({"data_root": self.data_root})
+        data = run.config.load_data()
+        return Opened(run, data, load_program(run, data, device, self.checkpoint, self.replicate), device)
+
+
+@dataclass(frozen=True)
+class SampleOptions(RunOptions):
+    """Generate images from the prior: a picture, and arrays with --arrays.
+
+    Args:
+        count: how many images.
+        arrays: write means, samples and latents to this .npz file.
+    """
+
+    count: PositiveInt = gallery.SAMPLES
+    arrays: str | None = None
+
+
+@dataclass(frozen=True)
+class ReconstructOptions(RunOptions):
+    """Reconstruct the first test images: a picture, and arrays with --arrays.
+
+    Args:
+        count: how many images; by default 10, or all if fewer.
+        arrays: write images, means, samples and latents to this .npz file.
+    """
+
+    count: PositiveInt | None = None
+    arrays: str | None = None
+
+
+@dataclass(frozen=True)
+class PlotOptions(RunOptions):
+    """Plot all pictures of a run again."""
+
+
+def sample(options: SampleOptions, console: Console) -> int:
+    """Generate images from the prior."""
+    run, data, program, device = options.open()
     test = data.test.to(device)
     if options.arrays is not None:
         with isolated_rng(device, options.seed):
             generated = predictive.sample_prior(program, gallery.like(test, options.count))
         _write_arrays(Path(options.arrays), generated, console)
-    picture = gallery.draw_samples(run.pictures / "samples.png", program, test, options.count, options.seed)
+    picture = gallery.plot_samples(run.pictures / "samples.png", program, test, options.count, options.seed)
     say_pictures(console, [picture])
     return 0
 
 
-def reconstruct(options: Any, console: Console) -> int:
-    """Reconstruct the first test images: a picture, and arrays if asked for."""
-    run, data, program, device = opened(options)
+def reconstruct(options: ReconstructOptions, console: Console) -> int:
+    """Reconstruct the first test images."""
+    run, data, program, device = options.open()
     test, seed = data.test.to(device), options.seed
     count = min(gallery.PAIRS, len(test)) if options.count is None else options.count
     if count > len(test):
-        raise InputError(f"a count of at most {len(test)}, the test images", count, f"--count {len(test)}")
+        raise InputError(f"a count of at most {len(test)}, the test images", count, f"count={len(test)}")
     if options.arrays is not None:
         x = test.draw(seed)[:count]
         with isolated_rng(device, seed):
             generated = predictive.reconstruct(program, x)
         _write_arrays(Path(options.arrays), generated, console, x=x.cpu().numpy())
-    picture = gallery.draw_reconstructions(run.pictures / "reconstructions.png", program, test, count, seed)
+    picture = gallery.plot_reconstructions(run.pictures / "reconstructions.png", program, test, count, seed)
     say_pictures(console, [picture])
     return 0
 
 
-def plot(options: Any, console: Console) -> int:
-    """Draw every picture of a run again."""
-    run, data, program, device = opened(options)
+def plot(options: PlotOptions, console: Console) -> int:
+    """Plot every picture of a run again."""
+    run, data, program, device = options.open()
     history = [EpochRecord(**record) for record in run.load_checkpoint(options.checkpoint)["history"]]
-    say_pictures(console, gallery.draw_all(run.pictures, program, data, history, device, options.seed))
+    say_pictures(console, gallery.plot_all(run.pictures, program, data, history, device, options.seed))
     return 0
 
 
-def opened(options: Any) -> tuple[Run, DataSet, Program, torch.device]:
-    """Open a run for a command that only looks at it."""
-    count = getattr(options, "count", None)
-    if count is not None and count < 1:
-        raise InputError("a count of at least 1", count, "--count 64")
-    if options.seed < 0:
-        raise InputError("a seed that is a whole number of at least 0", options.seed, "--seed 0")
-    lookup(CHECKPOINTS, options.checkpoint, "checkpoint")
-    run, device = Run.open(options.run), resolve_device(options.device)
-    if options.data_root is not None:
-        run = run.extended({"data_root": options.data_root})
-    data = run.config.load_data()
-    return run, data, load_program(run, data, device, options.checkpoint, options.replicate), device
-
-
-def _write_arrays(path: Path, generated: predictive.Generated, console: Console, **more: Any) -> None:
-    arrays = {"mean": generated.mean.numpy(), "draw": generated.sample.numpy(), **more}
+def _write_arrays(path: Path, generated: predictive.Generated, console: Console, **more: NDArray[np.float32]) -> None:
+    arrays: dict[str, Any] = {"mean": generated.mean.numpy(), "draw": generated.sample.numpy(), **more}
     arrays |= {f"latent_{name}": value.numpy() for name, value in generated.latents.items()}
     with atomic_write(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)

@@ -1,67 +1,65 @@
 """The command line: options in, calls of the library out. Errors a user can cause are one line and status 2."""
 
-import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from pyro_vae.base.errors import InputError, NonFiniteError
-from pyro_vae.cli import bench, check, compare, evaluate, inspect, train
-from pyro_vae.cli.parser import OPTIONS, UsageError, build_parser
+from pyro_vae.cli.bench import BenchOptions, bench
+from pyro_vae.cli.check import CheckOptions, check
+from pyro_vae.cli.compare import NOT_COMPARED, CompareOptions, compare
+from pyro_vae.cli.evaluate import EvaluateOptions, evaluate_run
+from pyro_vae.cli.hints import on_the_command_line
+from pyro_vae.cli.inspect import PlotOptions, ReconstructOptions, SampleOptions, plot, reconstruct, sample
+from pyro_vae.cli.parser import Command, Commands, UsageError, parse
+from pyro_vae.cli.train import TrainOptions, train
 
-COMMANDS: dict[str, Callable[[Any, Console], int]] = {
-    "bench": bench.bench,
-    "check": check.check,
-    "compare": compare.compare,
-    "evaluate": evaluate.evaluate_run,
-    "sample": inspect.sample,
-    "reconstruct": inspect.reconstruct,
-    "plot": inspect.plot,
+COMMANDS: Commands = {
+    "train": Command(TrainOptions, train, "train a program on images", stored="resume"),
+    "evaluate": Command(EvaluateOptions, evaluate_run, "how good a run is on held-out data, with standard errors"),
+    "compare": Command(
+        CompareOptions,
+        compare,
+        "estimators side by side on one program",
+        hidden=NOT_COMPARED,
+        stored="run",
+        fresh=frozenset({"device"}),
+    ),
+    "check": Command(CheckOptions, check, "cross-check Pyro's ELBO against the hand-written one"),
+    "sample": Command(SampleOptions, sample, "generate from the prior: a picture, and arrays with --arrays"),
+    "reconstruct": Command(
+        ReconstructOptions, reconstruct, "reconstruct test images: a picture, and arrays with --arrays"
+    ),
+    "bench": Command(BenchOptions, bench, "speed: engines, stock Pyro and peers side by side"),
+    "plot": Command(PlotOptions, plot, "plot all pictures of a run again"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
-    0: done. 1: a check found a mismatch, or training met a number that is not finite. 2: something given cannot
-    be used. 130: interrupted.
+    0: done. 1: a check found a mismatch, or training met a number that is not finite. 2: an input cannot be used.
+    130: interrupted.
     """
-    console = Console(stderr=False, soft_wrap=True)
     argv = [_underscores(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     try:
-        return _dispatch(argv, console)
-    except (InputError, UsageError) as error:
-        print(f"pyro-vae: error: {_as_options(str(error))}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(f"pyro-vae: error: {error}", file=sys.stderr)
-        return 1
+        command, options = parse(argv, COMMANDS)
+        return command.run(options, Console(stderr=False, soft_wrap=True))
+    except UsageError as error:
+        return _failed(str(error), 2)
+    except (InputError, NonFiniteError) as error:
+        names = next(COMMANDS[word].names() for word in argv if word in COMMANDS)
+        return _failed(on_the_command_line(str(error), names), 2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
         print("pyro-vae: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
-def _dispatch(argv: Sequence[str], console: Console) -> int:
-    parser = build_parser()
-    try:
-        parsed = parser.parse_args(argv)
-    except UnicodeDecodeError as error:  # the parser reads the file and does not look for this
-        raise InputError("a --config in YAML", error, "config.yaml of a run") from None
-    name = parsed.subcommand
-    if name == "train":
-        given = parser.parse_args(argv, defaults=False)[name]
-        return train.train(parsed[name], {k: given[k] for k in OPTIONS if k in given}, console)
-    return COMMANDS[name](parsed[name], console)
-
-
-def _as_options(message: str) -> str:
-    """Write ``name=value`` behind "Try" as ``--name value``."""
-    before, word, hint = message.rpartition(". Try ")
-    known = "|".join(OPTIONS)
-    return before + word + re.sub(rf"(?<!\S)({known})=([\"']?)([^\s,\"']*[^\s,\"'.])\2", r"--\1 \3", hint)
+def _failed(message: str, status: int) -> int:
+    print(f"pyro-vae: error: {message}", file=sys.stderr)
+    return status
 
 
 def _underscores(word: str) -> str:

@@ -1,5 +1,6 @@
 """Progress while training, and single lines."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,24 @@ from pyro_vae.engines.protocol import StepInfo
 from pyro_vae.training.folder import Run
 from pyro_vae.training.loop import EpochRecord, Hook, Loop
 
+LINES = 20  # of a training that is not on a terminal
+
+
+def is_reported(epoch: int, epochs: int) -> bool:
+    """Return whether an epoch gets a line where there is no terminal: the first, the last and evenly between.
+
+    Example:
+        >>> [epoch for epoch in range(1, 101) if is_reported(epoch, 100)][:4]
+        [1, 5, 10, 15]
+    """
+    return epoch in (1, epochs) or epoch % math.ceil(epochs / LINES) == 0
+
 
 class ProgressHook(Hook):
-    """A bar with rate, remaining time and the current objective, and a line an epoch.
+    """A bar with rate, remaining time and the current objective, and a line per epoch.
 
-    ``bound`` stands beside figures that bound log p(x); while the KL is down-weighted the figure is none and is
-    called ``objective``.
+    Output that is not a terminal gets no bar and about ``LINES`` lines, however many epochs there are. A figure is
+    called ``bound`` where it bounds log p(x), and ``objective`` while the KL is down-weighted.
     """
 
     def __init__(self, run: Run, data: DataSet, console: Console) -> None:
@@ -35,7 +48,7 @@ class ProgressHook(Hook):
             self._bar.stop()
 
     def preparing(self, loop: Loop) -> None:
-        """Say what is trained on what, and how."""
+        """Print data, program, settings and engine."""
         for line in _opening(self._run, self._data, loop):
             self._console.print(line, highlight=False, markup=False)
 
@@ -50,6 +63,7 @@ class ProgressHook(Hook):
             TextColumn("{task.fields[figure]}"),
             console=self._console,
             transient=True,
+            disable=not self._console.is_terminal,
         )
         total = loop.total_steps
         self._task = self._bar.add_task(
@@ -72,7 +86,9 @@ class ProgressHook(Hook):
         )
 
     def epoch_ended(self, loop: Loop, record: EpochRecord) -> None:
-        """Print a line."""
+        """Print a line, or none for most epochs of a long training that is not on a terminal."""
+        if not (self._console.is_terminal or is_reported(record.epoch, loop.settings.epochs)):
+            return
         word = "bound" if record.kl_weight == 1 else "objective"
         held_out = ""
         if record.bound is not None and record.bound_standard_error is not None:
@@ -104,21 +120,23 @@ def _opening(run: Run, data: DataSet, loop: Loop) -> list[str]:
 
 
 def say_pictures(console: Console, files: list[Path]) -> None:
-    """Say where pictures lie, a line each."""
+    """Print the path of each picture."""
     for file in files:
         say(console, f"picture   {file}")
 
 
-def say(console: Console, line: str) -> None:
-    """Print a line as it is, without colour or markup."""
-    console.print(line, highlight=False, markup=False)
+def say(console: Console, line: str, style: str | None = None) -> None:
+    """Print a line as it is, without markup."""
+    console.print(line, style=style, highlight=False, markup=False)
 
 
 @contextmanager
 def progress_bars(console: Console, unit: str) -> Iterator[Progress]:
-    """Show a bar for each thing that is done; yields the callback that moves them."""
+    """Show a bar for each task; yields the callback that moves them."""
     columns = TextColumn("{task.description:<12}"), BarColumn(), TextColumn(f"{{task.completed}}/{{task.total}} {unit}")
-    with RichProgress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+    with RichProgress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
         tasks: dict[str, TaskID] = {}
 
         def tick(what: str, done: int, total: int) -> None:

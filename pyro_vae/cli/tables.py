@@ -1,4 +1,4 @@
-"""Tables for people."""
+"""Tables and lines for the terminal."""
 
 import math
 import statistics
@@ -17,7 +17,7 @@ from pyro_vae.studies.training import Lap
 
 
 def check_table(rows: Sequence[Row]) -> Table:
-    """Return the cross-check as a table: a line a comparison, a column a precision; the worst case of each."""
+    """Return the cross-check as a table: one line per comparison, one column per precision, the worst case of each."""
     limits = {row.dtype: row.limit for row in rows if row.quantity != Z_SCORE}
     table = Table(title="Pyro's ELBO against the hand-written one: largest relative error", box=box.SIMPLE)
     for column in ("comparison", "of", "device", *(f"{dtype}\n≤ {limit:g}" for dtype, limit in limits.items()), ""):
@@ -31,7 +31,7 @@ def check_table(rows: Sequence[Row]) -> Table:
 
 
 def z_score_lines(rows: Sequence[Row]) -> list[str]:
-    """Return a line a device for the comparison on fresh noise."""
+    """Return a line per device for the comparison on fresh noise."""
     scores = [row for row in rows if row.quantity == Z_SCORE]
     return [
         f"fresh noise on {device}: {worst.comparison} within {worst.error:.1f} standard errors at worst "
@@ -46,7 +46,7 @@ def _worst(rows: Iterable[Row]) -> Row:
 
 
 def mismatch_lines(rows: Sequence[Row]) -> list[str]:
-    """Return a line for every comparison that failed: its case, and the tensor with the largest error."""
+    """Return one line per failed comparison: its case, and the tensor with the largest error."""
     return [
         f"mismatch: {row.comparison}: {row.quantity}{f' ({row.worst})' if row.worst else ''}, {row.likelihood}, "
         f"K={row.num_particles}, {row.dtype}, {row.device}: {row.error:.3g} > {row.limit:g}"
@@ -56,9 +56,9 @@ def mismatch_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def comparison_tables(reports: Sequence[EstimatorReport], where: str) -> list[Table]:
-    """Return what each estimator gives and costs, and what its gradients are like in θ and φ."""
+    """Return each estimator's bound and cost, and the quality of its gradients in θ and φ."""
     costs = Table(title=f"estimators at {where}", box=box.SIMPLE)
-    for column in ("estimator", "bound, nats", "ESS/K", "ms a step", "MB"):
+    for column in ("estimator", "bound, nats", "ESS/K", "ms per step", "MB"):
         costs.add_column(column, overflow="fold")
     for found in reports:
         figures = (f"{1e3 * found.seconds:.1f}", f"{found.memory:.1f}")
@@ -80,7 +80,7 @@ def _gradient_table(reports: Sequence[EstimatorReport], where: str, group: str) 
 
 
 def race_table(laps: Sequence[Lap]) -> Table:
-    """Return a line for each estimator and lap."""
+    """Return one line per estimator and lap."""
     table = Table(title=f"held-out log p(x), L_{laps[0].num_particles}, nats per example", box=box.SIMPLE)
     spread = ("spread",) if laps[0].replicates else ()
     for column in ("estimator", "after", "steps", "seconds", "log p(x)", *spread):
@@ -110,7 +110,7 @@ def card_head(card: Card) -> list[str]:
 
 
 def card_table(card: Card, how: bool = True) -> Table:
-    """Return the figures of an evaluation, a line each, a rule between the parts; narrow terminals go without how."""
+    """Return the figures of an evaluation, one per line, a rule between parts; ``how``: with how it was computed."""
     table = Table(box=box.SIMPLE, padding=(0, 1))
     for column in ("figure", "value", "unit"):
         table.add_column(column, no_wrap=True)
@@ -129,8 +129,8 @@ def card_notes(card: Card) -> list[str]:
 
 
 def bound_line(split: str, count: int, bound: Estimate, binarize: str, num_particles: int) -> str:
-    """Return one line that says what a bound is of, and how sure it is."""
-    draws = "draw" if num_particles == 1 else "draws"
+    """Return one line on what a bound is of, with its standard error."""
+    particles = "particle" if num_particles == 1 else "particles"
     how = {
         "dynamic": "binarized by a draw",
         "threshold": "binarized at one half",
@@ -138,5 +138,5 @@ def bound_line(split: str, count: int, bound: Estimate, binarize: str, num_parti
     }
     return (
         f"{split} bound {bound} nats per image ({count} images, {how[binarize]}; "
-        f"ELBO, {num_particles} {draws} an example; ± one standard error)"
+        f"ELBO, {num_particles} {particles} per image; ± one standard error)"
     )

@@ -1,10 +1,9 @@
 """The command ``train``."""
 
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import strftime
-from typing import Any
 
 from rich.console import Console
 
@@ -12,7 +11,9 @@ from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.files import write_json
 from pyro_vae.base.random import isolated_rng
+from pyro_vae.base.types import State
 from pyro_vae.cli import tables
+from pyro_vae.cli.options import part
 from pyro_vae.cli.progress import ProgressHook, say, say_pictures
 from pyro_vae.data import DataSet
 from pyro_vae.evaluation.methods.bounds import held_out_bounds
@@ -27,57 +28,70 @@ from pyro_vae.training.result import FitResult
 INTERRUPTED = 128 + signal.SIGINT
 
 
-def train(options: Any, given: dict[str, Any], console: Console) -> int:
-    """Train, or continue to train, and report; ``given`` holds the options that the user set."""
-    run, state = _new(options) if options.resume is None else _resumed(options, given)
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunConfig):
+    """Train a program on images, in a run folder that can be resumed.
+
+    Args:
+        out: the run folder; runs/DATA-TIME by default.
+        overwrite: replace the run folder if it exists.
+        resume: resume this run where it stopped; its options are the defaults, and --epochs may ask for more.
+    """
+
+    out: str | None = None
+    overwrite: bool = False
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume is not None and (self.out is not None or self.overwrite):
+            raise InputError("--resume RUN by itself", "--out or --overwrite beside it", "leaving them out")
+
+
+def train(options: TrainOptions, console: Console) -> int:
+    """Train, or resume training, and report."""
+    run, state = _new(options) if options.resume is None else _resumed(options, options.resume)
     data = run.config.load_data()
     if state is not None:
         run.check_data(data)
-    result = _fit(run, data, state, console, overwrite=options.overwrite)
-    if result.stopped == "interrupted":
-        say(console, f"Stopped, and saved. Continue with: pyro-vae train --resume {run.path}")
-        return INTERRUPTED
-    _finish(run, data, result, console)
-    return 0
-
-
-def _new(options: Any) -> tuple[Run, None]:
-    config = RunConfig(**{name: options[name] for name in RunConfig.__dataclass_fields__}).absolute()
-    out = f"runs/{Path(config.data).stem}-{strftime('%Y%m%d-%H%M%S')}" if options.out is None else options.out
-    path = Path(out).expanduser()
-    check_new(path, overwrite=options.overwrite)
-    return Run(path, config), None
-
-
-def _resumed(options: Any, given: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
-    if options.out is not None or options.overwrite:
-        raise InputError("--resume RUN by itself", "--out or --overwrite beside it", "leaving them out")
-    run = Run.open(options.resume)
-    return run.extended(given), run.load_checkpoint()
-
-
-def _fit(run: Run, data: DataSet, state: dict[str, Any] | None, console: Console, *, overwrite: bool) -> FitResult:
     device = resolve_device(run.config.device)
     with isolated_rng(device, run.config.seed):
         program = run.config.build_program(data.train)
-    folder = FolderHook(run, data, resumed=state is not None, overwrite=overwrite)
+    folder = FolderHook(run, data, resumed=state is not None, overwrite=options.overwrite)
     progress, interrupt = ProgressHook(run, data, console), InterruptHook()
     hooks = [folder, progress, MetricsHook(run), CheckpointHook(run), interrupt]
-    settings = run.config.settings()
     with progress, interrupt.listening():
-        return fit(
+        result = fit(
             program,
             data.train,
             validation=data.validation,
             device=device,
             hooks=hooks,
             resume=state,
-            **settings,
+            **run.config.settings(),
         )
+    if result.stopped == "interrupted":
+        say(console, f"Stopped, and saved. Resume with: pyro-vae train --resume {run.path}")
+        return INTERRUPTED
+    _finish(run, data, result, console)
+    return 0
+
+
+def _new(options: TrainOptions) -> tuple[Run, None]:
+    config = part(RunConfig, options).absolute()
+    out = f"runs/{Path(config.data).stem}-{strftime('%Y%m%d-%H%M%S')}" if options.out is None else options.out
+    path = Path(out).expanduser()
+    check_new(path, overwrite=options.overwrite)
+    return Run(path, config), None
+
+
+def _resumed(options: TrainOptions, path: str) -> tuple[Run, State]:
+    run = Run.open(path).extended(asdict(part(RunConfig, options)))
+    return run, run.load_checkpoint()
 
 
 def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> None:
-    """Score the test data, write the result, draw the pictures, and say where everything is."""
+    """Compute the test bound, write the result, plot the pictures, and print where they are."""
     particles, seed = run.config.eval_particles, run.config.seed
     device = resolve_device(run.config.device)
     test = data.test.to(device)
@@ -85,7 +99,7 @@ def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> Non
     figures = {
         "test_bound": asdict(bound),
         "replicates": list(each),
-        "unit": "nats per datum",
+        "unit": "nats per example",
         "binarize": test.binarize,
         "num_particles": particles,
         "epochs": len(result.history),
@@ -100,6 +114,6 @@ def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> Non
     say(console, f"run       {run.path}")
     first = members(result.program)[0]
     try:
-        say_pictures(console, gallery.draw_all(run.pictures, first, data, result.history, device, seed))
-    except InputError as error:  # the run is whole without them
+        say_pictures(console, gallery.plot_all(run.pictures, first, data, result.history, device, seed))
+    except InputError as error:  # the run is complete without them
         say(console, f"no pictures: {error}")

@@ -57,6 +57,7 @@ def to_inference_data(
     sizes: Sizes = Sizes(),  # frozen
     device: str | torch.device = "auto",
     seed: int = 0,
+    draws_at_once: int = EvaluationOptions.draws_at_once,
     about: Mapping[str, str] | None = None,
 ) -> ArvizData:
     r"""Return what a program says of held-out data: ``arviz.InferenceData`` (0.x) or an xarray ``DataTree`` (1.x).
@@ -82,6 +83,7 @@ def to_inference_data(
         sizes: how many data and draws.
         device: ``auto`` (CUDA where present), ``cpu`` or ``cuda``.
         seed: fixes binarization, which data, and noise.
+        draws_at_once: as for :func:`pyro_vae.evaluate`; bounds memory.
         about: attributes of the file.
 
     Example:
@@ -91,7 +93,8 @@ def to_inference_data(
         >>> dict(found.posterior["z"].sizes)
         {'chain': 1, 'draw': 40, 'example': 5, 'z_dim': 2}
     """
-    subject = look_at(program, data, None, resolve_device(device), seed, EvaluationOptions())
+    options = EvaluationOptions(draws_at_once=draws_at_once)
+    subject = look_at(program, data, None, resolve_device(device), seed, options)
     attributes = {
         **(about or {}),
         "pixels": subject.pixels,

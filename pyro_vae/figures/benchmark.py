@@ -5,16 +5,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from pyro_vae.base.errors import InputError
-from pyro_vae.figures.canvas import save
+from pyro_vae.figures.canvas import new_canvas, save
 from pyro_vae.studies.benchmark.records import Point, Report, SizeReport
 
 
-def benchmark_figure(path: Path, report: Report) -> Path:
-    """Draw how many times as fast as stock Pyro each variant is on each size, and cost against size.
+def plot_benchmark(path: Path, report: Report) -> Path:
+    """Plot the speed of each variant relative to stock Pyro on each size, and cost against size.
 
     Raises:
         InputError: nothing was measured.
@@ -23,8 +21,7 @@ def benchmark_figure(path: Path, report: Report) -> Path:
     if not sizes:
         raise InputError("a benchmark of at least one size and variant", "none", "the defaults of pyro-vae bench")
     series = list(dict.fromkeys(point.axis for point in report.scaling))
-    figure = Figure(figsize=(max(9.0, 4.2 * len(series)), 4.4 * (1 + bool(series))), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_canvas(max(900, 420 * len(series)), 440 * (1 + bool(series)))
     above, *below = np.atleast_1d(np.asarray(figure.subfigures(1 + bool(series), 1)))
     _speed_bars(above.subplots(), sizes)
     for panel in below:
@@ -35,7 +32,7 @@ def benchmark_figure(path: Path, report: Report) -> Path:
 
 
 def _speed_bars(axis: Axes, sizes: Sequence[SizeReport]) -> None:
-    """Bars of stock's time over each variant's; of engine svi's where stock was not measured."""
+    """Plot stock's time over each variant's; engine svi's where stock was not measured."""
     base = "stock" if all((row := size.row("stock")) and row.rounds for size in sizes) else "svi"
     variants = {row.variant: row.title for size in sizes for row in size.rows if row.rounds and row.variant != base}
     width = 0.8 / max(1, len(variants))
@@ -65,7 +62,7 @@ def _cost_curves(axis: Axes, name: str, points: Sequence[Point]) -> None:
             [1e3 * (s.upper - s.median) for _, s in found],
         ]
         axis.errorbar([value for value, _ in found], medians, spreads, marker="o", capsize=3, label=title)
-    axis.set(xscale="log", yscale="log", xlabel=name, ylabel="ms a step", title=f"cost against {name}")
+    axis.set(xscale="log", yscale="log", xlabel=name, ylabel="ms per step", title=f"cost against {name}")
     axis.set_xticks([p.value for p in points], [str(p.value) for p in points])
     axis.minorticks_off()
     axis.grid(alpha=0.3)

@@ -12,14 +12,14 @@ from pyro_vae.figures.canvas import new_figure, save
 from pyro_vae.training.loop import EpochRecord
 
 
-def training_curves(path: Path, history: Sequence[EpochRecord]) -> Path:
-    """Draw the training objective and the held-out bound (with two standard errors) against epochs.
+def plot_training_curves(path: Path, history: Sequence[EpochRecord]) -> Path:
+    """Plot the training objective and the held-out bound (with two standard errors) against epochs.
 
     Raises:
         InputError: no epoch is finished yet.
     """
     if not history:
-        raise InputError("a run with at least one finished epoch", "none", "training on with --resume")
+        raise InputError("a run with at least one finished epoch", "none", "resuming the run")
     figure, axis = new_figure(640, 420)
     epochs = [record.epoch for record in history]
     whole = [record.objective if record.kl_weight == 1 else math.nan for record in history]
@@ -35,14 +35,14 @@ def training_curves(path: Path, history: Sequence[EpochRecord]) -> Path:
         each = [r.bounds for r in history if r.bounds]
         if each:
             axis.plot(at, np.array(each), color=line.get_color(), linewidth=0.7, alpha=0.5)
-    axis.set(xlabel="epoch", ylabel="bound on log p(x), nats per datum")
+    axis.set(xlabel="epoch", ylabel="bound on log p(x), nats per example")
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
     return save(figure, path)
 
 
-def latent_scatter(path: Path, means: Tensor, labels: Tensor | None) -> Path:
-    """Draw posterior means (N, 2), coloured by label (N,) where there are labels."""
+def plot_latent_means(path: Path, means: Tensor, labels: Tensor | None) -> Path:
+    """Plot posterior means (N, 2), coloured by label (N,) where there are labels."""
     figure, axis = new_figure(620, 560)
     x, y = means.double().numpy().T
     size = 20 if len(means) < 1000 else 4
@@ -54,5 +54,5 @@ def latent_scatter(path: Path, means: Tensor, labels: Tensor | None) -> Path:
         points = axis.scatter(x, y, s=size, c=labels.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1])
         figure.colorbar(points, label="label", ticks=range(10) if few else None)
     axis.set(xlabel="mean of q, dimension 1", ylabel="mean of q, dimension 2", aspect="equal")
-    axis.set_title("posterior means of held-out data", fontsize=9)
+    axis.set_title("posterior means of held-out examples", fontsize=9)
     return save(figure, path)

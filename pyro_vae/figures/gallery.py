@@ -1,4 +1,4 @@
-"""The pictures of a run: which there are, from which data, under which file names."""
+"""The pictures of a run: which there are, of which data, under which file names."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch.distributions import Normal
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.data import DataSet, Images
 from pyro_vae.figures import images
-from pyro_vae.figures.curves import latent_scatter, training_curves
+from pyro_vae.figures.curves import plot_latent_means, plot_training_curves
 from pyro_vae.program.predictive import decode, latent_shapes, posterior_means, reconstruct, sample_prior
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.loop import EpochRecord
@@ -17,7 +17,7 @@ from pyro_vae.training.loop import EpochRecord
 SAMPLES, PAIRS, SCATTER, SIDE = 64, 10, 5000, 20
 
 
-def draw_all(
+def plot_all(
     folder: Path,
     program: Program,
     data: DataSet,
@@ -25,53 +25,53 @@ def draw_all(
     device: torch.device,
     seed: int = 0,
 ) -> list[Path]:
-    """Draw every picture that suits the program, and return the files.
+    """Plot every picture that suits the program, and return the files.
 
-    Samples, reconstructions of test data and training curves; with a single latent site of two dimensions also
+    Samples, reconstructions of test images and training curves; with a single latent site of two dimensions also
     the manifold and the scatter of posterior means.
     """
     folder.mkdir(parents=True, exist_ok=True)
     test = data.test.to(device)
     files = [
-        draw_reconstructions(folder / "reconstructions.png", program, test, PAIRS, seed),
-        draw_samples(folder / "samples.png", program, test, SAMPLES, seed),
+        plot_reconstructions(folder / "reconstructions.png", program, test, PAIRS, seed),
+        plot_samples(folder / "samples.png", program, test, SAMPLES, seed),
     ]
     if history:
-        files.append(training_curves(folder / "curves.png", history))
+        files.append(plot_training_curves(folder / "curves.png", history))
     planar = planar_latent(program, test)
     if planar is not None:
-        files.append(draw_manifold(folder / "manifold.png", program, test, planar, seed))
-        files.append(draw_scatter(folder / "latent.png", program, test, planar, seed))
+        files.append(plot_manifold(folder / "manifold.png", program, test, planar, seed))
+        files.append(plot_latents(folder / "latent.png", program, test, planar, seed))
     return files
 
 
-def draw_reconstructions(path: Path, program: Program, test: Images, count: int, seed: int) -> Path:
-    """Draw the first test data beside their reconstructions."""
+def plot_reconstructions(path: Path, program: Program, test: Images, count: int, seed: int) -> Path:
+    """Plot the first test images above their reconstructions."""
     x = test.draw(seed)[:count]
     with isolated_rng(x.device, seed):
-        return images.reconstructions(path, x.cpu(), reconstruct(program, x).mean)
+        return images.plot_pairs(path, x.cpu(), reconstruct(program, x).mean)
 
 
-def draw_samples(path: Path, program: Program, test: Images, count: int, seed: int) -> Path:
-    """Draw the means of p(x|z) for z from the prior."""
+def plot_samples(path: Path, program: Program, test: Images, count: int, seed: int) -> Path:
+    """Plot the means of p(x|z) for z from the prior."""
     with isolated_rng(test.device, seed):
         means = sample_prior(program, like(test, count)).mean
-    return images.grid(path, means, "samples: mean of p(x|z), z ~ p(z)")
+    return images.plot_grid(path, means, "samples: mean of p(x|z), z ~ p(z)")
 
 
-def draw_manifold(path: Path, program: Program, test: Images, site: str, seed: int) -> Path:
-    """Draw p(x|z)'s mean on the grid of normal quantiles of a two-dimensional latent space (AEVB, figure 4)."""
+def plot_manifold(path: Path, program: Program, test: Images, site: str, seed: int) -> Path:
+    """Plot p(x|z)'s mean on the grid of normal quantiles of a two-dimensional latent space (AEVB, figure 4)."""
     z = quantile_grid(SIDE).to(test.device)
     with isolated_rng(test.device, seed):
         means = decode(program, {site: z}, like(test, len(z))).mean
-    return images.grid(path, means, "p(x|z)'s mean on the grid of the prior's quantiles", columns=SIDE)
+    return images.plot_grid(path, means, "p(x|z)'s mean on the grid of the prior's quantiles", columns=SIDE)
 
 
-def draw_scatter(path: Path, program: Program, test: Images, site: str, seed: int) -> Path:
-    """Draw the posterior means of test data in a two-dimensional latent space."""
+def plot_latents(path: Path, program: Program, test: Images, site: str, seed: int) -> Path:
+    """Plot the posterior means of test images in a two-dimensional latent space."""
     x = test.draw(seed)[:SCATTER]
     labels = None if test.labels is None else test.labels[:SCATTER].cpu()
-    return latent_scatter(path, posterior_means(program, x)[site].cpu(), labels)
+    return plot_latent_means(path, posterior_means(program, x)[site].cpu(), labels)
 
 
 def planar_latent(program: Program, test: Images) -> str | None:
@@ -100,5 +100,5 @@ def quantile_grid(side: int) -> Tensor:
 
 
 def like(images: Images, count: int) -> Tensor:
-    """Return a tensor of ``count`` data, for its shape, dtype and device alone."""
+    """Return a tensor shaped like ``count`` examples: only shape, dtype and device matter."""
     return images.batch(slice(0, 1)).new_zeros((count, *images.event_shape))

@@ -8,30 +8,29 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
+from torchvision.utils import make_grid
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.figures.canvas import new_figure, save
 
-PIXEL, MIN_WIDTH = 3, 480  # screen pixels a data pixel, and at least for a whole picture
+PIXEL, MIN_WIDTH = 3, 480  # screen pixels per pixel, and at least for a whole picture
+LINE = 0.5  # grey of the lines between images
 
 
-def reconstructions(path: Path, originals: Tensor, means: Tensor) -> Path:
-    """Draw rows in pairs: originals, and right below each its reconstruction's mean; (n, *event_shape) both."""
+def plot_pairs(path: Path, originals: Tensor, means: Tensor) -> Path:
+    """Plot rows in pairs: originals, and below each the mean of its reconstruction; (n, *event_shape) both."""
     columns = min(len(originals), 10)
     rows = []
     for original, mean in zip(originals.split(columns), means.split(columns), strict=True):
         missing = original.new_ones(columns - len(original), *original.shape[1:])
         rows += [original, missing, mean, missing]
-    return grid(
-        path,
-        torch.cat(rows),
-        "originals, each above its reconstruction (mean of p(x|z), z ~ q(z|x))",
-        columns,
-    )
+    title = "originals, each above its reconstruction (mean of p(x|z), z ~ q(z|x))"
+    return plot_grid(path, torch.cat(rows), title, columns)
 
 
-def grid(path: Path, images: Tensor, title: str, columns: int | None = None) -> Path:
-    """Draw images (n, *event_shape) as a grid, square by default."""
+def plot_grid(path: Path, images: Tensor, title: str, columns: int | None = None) -> Path:
+    """Plot images (n, *event_shape) as a grid, square by default."""
     canvas = tile(images, columns or math.ceil(math.sqrt(len(images))))
     pixel = max(PIXEL, MIN_WIDTH / canvas.shape[1])
     figure, axis = new_figure(canvas.shape[1] * pixel, canvas.shape[0] * pixel + 30)
@@ -40,33 +39,38 @@ def grid(path: Path, images: Tensor, title: str, columns: int | None = None) -> 
 
 
 def tile(images: Tensor, columns: int) -> NDArray[np.float64]:
-    """Lay images out row by row with a line between them: (rows, columns) or (rows, columns, 3), in [0, 1].
+    """Return images row by row with a line between them: (rows, columns) or (rows, columns, 3), in [0, 1].
 
-    Images are (n, H, W), or (n, 1 | 3, H, W); data of one dimension are drawn as rows of pixels. Values outside
-    [0, 1] (a Gaussian's means may lie there) are cut off for the picture.
+    Values outside [0, 1], where a Gaussian's means may lie, are clipped.
+
+    Args:
+        images: (n, H, W) or (n, 1 | 3, H, W); (n, D) is shown as rows of pixels.
+        columns: images in a row, at most n.
+
+    Raises:
+        InputError: another shape.
 
     Example:
-        >>> import torch
         >>> tile(torch.zeros(6, 8, 8), columns=3).shape
         (19, 28)
     """
-    pixels = images.double().numpy().clip(0, 1)
-    if pixels.ndim == 2:
-        pixels = pixels[:, None, :]
-    if pixels.ndim == 4:
-        pixels = np.moveaxis(pixels, 1, -1)
-    if pixels.ndim == 3:
-        pixels = pixels[..., None]
-    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3):
-        shape = tuple(images.shape)
-        raise InputError("images (n, H, W) or (n, 1 or 3, H, W)", f"shape {shape}", "pyro-vae sample, for arrays")
-    n, height, width, channels = pixels.shape
-    rows = math.ceil(n / columns)
-    canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 0.5)
-    for k in range(n):
-        top, left = (k // columns) * (height + 1) + 1, (k % columns) * (width + 1) + 1
-        canvas[top : top + height, left : left + width] = pixels[k]
-    return canvas[..., 0] if channels == 1 else canvas
+    channels = _with_channels(images).double().clamp(0, 1)
+    # make_grid adds no lines around a single image: each brings those above and to its left
+    grid = make_grid(pad(channels, (1, 0, 1, 0), value=LINE), nrow=columns, padding=0, pad_value=LINE)
+    canvas = pad(grid, (0, 1, 0, 1), value=LINE).numpy()
+    return canvas[0] if channels.shape[1] == 1 else np.moveaxis(canvas, 0, -1)
+
+
+def _with_channels(images: Tensor) -> Tensor:
+    """Return images as (n, channels, H, W)."""
+    if images.ndim == 2:
+        return images[:, None, None]
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim == 4 and images.shape[1] in (1, 3):
+        return images
+    hint = "pyro-vae sample, for arrays"
+    raise InputError("images (n, H, W) or (n, 1 or 3, H, W)", f"shape {tuple(images.shape)}", hint)
 
 
 def _show(axis: Axes, canvas: NDArray[np.float64], title: str) -> None:

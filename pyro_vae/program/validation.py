@@ -146,7 +146,7 @@ def _outside_support(name: str, fn: Distribution) -> InputError:
         return InputError(
             "binary pixels: a Bernoulli gives grey levels no probability, so its bound would bound nothing",
             f"values other than 0 and 1 at site {name!r}",
-            'binarize="dynamic", or likelihood="learned_gaussian" for grey pixels',
+            "binarize='dynamic', or likelihood='learned_gaussian' for grey pixels",
         )
     hint = "a likelihood whose support contains the data"
     return InputError(f"data in the support of {kind} at site {name!r}", "values outside it", hint)

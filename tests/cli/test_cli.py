@@ -1,24 +1,42 @@
 """The command line: commands on a finished run, the forms of options, and what is printed."""
 
+import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import traceback
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse.typing import PositiveInt
 from PIL import Image
+from rich.console import Console
 
 import pyro_vae
+from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import Estimate
 from pyro_vae.cli import check
 from pyro_vae.cli import train as commands
-from pyro_vae.cli.main import main
-from pyro_vae.cli.parser import build_parser
+from pyro_vae.cli.hints import on_the_command_line
+from pyro_vae.cli.main import COMMANDS, main
+from pyro_vae.cli.parser import Command, parse
+from pyro_vae.cli.progress import is_reported
+from pyro_vae.cli.train import TrainOptions, train
 from pyro_vae.data import load
+from pyro_vae.elbo.draw import Draw
+from pyro_vae.evaluation import inference_data
+from pyro_vae.evaluation.card.table import PARTS
+from pyro_vae.training.config import RunConfig
 from pyro_vae.training.folder import Run, load_program
+
+PACKAGE = Path(pyro_vae.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -172,29 +190,118 @@ def test_print_config_is_a_configuration(folder, capsys, tmp_path):
 
 def test_the_command_line_wins_over_the_file(tmp_path):
     (tmp_path / "mine.yaml").write_text("epochs: 7\nbatch_size: 5\n")
-    parsed = build_parser().parse_args(["train", "--config", str(tmp_path / "mine.yaml"), "--epochs", "2"]).train
-    assert (parsed.epochs, parsed.batch_size) == (2, 5)
+    _, options = parse(["train", "--config", str(tmp_path / "mine.yaml"), "--epochs", "2"], COMMANDS)
+    assert options == TrainOptions(epochs=2, batch_size=5)
 
 
 @pytest.mark.parametrize(
     "words", [["--data-root", "a-b"], ["--data_root", "a-b"], ["--data-root=a-b"], ["--data_root=a-b"]]
 )
 def test_options_take_dashes_and_underscores_and_values_keep_theirs(words, monkeypatch):
-    seen = []
-    monkeypatch.setattr(commands, "train", lambda options, given, console: seen.append((options, given)) or 0)
-    assert main(["train", *words, "--batch-size", "4"]) == 0
-    ((options, given),) = seen
+    (options,) = received("train", [*words, "--batch-size", "4"], monkeypatch)
     assert (options.data_root, options.batch_size) == ("a-b", 4)
-    assert given == {"data_root": "a-b", "batch_size": 4}
+    assert options == TrainOptions(data_root="a-b", batch_size=4)
 
 
-def test_only_what_was_given_counts_as_given(monkeypatch):
-    """A resumed run refuses changed options: a default must not look like one."""
+def received(name, words, monkeypatch):
+    """What the function of a command is called with."""
     seen = []
-    monkeypatch.setattr(commands, "train", lambda options, given, console: seen.append(given) or 0)
-    main(["train", "--resume", "x"])
-    main(["train", "--resume", "x", "--epochs", "20"])  # the default, but given
-    assert seen == [{}, {"epochs": 20}]
+    row = replace(COMMANDS[name], run=lambda options, console: seen.append(options) or 0)
+    monkeypatch.setitem(COMMANDS, name, row)
+    assert main([name, *words]) == 0
+    return seen
+
+
+@pytest.mark.parametrize(("words", "epochs"), [([], 3), (["--epochs", "3"], 3), (["--epochs", "20"], 20)])
+def test_a_resumed_run_has_its_own_configuration_as_defaults(folder, words, epochs, monkeypatch):
+    """20 is the default of a new run: given, it counts, and otherwise the run's 3 stay."""
+    (options,) = received("train", ["--resume", str(folder / "run"), *words], monkeypatch)
+    ran = Run.open(folder / "run").config
+    assert options == TrainOptions(**{**asdict(ran), "epochs": epochs}, resume=str(folder / "run"))
+    assert (ran.seed, ran.latent_dim, ran.learning_rate) == (1, 2, 0.01)
+
+
+def test_an_equal_value_is_no_change_on_resume(folder, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    same = ["--latent_dim", "2", "--hidden", "[7]", "--learning_rate", "0.01", "--data", str(folder / "grey.npy")]
+    assert main(["train", "--resume", str(tmp_path / "run"), *same, "--epochs", "4"]) == 0
+    assert Run.open(tmp_path / "run").config.epochs == 4
+
+
+def test_a_file_of_options_counts_on_resume(folder, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("epochs: 7\nlatent_dim: 5\n")
+    assert main(["train", "--config", str(tmp_path / "mine.yaml"), "--resume", str(folder / "run")]) == 2
+    assert "got latent_dim 5 instead of 2" in capsys.readouterr().err
+
+
+def test_a_comparison_on_a_run_has_its_configuration_as_defaults(folder, monkeypatch):
+    words = ["--estimators", "stl", "--run", str(folder / "run")]
+    (options,) = received("compare", [*words, "--learning_rate", "0.5"], monkeypatch)
+    assert (options.latent_dim, options.hidden, options.seed, options.batch_size) == (2, [7], 1, 16)
+    assert (options.learning_rate, options.epochs) == (0.5, RunConfig().epochs)
+    assert options.device == "auto"  # where a run was trained is not where it is compared
+
+
+def test_a_comparison_on_a_run_refuses_another_program(folder, capsys):
+    words = ["--estimators", "stl", "--run", str(folder / "run"), "--device", "cpu"]
+    assert main(["compare", *words, "--latent_dim", "4"]) == 2
+    expected = "the program and the data of the run; got latent_dim 4 instead of 2. Try leaving out --latent_dim."
+    assert expected in capsys.readouterr().err
+
+
+def test_words_name_the_fields_of_one_dataclass_per_command():
+    """No default is typed twice: what a bare command parses to is its dataclass with its own defaults."""
+    required = {"compare": ["--estimators", "stl"], "evaluate": ["x"], "sample": ["x"], "reconstruct": ["x"]}
+    for name, command in COMMANDS.items():
+        words = required.get(name, ["x"] if name == "plot" else [])
+        found, options = parse([name, *words], COMMANDS)
+        assert found is command
+        expected = command.options(**{"estimators": "stl"} if name == "compare" else {"run": "x"} if words else {})
+        assert options == expected
+
+
+@dataclass(frozen=True)
+class CountOptions:
+    """Count up.
+
+    Args:
+        start: the first number.
+        steps: how many numbers.
+        backwards: count down.
+    """
+
+    start: int
+    steps: PositiveInt = 3
+    backwards: bool = False
+
+
+def count(options, console):
+    console.print(*range(options.start, options.start + options.steps)[:: -1 if options.backwards else 1])
+    return 0
+
+
+def test_a_new_command_is_a_dataclass_a_function_and_a_row(monkeypatch, capsys):
+    monkeypatch.setitem(COMMANDS, "count", Command(CountOptions, count, "count up"))
+    assert main(["count", "5", "--steps", "2"]) == 0
+    assert main(["count", "5", "--backwards"]) == 0
+    assert main(["count", "5", "--backwards", "false", "--steps=1"]) == 0
+    assert capsys.readouterr().out == "5 6\n7 6 5\n5\n"
+    assert main(["count", "5", "--steps", "0"]) == 2
+    assert "Expected steps of at least 1; got 0. Try --steps 1\n" in capsys.readouterr().err
+    assert main(["cuont"]) == 2
+    assert "Try count\n" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["count", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Count up." in shown
+    assert "how many numbers. (type: PositiveInt, default: 3)" in shown
+
+
+def test_help_of_evaluate_names_every_part(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in PARTS)
 
 
 def test_a_class_by_its_import_path(folder, tmp_path):
@@ -211,6 +318,19 @@ def test_the_default_folder_is_named_after_the_data(folder, tmp_path, monkeypatc
     (run,) = (tmp_path / "runs").iterdir()
     assert run.name.startswith("grey-20")
     assert (run / "result.json").exists()
+
+
+def test_from_the_command_to_fit_there_are_two_frames_of_ours(folder, tmp_path, monkeypatch):
+    seen = []
+
+    def stopped(*arguments, **keywords):
+        own = [frame for frame in traceback.extract_stack() if str(PACKAGE) in frame.filename]
+        seen.append([frame.name for frame in own])
+        raise InputError("far enough")
+
+    monkeypatch.setattr(commands, "fit", stopped)
+    assert main(["train", "--data", str(folder / "grey.npy"), "--out", str(tmp_path / "run")]) == 2
+    assert seen == [["main", "train"]]
 
 
 # ---- what is printed
@@ -239,6 +359,108 @@ def test_images_that_cannot_be_drawn_train_all_the_same(tmp_path, capsys):
     assert "no pictures: Expected images (n, H, W) or (n, 1 or 3, H, W)" in printed
 
 
+@pytest.mark.parametrize(("epochs", "lines"), [(5, 5), (20, 20), (200, 21)])
+def test_a_training_off_a_terminal_prints_about_twenty_lines(epochs, lines, folder, capsys, tmp_path):
+    options = ["--latent_dim", "2", "--hidden", "[3]", "--epochs", str(epochs), "--batch_size", "48"]
+    argv = ["train", "--data", str(folder / "grey.npy"), *options, "--engine", "svi", "--device", "cpu"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    shown = [int(line.split()[1]) for line in out if line.startswith("epoch ")]
+    assert len(shown) == lines
+    assert (shown[0], shown[-1]) == (1, epochs)
+    assert len(out) <= lines + 12
+    assert len(Run.open(tmp_path / "run").load_checkpoint()["history"]) == epochs
+
+
+def test_epochs_without_a_terminal_are_never_many():
+    for epochs in range(1, 500):
+        shown = [epoch for epoch in range(1, epochs + 1) if is_reported(epoch, epochs)]
+        assert min(epochs, 10) <= len(shown) <= 22
+        assert {1, epochs} <= set(shown)
+
+
+def test_on_a_terminal_there_is_a_line_per_epoch(folder, tmp_path):
+    options = {"latent_dim": 2, "hidden": [3], "epochs": 60, "batch_size": 48, "engine": "svi", "device": "cpu"}
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    assert train(TrainOptions(data=str(folder / "grey.npy"), **options, out=str(tmp_path / "run")), console) == 0
+    shown = re.findall(r"epoch +(\d+) +bound", console.file.getvalue())
+    assert set(map(int, shown)) == set(range(1, 61))
+
+
+@pytest.mark.parametrize("most", [2000, 120])
+def test_draws_at_once_bounds_the_file_of_draws_too(most, folder, tmp_path, monkeypatch):
+    scored = []
+
+    def counted(model, guide, arguments, keywords, num_particles, *rest):
+        scored.append(num_particles * len(arguments[0]))
+        return Draw(model, guide, arguments, keywords, num_particles, *rest)
+
+    monkeypatch.setattr(inference_data, "Draw", counted)
+    options = ["--only", "bounds", "--iwae", "[2]", "--device", "cpu", "--draws_at_once", str(most)]
+    assert main(["evaluate", str(folder / "run"), *options, "--netcdf", str(tmp_path / "x.nc")]) == 0
+    assert max(scored) == 6 * (most // 6)
+    assert sum(scored) == 6 * 1000
+
+
+# ---- hints
+
+
+NAMES = {"hidden", "epochs", "engine", "likelihood", "model_args", "out", "seed", "num_particles", "data"}
+
+
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [
+        ("epochs=1", "--epochs 1"),
+        ("hidden=(400,)", "--hidden '[400]'"),
+        ("hidden=[400, 200]", "--hidden '[400, 200]'"),
+        ("engine='svi'", "--engine svi"),
+        ('engine="compiled:inductor=False"', "--engine compiled:inductor=False"),
+        ("out='a b'", "--out 'a b'"),
+        ("likelihood='gaussian:scale=0.1', or epochs=3", "--likelihood gaussian:scale=0.1, or --epochs 3"),
+        ("model_args={'depth': 2}", """--model_args '{"depth": 2}'"""),
+        ("seed=None", "--seed null"),
+        ("a text such as 'adam:epochs=3'", "a text such as 'adam:epochs=3'"),
+        ("iwae:num_particles=5", "iwae:num_particles=5"),
+        ("a smaller epochs", "a smaller epochs"),
+        ("draws=30", "draws=30"),  # no option of this command
+        ("my_epochs=30", "my_epochs=30"),
+        ("more epochs", "more epochs"),
+    ],
+)
+def test_hints_in_python_become_options(python, words):
+    error = InputError("seed=1 and epochs=2", "hidden=(3,). Try data=4", python)
+    expected = f"Expected seed=1 and epochs=2; got hidden=(3,). Try data=4. Try {words}."
+    assert on_the_command_line(str(error), NAMES) == expected
+    assert on_the_command_line(str(error), set()) == str(error)
+
+
+def test_a_message_without_a_hint_stays():
+    assert on_the_command_line(str(InputError("epochs=3 and seed=4")), NAMES) == "epochs=3 and seed=4"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("train --data digits --hidden [0]", "Try --hidden '[400]'."),
+        ("train --data digits --device gpu", "Try --device auto."),
+        ("evaluate RUN --seed -1", "Try --seed 0."),
+        ("evaluate RUN --iwae []", "Try --iwae '[5, 50]'."),
+        ("evaluate RUN --num_particles 2", "Try --num_particles 30."),
+    ],
+)
+def test_errors_of_the_library_name_options(words, hint, folder, capsys):
+    assert main([word.replace("RUN", str(folder / "run")) for word in words.split()]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(hint)
+
+
+def test_numbers_that_are_not_finite_name_options_too(folder, tmp_path, capsys):
+    options = ["--latent_dim", "2", "--hidden", "[3]", "--epochs", "9", "--engine", "svi", "--device", "cpu"]
+    argv = ["train", "--data", str(folder / "grey.npy"), *options, "--learning_rate", "1e30", "--batch_size", "48"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 1
+    assert "--clip_norm 100, or a likelihood" in capsys.readouterr().err
+
+
 def test_early_stopping_is_said(folder, capsys, tmp_path):
     options = ["--latent_dim", "2", "--hidden", "[3]", "--epochs", "50", "--batch_size", "48", "--patience", "1"]
     data = ["--data", str(folder / "grey.npy"), "--learning_rate", "0.3"]
@@ -260,7 +482,7 @@ def test_interruption_by_the_keyboard_elsewhere_is_status_130(capsys, monkeypatc
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "train", interrupted)
+    monkeypatch.setitem(COMMANDS, "train", replace(COMMANDS["train"], run=interrupted))
     assert main(["train"]) == 130
     assert capsys.readouterr().err == "pyro-vae: interrupted\n"
 

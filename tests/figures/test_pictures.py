@@ -91,14 +91,14 @@ def test_grid_is_square_by_default(n, rows, columns, tmp_path, monkeypatch):
     seen = []
     tile = plots.tile
     monkeypatch.setattr(plots, "tile", lambda *args: seen.append(tile(*args)) or seen[-1])
-    plots.grid(tmp_path / "x.png", torch.zeros(n, 4, 4), "title")
+    plots.plot_grid(tmp_path / "x.png", torch.zeros(n, 4, 4), "title")
     assert seen[0].shape == (5 * rows + 1, 5 * columns + 1)
 
 
 def test_grid_shows_every_pixel_of_the_canvas(tmp_path):
     """A chequered picture comes out as it went in: grey levels in the file are those of the data."""
     levels = torch.tensor([[[0.0, 1.0], [0.2, 0.8]]])
-    found = pixels(plots.grid(tmp_path / "x.png", levels, ""))
+    found = pixels(plots.plot_grid(tmp_path / "x.png", levels, ""))
     assert (found.max(-1) == found.min(-1)).all(), "a grey picture has colours"
     for level in (0.0, 0.2, 0.5, 0.8):  # white is the margin too
         share = (np.abs(found[..., 0].astype(float) - 255 * level) <= 1).mean()
@@ -107,9 +107,9 @@ def test_grid_shows_every_pixel_of_the_canvas(tmp_path):
 
 def test_reconstructions_stand_below_their_originals(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(plots, "grid", lambda path, images, title, columns: seen.append((images, columns)))
+    monkeypatch.setattr(plots, "plot_grid", lambda path, images, title, columns: seen.append((images, columns)))
     x = torch.arange(12.0)[:, None, None].expand(12, 2, 2)
-    plots.reconstructions(tmp_path / "x.png", x, 100 + x)
+    plots.plot_pairs(tmp_path / "x.png", x, 100 + x)
     ((images, columns),) = seen
     assert columns == 10
     blank = [1.0] * 8
@@ -143,7 +143,7 @@ def test_quantile_grid_is_that_of_the_normal_distribution(side):
 def test_every_picture_that_suits_the_program(event_shape, latent_dim, likelihood, labels, tmp_path):
     binarize = "dynamic" if likelihood == "bernoulli" else "none"
     vae, data = make_vae(event_shape, latent_dim, likelihood=likelihood), make_data(event_shape, 12, labels, binarize)
-    files = gallery.draw_all(tmp_path / "pictures", vae, data, [record(1), record(2)], CPU)
+    files = gallery.plot_all(tmp_path / "pictures", vae, data, [record(1), record(2)], CPU)
     names = {"reconstructions.png", "samples.png", "curves.png"}
     names |= {"manifold.png", "latent.png"} if latent_dim == 2 else set()
     assert {path.name for path in files} == names == {path.name for path in (tmp_path / "pictures").iterdir()}
@@ -155,10 +155,10 @@ def test_every_picture_that_suits_the_program(event_shape, latent_dim, likelihoo
 
 
 def test_no_curves_before_the_first_epoch(tmp_path):
-    files = gallery.draw_all(tmp_path, make_vae(latent_dim=3), make_data(), [], CPU)
+    files = gallery.plot_all(tmp_path, make_vae(latent_dim=3), make_data(), [], CPU)
     assert {path.name for path in files} == {"reconstructions.png", "samples.png"}
-    with pytest.raises(InputError, match=r"a run with at least one finished epoch; got none. Try training on"):
-        curves.training_curves(tmp_path / "curves.png", [])
+    with pytest.raises(InputError, match=r"a run with at least one finished epoch; got none. Try resuming the run"):
+        curves.plot_training_curves(tmp_path / "curves.png", [])
 
 
 def test_pictures_follow_their_seed_and_touch_no_other_random_state(tmp_path):
@@ -166,7 +166,7 @@ def test_pictures_follow_their_seed_and_touch_no_other_random_state(tmp_path):
     before = torch.get_rng_state()
     drawn = []
     for number, seed in enumerate((1, 1, 2)):
-        gallery.draw_samples(tmp_path / f"{number}.png", vae, data.test, 4, seed)
+        gallery.plot_samples(tmp_path / f"{number}.png", vae, data.test, 4, seed)
         drawn.append(pixels(tmp_path / f"{number}.png"))
     assert (drawn[0] == drawn[1]).all()
     assert (drawn[0] != drawn[2]).any()
@@ -175,9 +175,9 @@ def test_pictures_follow_their_seed_and_touch_no_other_random_state(tmp_path):
 
 def test_the_manifold_is_the_decoder_on_the_grid(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(plots, "grid", lambda path, images, title, columns: seen.append((images, columns)))
+    monkeypatch.setattr(plots, "plot_grid", lambda path, images, title, columns: seen.append((images, columns)))
     vae, data = make_vae(), make_data()
-    gallery.draw_manifold(tmp_path / "x.png", vae, data.test, "z", 0)
+    gallery.plot_manifold(tmp_path / "x.png", vae, data.test, "z", 0)
     ((images, columns),) = seen
     assert columns == gallery.SIDE
     with torch.no_grad():
@@ -186,9 +186,9 @@ def test_the_manifold_is_the_decoder_on_the_grid(tmp_path, monkeypatch):
 
 def test_the_scatter_holds_the_posterior_means(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(gallery, "latent_scatter", lambda path, means, labels: seen.append((means, labels)))
+    monkeypatch.setattr(gallery, "plot_latent_means", lambda path, means, labels: seen.append((means, labels)))
     vae, data = make_vae(), make_data()
-    gallery.draw_scatter(tmp_path / "x.png", vae, data.test, "z", 3)
+    gallery.plot_latents(tmp_path / "x.png", vae, data.test, "z", 3)
     ((means, labels),) = seen
     with torch.no_grad():
         torch.testing.assert_close(means, vae.encode(data.test.draw(3)).mean)
@@ -197,9 +197,9 @@ def test_the_scatter_holds_the_posterior_means(tmp_path, monkeypatch):
 
 def test_reconstructions_are_of_the_first_test_images(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(plots, "reconstructions", lambda path, x, means: seen.append((x, means)))
+    monkeypatch.setattr(plots, "plot_pairs", lambda path, x, means: seen.append((x, means)))
     vae, data = make_vae(), make_data()
-    gallery.draw_reconstructions(tmp_path / "x.png", vae, data.test, 5, seed=4)
+    gallery.plot_reconstructions(tmp_path / "x.png", vae, data.test, 5, seed=4)
     ((x, means),) = seen
     assert torch.equal(x, data.test.draw(4)[:5])
     with isolated_rng(CPU, 4):
@@ -211,7 +211,7 @@ def test_curves_separate_objectives_from_bounds(weights, tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(curves, "save", lambda figure, path: figures.append(figure))
     history = [record(n, kl_weight=weight) for n, weight in enumerate(weights, start=1)]
-    curves.training_curves(tmp_path / "x.png", history)
+    curves.plot_training_curves(tmp_path / "x.png", history)
     axis = figures[0].axes[0]
     lines = {line.get_label().split(",")[0].split(" while")[0]: line.get_ydata() for line in axis.lines}
     whole = [record.objective if record.kl_weight == 1 else np.nan for record in history]
@@ -226,11 +226,11 @@ def test_no_global_setting_of_matplotlib_is_touched(tmp_path):
     import matplotlib  # noqa: PLC0415  only to look at
 
     before = dict(matplotlib.rcParams)
-    plots.grid(tmp_path / "x.png", torch.zeros(4, 4, 4), "title")
+    plots.plot_grid(tmp_path / "x.png", torch.zeros(4, 4, 4), "title")
     assert dict(matplotlib.rcParams) == before
 
 
 def test_a_picture_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"a file that can be written; got .*x\.png: Not a directory"):
-        plots.grid(tmp_path / "file" / "x.png", torch.zeros(1, 4, 4), "title")
+        plots.plot_grid(tmp_path / "file" / "x.png", torch.zeros(1, 4, 4), "title")

@@ -258,7 +258,7 @@ REFUSED = {
     "another latent": r"same latent sites in model and guide; got model \['zz'\], guide \['z'\]",
     "enumerable batch": r"same latent sites in model and guide; got model \['c', 'z'\], guide \['d', 'z'\]",
     "not in event dimensions": r"site 'x' with batch shape \(20,\).*to_event",
-    "grey under a Bernoulli": "binary pixels: a Bernoulli gives grey levels no probability.*binarize=.dynamic.,",
+    "grey under a Bernoulli": "binary pixels: a Bernoulli gives grey levels no probability.*binarize='dynamic'",
     "outside the support": "data in the support of Exponential at site 'x'",
     "nothing observed": "an observed site in the model",
     "module not registered": "every trainable parameter registered with Pyro .*pyro.module",

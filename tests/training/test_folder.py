@@ -138,7 +138,7 @@ def test_result_is_the_test_bound(run):
     assert result["test_bound"]["count"] == 6
     assert result["test_bound"]["standard_error"] > 0
     assert (result["unit"], result["binarize"], result["epochs"], result["stopped"]) == (
-        "nats per datum",
+        "nats per example",
         "dynamic",
         2,
         "",
@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(folder, capsys
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("pyro-vae: error: Expected a finite loss and gradient; got loss ")
     assert f"in step {at}, not finite: log p of site x" in line
-    assert ". Try a smaller --learning_rate" in line
+    assert ". Try a smaller learning_rate, --clip_norm 100, or" in line
     state = Run.open(folder / out).load_checkpoint()
     assert state["position"]["step"] == 5 * ((at - 1) // 5)
     assert state["program"]["weight"].isfinite().all()

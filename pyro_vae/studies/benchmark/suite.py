@@ -106,7 +106,7 @@ class Plan:
         for name in self.variants:
             lookup(VARIANTS, name, "variant")
         if self.rounds < 2:
-            raise InputError("rounds of at least 2", self.rounds, "--rounds 15")
+            raise InputError("rounds of at least 2", self.rounds, "rounds=15")
 
 
 def benchmark(plan: Plan, tell: Tell = lambda what: None) -> Report:

@@ -34,8 +34,9 @@ def _value(text: str) -> str:
     """
     try:
         value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+        written = json.dumps(value)
+    except (SyntaxError, TypeError, ValueError):  # no literal, or one that YAML has no word for, such as {...}
         return text
     if isinstance(value, str):
         return shlex.quote(value)
-    return text if isinstance(value, float) else shlex.quote(json.dumps(value))
+    return text if isinstance(value, float) else shlex.quote(written)

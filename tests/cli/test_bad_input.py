@@ -295,7 +295,7 @@ def test_train_refuses(options, message, folder, capsys, monkeypatch):
             r"got learning_rate 1\.0 instead of 0\.001. Try --config .*config.yaml --lear",
         ),
         ("--resume run --model functions.py", "changed on --resume; got model"),
-        ("--resume run --epochs 0", "at least 1 epochs; got 0"),
+        ("--resume run --epochs 0", "at least 1( epochs)?; got 0"),
         ("--resume run --out other", "--resume RUN by itself; got --out or --overwrite beside it"),
         ("--resume run --overwrite", "--resume RUN by itself; got --out or --overwrite beside it"),
         ("--resume", "--resume: expected one argument"),

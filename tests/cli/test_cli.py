@@ -228,6 +228,11 @@ def test_an_equal_value_is_no_change_on_resume(folder, tmp_path):
     assert Run.open(tmp_path / "run").config.epochs == 4
 
 
+def test_fewer_epochs_are_refused_on_resume(folder, capsys):
+    assert main(["train", "--resume", str(folder / "run"), "--epochs", "2"]) == 2
+    assert "Expected at least 3 epochs; got 2. Try more." in capsys.readouterr().err
+
+
 def test_a_file_of_options_counts_on_resume(folder, tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("epochs: 7\nlatent_dim: 5\n")
     assert main(["train", "--config", str(tmp_path / "mine.yaml"), "--resume", str(folder / "run")]) == 2
@@ -420,6 +425,13 @@ NAMES = {"hidden", "epochs", "engine", "likelihood", "model_args", "out", "seed"
         ("likelihood='gaussian:scale=0.1', or epochs=3", "--likelihood gaussian:scale=0.1, or --epochs 3"),
         ("model_args={'depth': 2}", """--model_args '{"depth": 2}'"""),
         ("seed=None", "--seed null"),
+        ("model_args={...}", "--model_args {...}"),
+        ("hidden=(...)", "--hidden (...)"),
+        ("hidden=[400, ...]", "--hidden [400, ...]"),
+        ("seed=b'1'", "--seed b'1'"),
+        ("epochs=1e400", "--epochs 1e400"),
+        ("epochs=", "epochs="),
+        ("hidden=(400", "--hidden (400"),
         ("a text such as 'adam:epochs=3'", "a text such as 'adam:epochs=3'"),
         ("iwae:num_particles=5", "iwae:num_particles=5"),
         ("a smaller epochs", "a smaller epochs"),

@@ -240,7 +240,7 @@ def test_killed_before_its_first_checkpoint_says_so(driver, tmp_path):
 def test_interrupted_saves_and_says_how_to_resume(driver, uninterrupted, tmp_path, at):
     run = tmp_path / "run"
     assert driver.train("noisy", run, plan="interrupt", at=at, seconds=1e9) == INTERRUPTED, driver.log
-    assert driver.log.rstrip().endswith(f"Stopped, and saved. Continue with: pyro-vae train --resume {run}")
+    assert driver.log.rstrip().endswith(f"Stopped, and saved. Resume with: pyro-vae train --resume {run}")
     assert Run.open(run).load_checkpoint()["position"]["step"] == at  # the current step was finished and kept
     assert not (run / "result.json").exists()
     assert driver(["train", "--resume", str(run)]) == 0, driver.log

@@ -115,14 +115,14 @@ class Images:
             return (grey >= 0.5).to(grey.dtype)
         return grey
 
-    def draw(self, seed: int) -> Tensor:
+    def binarized(self, seed: int) -> Tensor:
         r"""Return the whole set, (N, \*event_shape), binarized once: for evaluation and pictures.
 
         The same seed gives the same draw on one device type.
 
         Example:
             >>> grey = Images(torch.full((2, 3), 100, dtype=torch.uint8), binarize="dynamic")
-            >>> torch.equal(grey.draw(seed=1), grey.draw(seed=1))
+            >>> torch.equal(grey.binarized(seed=1), grey.binarized(seed=1))
             True
         """
         return self.batch(slice(None), torch.Generator(self.device).manual_seed(seed))

@@ -1,4 +1,4 @@
-"""The ground floor: errors, tables of values by name, statistics, random streams and files."""
+"""What every package uses: errors, values by name, statistics, random streams and files."""
 
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError, NonFiniteError, lookup

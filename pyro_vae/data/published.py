@@ -18,7 +18,7 @@ CALTECH_SIZES = {"train": 4100, "val": 2264, "test": 2307}
 
 
 def read_digits(root: Path, download: bool) -> Parts:
-    """Return scikit-learn's 1797 digits of 8 x 8 pixels, levels 0 to 16; they come with the package.
+    """Return scikit-learn's 1797 digits of 8 x 8 pixels, levels 0 to 16, which are part of its package.
 
     References:
         E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
@@ -57,7 +57,7 @@ def _frey_mat(paths: list[Path]) -> Parts:
 
 
 def read_binarized_mnist(root: Path, download: bool) -> Parts:
-    """Return MNIST binarized once and for all: 50000, 10000 and 10000 images, without labels.
+    """Return MNIST binarized once: 50000, 10000 and 10000 images, without labels.
 
     References:
         R. Salakhutdinov and I. Murray, On the quantitative analysis of deep belief networks, ICML 2008.
@@ -91,7 +91,7 @@ def _binarized_text(paths: list[Path]) -> Parts:
 
 
 def _read_amat(path: Path, rows: int) -> Array:
-    """Read lines of 784 blank-separated digits 0 or 1; numpy.loadtxt would take a minute over 110 MB."""
+    """Read lines of 784 blank-separated digits 0 or 1; numpy.loadtxt would need a minute for 110 MB."""
     with reading(path, "lines of digits") as file:
         lines = file.read().translate(None, b" \t\r").split()
     widths = {len(line) for line in lines}
@@ -125,5 +125,5 @@ def _silhouettes(arrays: dict[str, Array], split: str, path: Path) -> Images:
     pixels = pick(arrays, f"{split}_data", path, (size, 784))
     check_top(pixels, 1, path)
     labels = pick(arrays, f"{split}_labels", path, (size, 1)).reshape(-1).astype(np.int64) - 1
-    # The file has the object as 0 and the pixels column by column.
+    # In the file the object is 0, and pixels are column-major.
     return _binary(1 - pixels.reshape(-1, 28, 28).transpose(0, 2, 1), labels)

@@ -297,7 +297,7 @@ class TestQuadrature:
 
     def test_refuses(self):
         three = LinearGaussian(4, 3)
-        with pytest.raises(InputError, match="Expected one or two latent numbers; got 3"):
+        with pytest.raises(InputError, match="Expected one or two latent dimensions; got 3"):
             log_evidence_by_quadrature(three, three.simulate(2))
         with pytest.raises(InputError, match=r"Expected program and data in float64; got torch.float32, torch.float64"):
             log_evidence_by_quadrature(LinearGaussian(4, 2), torch.zeros(1, 4))

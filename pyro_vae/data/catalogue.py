@@ -16,7 +16,7 @@ from pyro_vae.data.mnist import Idx
 from pyro_vae.data.omniglot import read_omniglot
 from pyro_vae.data.published import read_binarized_mnist, read_caltech, read_digits, read_frey
 from pyro_vae.data.splits import Parts, complete, how_split
-from pyro_vae.data.user_files import default_binarization, read_own
+from pyro_vae.data.user_files import default_binarization, read_user_files
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def load(
         lookup({known: known for known in BINARIZATIONS}, binarize, "binarization")
     if is_path(name):
         path = _existing(Path(name).expanduser())
-        parts = read_own(path)
+        parts = read_user_files(path)
         return _data_set(path.name, parts, binarize or default_binarization(parts.train), seed)
     source = lookup(DATASETS, str(name), "data set")
     folder = Path("data" if root is None else root).expanduser().absolute()

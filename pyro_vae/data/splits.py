@@ -50,11 +50,11 @@ def complete(parts: Parts, seed: int) -> tuple[Images, Images, Images]:
     least = 1 + bool(validation) + bool(test)
     if validation + test >= total:
         raise InputError(f"at least {least} images to split", total, "more images, or your own splits")
-    drawn = _drawn(total, [test, validation], seed)
+    indices = _random_parts(total, [test, validation], seed)
     return (
-        parts.train.subset(drawn[2]) if validation + test else parts.train,
-        parts.validation or parts.train.subset(drawn[1]),
-        parts.test or parts.train.subset(drawn[0]),
+        parts.train.subset(indices[2]) if validation + test else parts.train,
+        parts.validation or parts.train.subset(indices[1]),
+        parts.test or parts.train.subset(indices[0]),
     )
 
 
@@ -77,7 +77,7 @@ def how_split(parts: Parts, seed: int) -> str:
     return f"{missing} by seed {seed}, the rest {parts.given}"
 
 
-def _drawn(total: int, sizes: list[int], seed: int) -> list[Tensor]:
+def _random_parts(total: int, sizes: list[int], seed: int) -> list[Tensor]:
     """Divide 0..total-1 into disjoint random sets of the given sizes and the rest, each sorted."""
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InputError("a seed from 0 to 2**63 - 1", repr(seed), "seed=0")

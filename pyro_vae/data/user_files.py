@@ -17,7 +17,7 @@ from pyro_vae.data.splits import Parts
 IMAGES, LABELS = ("images", "x"), ("labels", "y")
 
 
-def read_own(path: Path) -> Parts:
+def read_user_files(path: Path) -> Parts:
     """Read ``.npy``, ``.npz``, ``.pt`` or a folder of pictures.
 
     An archive contains one array (under any name, or ``images`` or ``x`` among others) and optionally ``labels``;

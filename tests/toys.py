@@ -1,7 +1,7 @@
 """Programs whose answers are known, for estimators: Gaussian, hierarchical, flow and discrete; and all estimators.
 
-Every datum has parameters of its own, tensors of shape (B,): one backward pass over B copies of a datum gives B
-independent draws of the gradient.
+Every example has its own parameters, tensors of shape (B,): one backward pass over B copies of an example gives B
+independent samples of the gradient.
 """
 
 import math
@@ -202,7 +202,7 @@ class TwoUnits(nn.Module):
         loc = torch.stack([self.a * x, 0 * x], -1)
         scale = torch.tensor([self.s, 1.0], dtype=x.dtype, device=x.device)
         q = dist.Normal(loc, scale).to_event(1)
-        if self.sampled:  # the same distribution, of which neither mean nor KL is known
+        if self.sampled:  # the same distribution, whose mean and KL have no closed form
             q = dist.TransformedDistribution(q, [dist.transforms.AffineTransform(0.0, 1.0, event_dim=1)])
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", q)

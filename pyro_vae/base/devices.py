@@ -21,12 +21,12 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError("a device, one of auto, cpu, cuda", repr(name), "device='auto'") from None
+        raise InputError("a device, one of auto, cpu, cuda", repr(name), "--device auto") from None
     if device.type not in ("cpu", "cuda"):
-        raise InputError("a device, one of auto, cpu, cuda", repr(str(name)), "device='cpu'")
+        raise InputError("a device, one of auto, cpu, cuda", repr(str(name)), "--device cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("a CUDA device", "a machine on which torch sees none", "device='cpu'")
+        raise InputError("a CUDA device", "a machine on which torch sees none", "--device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise InputError(f"one of the {count} CUDA devices here", repr(str(name)), "device='cuda:0'")
+        raise InputError(f"one of the {count} CUDA devices here", repr(str(name)), "--device cuda:0")
     return device

@@ -35,7 +35,7 @@ def set_rng_state(state: RngState, device: torch.device) -> None:
     """
     if ("cuda" in state) != (device.type == "cuda"):
         was = "cuda" if "cuda" in state else "cpu"
-        raise InputError(f"device {was}, on which the run was started", str(device), f"device='{was}'")
+        raise InputError(f"device {was}, on which the run was started", str(device), f"--device {was}")
     version, internal, gauss = state["python"]
     kind, keys, position, has_gauss, cached = state["numpy"]
     torch.set_rng_state(state["torch"].cpu())

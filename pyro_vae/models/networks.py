@@ -56,7 +56,7 @@ class MLP(nn.Module):
         super().__init__()
         for size in (*in_shape, *hidden, *out_shape, heads):
             if not isinstance(size, int) or size < 1:
-                raise InputError("layer sizes that are whole numbers of at least 1", size, "hidden=(400,)")
+                raise InputError("layer sizes that are whole numbers of at least 1", size, "--hidden '[400]'")
         self.in_shape = torch.Size(in_shape)
         self.out_shape = torch.Size((heads, *out_shape))
         activate = lookup(ACTIVATIONS, activation, "activation")

@@ -463,7 +463,7 @@ def test_refuses_what_is_no_program(program):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_asked_for_where_there_is_none_is_refused():
-    with pytest.raises(InputError, match=r"a CUDA device; got a machine on which torch sees none. Try device='cpu'"):
+    with pytest.raises(InputError, match=r"a CUDA device; got a machine on which torch sees none. Try --device cpu"):
         fit(make_vae(), X, device="cuda")
 
 

@@ -109,7 +109,7 @@ def _read(path: Path) -> Array:
 
 
 def _opaque(picture: Image.Image, path: Path) -> Image.Image:
-    """Drop an alpha channel that is opaque everywhere; the colour behind a transparent pixel is not in the file."""
+    """Drop an alpha channel that is opaque everywhere; transparent pixels need a background, which the user chooses."""
     if picture.mode not in ("LA", "PA", "RGBA") and "transparency" not in picture.info:
         return picture
     if picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):

@@ -87,7 +87,7 @@ class Idx:
         looked = " and ".join(map(str, self.folders(root)))
         reason = " ".join(str(error).split()).rstrip(".")
         got = f"no such files in {looked}, and the download failed ({type(error).__name__}: {reason})"
-        hint = f"again with a network, or put the four files there from {self.home}"
+        hint = f"again with a network connection, or put the four files there from {self.home}"
         return InputError(f"{', '.join(self._sums())}", got, hint)
 
 

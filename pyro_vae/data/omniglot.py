@@ -12,7 +12,7 @@ from PIL import Image
 from pyro_vae.base.errors import InputError
 from pyro_vae.data.images import Images
 from pyro_vae.data.levels import to_levels
-from pyro_vae.data.reading import Array, Form, pick, read_first, read_mat, read_npz, reading
+from pyro_vae.data.reading import Array, Format, pick, read_first, read_mat, read_npz, reading
 from pyro_vae.data.splits import Parts
 
 CHARACTERS = {"background": 964, "evaluation": 659}
@@ -35,13 +35,13 @@ def read_omniglot(root: Path, download: bool) -> Parts:
         Y. Burda, R. Grosse and R. Salakhutdinov, Importance Weighted Autoencoders, ICLR 2016.
     """
     pair = ("images_background", "images_evaluation")
-    forms = (
-        Form(("chardata.mat",), "28 x 28 of the IWAE paper", _chardata),
-        Form(("omniglot_28x28.npz",), "28 x 28 area means", _small),
-        Form((f"{pair[0]}.npz", f"{pair[1]}.npz"), "105 x 105, reduced to 28 x 28 area means", _large),
-        Form((f"{pair[0]}.zip", f"{pair[1]}.zip"), "as published, reduced to 28 x 28 area means", _drawings),
+    formats = (
+        Format(("chardata.mat",), "28 x 28 of the IWAE paper", _chardata),
+        Format(("omniglot_28x28.npz",), "28 x 28 area means", _small),
+        Format((f"{pair[0]}.npz", f"{pair[1]}.npz"), "105 x 105, reduced to 28 x 28 area means", _large),
+        Format((f"{pair[0]}.zip", f"{pair[1]}.zip"), "as published, reduced to 28 x 28 area means", _drawings),
     )
-    return read_first(root, "omniglot", forms, "https://github.com/brendenlake/omniglot")
+    return read_first(root, "omniglot", formats, "https://github.com/brendenlake/omniglot")
 
 
 def area_means(ink: Array) -> Array:

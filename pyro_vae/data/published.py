@@ -8,7 +8,18 @@ from sklearn.datasets import load_digits
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.data.images import Images
-from pyro_vae.data.reading import Array, Form, check_top, fits, pick, read_first, read_mat, read_npy, read_npz, reading
+from pyro_vae.data.reading import (
+    Array,
+    Format,
+    check_top,
+    fits,
+    pick,
+    read_first,
+    read_mat,
+    read_npy,
+    read_npz,
+    reading,
+)
 from pyro_vae.data.splits import Parts
 
 FREY_SHAPE = (1965, 28, 20)
@@ -35,11 +46,11 @@ def read_frey(root: Path, download: bool) -> Parts:
     References:
         S. Roweis, L. Saul and G. Hinton, Global Coordination of Local Linear Models, NIPS 2001.
     """
-    forms = (
-        Form(("freyfaces.npy",), "array", _frey_npy),
-        Form(("frey_rawface.mat",), "as published", _frey_mat),
+    formats = (
+        Format(("freyfaces.npy",), "array", _frey_npy),
+        Format(("frey_rawface.mat",), "as published", _frey_mat),
     )
-    return read_first(root, "frey-face", forms, "https://cs.nyu.edu/~roweis/data.html")
+    return read_first(root, "frey-face", formats, "https://cs.nyu.edu/~roweis/data.html")
 
 
 def _frey_npy(paths: list[Path]) -> Parts:
@@ -63,12 +74,12 @@ def read_binarized_mnist(root: Path, download: bool) -> Parts:
         R. Salakhutdinov and I. Murray, On the quantitative analysis of deep belief networks, ICML 2008.
         H. Larochelle and I. Murray, The Neural Autoregressive Distribution Estimator, AISTATS 2011.
     """
-    forms = (
-        Form(("binarized_mnist_packed.npz",), "eight pixels a byte", _binarized_packed),
-        Form(tuple(f"binarized_mnist_{split}.amat" for split in SPLITS), "as published", _binarized_text),
+    formats = (
+        Format(("binarized_mnist_packed.npz",), "eight pixels per byte", _binarized_packed),
+        Format(tuple(f"binarized_mnist_{split}.amat" for split in SPLITS), "as published", _binarized_text),
     )
     home = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
-    return read_first(root, "binarized-mnist", forms, home)
+    return read_first(root, "binarized-mnist", formats, home)
 
 
 def _binary(pixels: Array, labels: Array | None = None) -> Images:
@@ -110,8 +121,8 @@ def read_caltech(root: Path, download: bool) -> Parts:
         B. Marlin, K. Swersky, B. Chen and N. de Freitas, Inductive Principles for Restricted Boltzmann
         Machine Learning, AISTATS 2010.
     """
-    forms = (Form(("caltech101_silhouettes_28_split1.mat",), "as published", _caltech_mat),)
-    return read_first(root, "caltech101-silhouettes", forms, "https://people.cs.umass.edu/~marlin/data.shtml")
+    formats = (Format(("caltech101_silhouettes_28_split1.mat",), "as published", _caltech_mat),)
+    return read_first(root, "caltech101-silhouettes", formats, "https://people.cs.umass.edu/~marlin/data.shtml")
 
 
 def _caltech_mat(paths: list[Path]) -> Parts:

@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Form:
+class Format:
     """One published format of a set: its files (all required), a description and a reader."""
 
     files: tuple[str, ...]
@@ -25,25 +25,25 @@ class Form:
     read: Callable[[list[Path]], Parts]
 
 
-def read_first(root: Path, name: str, forms: Sequence[Form], home: str) -> Parts:
-    """Read the first form whose files are all in ``root/name`` or in ``root``.
+def read_first(root: Path, name: str, formats: Sequence[Format], home: str) -> Parts:
+    """Read the first format whose files are all in ``root/name`` or in ``root``.
 
     Raises:
-        InputError: no form is complete; the message names the folders, the files and the set's home page.
+        InputError: no format is complete; the message names the folders, the files and the set's home page.
     """
     folders = (root / name, root)
-    for form in forms:
+    for choice in formats:
         for folder in folders:
-            paths = [folder / file for file in form.files]
+            paths = [folder / file for file in choice.files]
             if all(path.is_file() for path in paths):
-                return replace(form.read(paths), source=f"{_names(form)} ({form.what}) in {folder}")
-    accepted = ", or ".join(_names(form) for form in forms)
+                return replace(choice.read(paths), source=f"{_names(choice)} ({choice.what}) in {folder}")
+    accepted = ", or ".join(_names(choice) for choice in formats)
     looked = " and ".join(map(str, folders))
-    raise InputError(f"{accepted}", f"no such files in {looked}", f"getting {name} from {home}")
+    raise InputError(f"{accepted}", f"no such files in {looked}", f"downloading {name} from {home}")
 
 
-def _names(form: Form) -> str:
-    return " + ".join(form.files)
+def _names(choice: Format) -> str:
+    return " + ".join(choice.files)
 
 
 @contextmanager

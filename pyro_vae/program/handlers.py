@@ -40,7 +40,7 @@ class GivenNoise(Messenger):
             msg["done"] = True
 
 
-class Place(Messenger):
+class Substitute(Messenger):
     """Set latent sites to given values, or to given unconstrained values mapped to the site's support."""
 
     def __init__(self, latents: Mapping[str, Tensor], kind: Kind) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
-from pyro_vae.program.handlers import Kind, Place, support_transform
+from pyro_vae.program.handlers import Kind, Substitute, support_transform
 from pyro_vae.program.protocol import PARTICLES, Program, ProgramFunction, Trace
 from pyro_vae.program.tracing import Site, check_latents, sample_sites, total_log_prob, trace_program
 
@@ -164,7 +164,7 @@ class Joint:
     def _placed(self, function: ProgramFunction, latents: Mapping[str, Tensor], kind: Kind) -> Trace:
         if latents.keys() != self._latents.keys():
             raise InputError(f"latents {sorted(self._latents)}", sorted(latents), "one tensor for each latent site")
-        return self._run(Place(latents, kind)(function), len(next(iter(latents.values()))))
+        return self._run(Substitute(latents, kind)(function), len(next(iter(latents.values()))))
 
     def _terms(self, trace: Trace, log_jacobian: Tensor) -> JointTerms:
         sites = sample_sites(trace)

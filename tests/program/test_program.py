@@ -219,7 +219,7 @@ def broken(what):
 
 
 class LooseParameter(ModuleProgram):
-    """A pyro.param in a method: no module holds it, no checkpoint would."""
+    """A pyro.param in a method: no module holds it, and checkpoints would lose it."""
 
     def model(self, x):
         pyro.param("loose", torch.ones(1))

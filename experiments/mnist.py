@@ -80,7 +80,7 @@ def plot(run: Run, path: Path, device: torch.device) -> Path:
     data = run.config.load_data()
     program = load_program(run, data, device)
     test = data.test.to(device)
-    x = test.draw(seed=0)[:10]
+    x = test.binarized(seed=0)[:10]
     with isolated_rng(device, seed=0):
         rows = [x.cpu(), reconstruct(program, x).mean, sample_prior(program, gallery.like(test, 30)).mean]
     title = "MNIST: test images, their reconstructions, three rows of samples"

@@ -6,7 +6,7 @@ import torch
 def assert_mean(samples, truth, standard_errors=5.0):
     """Assert |mean − truth| ≤ five standard errors, the error taken from the samples along their first dimension.
 
-    A sample without spread must equal the truth: then there is no error to hide behind.
+    A sample without spread must equal the truth.
     """
     samples = samples.double()
     truth = torch.as_tensor(truth, dtype=torch.float64)

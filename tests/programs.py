@@ -1,4 +1,4 @@
-"""Programs as people write them: functions, modules, plain objects, several latents; any test may take them."""
+"""Programs as users write them: functions, modules, plain objects, several latents."""
 
 import pyro
 import pyro.distributions as dist

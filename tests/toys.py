@@ -1,7 +1,7 @@
-"""Programs whose answers are known, for estimators: Gaussian, hierarchical, flow and discrete; and all estimators.
+"""Programs with known answers, for estimators: Gaussian, hierarchical and discrete; and a row for every estimator.
 
-Every datum has parameters of its own, tensors of shape (B,): one backward pass over B copies of a datum gives B
-independent draws of the gradient.
+Every example has its own parameters, tensors of shape (B,): one backward pass over B copies of an example gives B
+independent samples of the gradient.
 """
 
 import math
@@ -56,7 +56,7 @@ class Gaussian:
 
 
 def gaussian(batch, *, off=0.0, theta=0.9, device="cpu"):
-    """Return the Gaussian toy; its guide is the posterior at ``off`` = 0, else its mean and scale are off by that."""
+    """Return the Gaussian toy; its guide is the posterior at ``off`` = 0, else mean and scale differ by ``off``."""
     precision = 1 + theta**2 / NOISE**2
     ones = torch.ones(batch, dtype=torch.float64, device=device)
     values = theta, theta / NOISE**2 / precision, off, -0.5 * math.log(precision) + off
@@ -108,7 +108,7 @@ class Hierarchy:
 
 
 def hierarchy(batch):
-    """Return the hierarchical toy, its guide some way off the posterior."""
+    """Return the hierarchical toy; its guide is not the posterior."""
     ones = torch.ones(batch, dtype=torch.float64)
     return Hierarchy(*((value * ones).requires_grad_() for value in (0.8, 0.5, 0.1, 0.4, -0.1)))
 
@@ -202,7 +202,7 @@ class TwoUnits(nn.Module):
         loc = torch.stack([self.a * x, 0 * x], -1)
         scale = torch.tensor([self.s, 1.0], dtype=x.dtype, device=x.device)
         q = dist.Normal(loc, scale).to_event(1)
-        if self.sampled:  # the same distribution, of which neither mean nor KL is known
+        if self.sampled:  # the same distribution, whose mean and KL have no closed form
             q = dist.TransformedDistribution(q, [dist.transforms.AffineTransform(0.0, 1.0, event_dim=1)])
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", q)
@@ -232,7 +232,7 @@ SAMPLED = [name for name in MAKE if name not in ("analytic_kl", "beta")]  # no K
 
 
 def seeded(function, *args, seed=0):
-    """Call with a seed, leaving the random state as it was."""
+    """Call with a seed; the random state is restored."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return function(*args)

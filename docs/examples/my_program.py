@@ -1,4 +1,4 @@
-"""A model and a guide of one's own, for binarized images of 64 pixels such as the 8x8 digits."""
+"""A model and a guide for binarized images of 64 pixels, such as the 8 x 8 digits."""
 
 import pyro
 import pyro.distributions as dist

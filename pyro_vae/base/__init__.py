@@ -1,4 +1,4 @@
-"""The ground floor: errors, tables of values by name, statistics, random streams and files."""
+"""What every package uses: errors, values by name, statistics, random streams and files."""
 
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError, NonFiniteError, lookup
@@ -7,6 +7,7 @@ from pyro_vae.base.information import Information, cross_entropy, entropy, kl, s
 from pyro_vae.base.random import generator, isolated_rng
 from pyro_vae.base.registry import from_spec
 from pyro_vae.base.statistics import Estimate, estimate, jackknife, log_mean_exp
+from pyro_vae.base.types import Progress, State
 from pyro_vae.base.version import __version__
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "Information",
     "InputError",
     "NonFiniteError",
+    "Progress",
+    "State",
     "__version__",
     "check_output",
     "cross_entropy",

@@ -1,4 +1,4 @@
-"""Devices: which one a run uses."""
+"""The device of a run."""
 
 import torch
 
@@ -6,12 +6,13 @@ from pyro_vae.base.errors import InputError
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """Return the device that ``name`` means; ``auto`` is CUDA where it is present, else the CPU.
+    """Return the device called ``name``; ``auto`` is CUDA if it is available, else the CPU.
 
     Raises:
-        InputError: an unknown device, or CUDA asked for where there is none.
+        InputError: an unknown device, or a CUDA device that is not available.
 
     Example:
+        >>> from pyro_vae.base import resolve_device
         >>> resolve_device("cpu")
         device(type='cpu')
     """

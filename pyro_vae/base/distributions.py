@@ -1,11 +1,10 @@
-"""Distributions: looking through the wrappers that Pyro and torch put around them."""
+"""Distributions inside ``to_event``."""
 
-import torch
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent
 
 
 def innermost(fn: Distribution) -> Distribution:
-    """Return the distribution inside any number of ``to_event`` (``Independent``) wrappers.
+    """Return the distribution inside all ``to_event`` (``Independent``) wrappers.
 
     Example:
         >>> import torch
@@ -13,6 +12,6 @@ def innermost(fn: Distribution) -> Distribution:
         >>> type(innermost(dist.Normal(torch.zeros(3), 1.0).to_event(1))).__name__
         'Normal'
     """
-    while isinstance(fn, torch.distributions.Independent):
+    while isinstance(fn, Independent):
         fn = fn.base_dist
     return fn

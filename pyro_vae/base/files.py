@@ -1,4 +1,4 @@
-"""Files: checked before long work, written whole or not at all."""
+"""Files: checked before long work, and written atomically."""
 
 import json
 import math
@@ -11,21 +11,21 @@ from pyro_vae.base.errors import InputError
 
 
 def check_output(file: str | None) -> None:
-    """Refuse, before long work, a file that could not be written after it.
+    """Check, before long work, that its result can be written to ``file``.
 
     Raises:
-        InputError: it is a folder, or lies where nothing can be written.
+        InputError: ``file`` is a folder, or its folder cannot be written.
     """
     if file is None:
         return
     path = Path(file).expanduser().absolute()
-    there = next((parent for parent in path.parents if parent.exists()), path)  # the root has no parents
-    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    existing = next((parent for parent in path.parents if parent.exists()), path)  # the root has no parents
+    if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise InputError("a file that can be written", f"{file!r}, which cannot", "another path")
 
 
 def finite(value: object) -> object:
-    """Return a value for JSON, which knows neither NaN nor infinity: both become null.
+    """Return a value for JSON, which has neither NaN nor infinity: both become null.
 
     Example:
         >>> finite({"error": float("nan"), "sizes": [1, 2.5]})
@@ -40,20 +40,21 @@ def finite(value: object) -> object:
 
 @contextmanager
 def atomic_write(path: Path, *, parents: bool = False, durable: bool = False) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; it takes the place of ``path`` when the block ends without an error.
+    """Yield a temporary path to write to; it replaces ``path`` when the block ends without an error.
 
-    At every instant the file is the old one or the new one, whole.
+    At any time ``path`` is the complete old file or the complete new one.
 
     Args:
         path: the file.
-        parents: make the folder of the file where it does not exist.
-        durable: flush file and folder to the disk, so that the new file survives a power cut.
+        parents: make the folder of the file if it does not exist.
+        durable: flush file and folder to the disk, so that the new file survives a power failure.
 
     Raises:
-        InputError: the place cannot be written; nothing is left behind.
+        InputError: the file cannot be written; nothing is left behind.
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> path = Path(tempfile.mkdtemp()) / "new" / "a.txt"
         >>> with atomic_write(path, parents=True) as partial:
         ...     _ = partial.write_text("whole")
@@ -84,7 +85,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Flush a file, or the names in a folder, to the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -46,6 +46,9 @@ class Information:
         """Return the same amount in another unit.
 
         Example:
+            >>> import math
+            >>> import torch
+            >>> from pyro_vae.base import Information
             >>> Information(torch.tensor(math.log(8)), None).to("bits").value
             tensor(3.)
         """
@@ -58,7 +61,9 @@ def self_information(p: Distribution, x: Tensor, unit: Unit = "nats") -> Informa
     r"""Return :math:`-\log p(x)`, the surprise of x, of p's batch shape.
 
     Example:
+        >>> import torch
         >>> from torch.distributions import Bernoulli
+        >>> from pyro_vae.base import self_information
         >>> self_information(Bernoulli(0.25), torch.tensor(1.0), unit="bits").value
         tensor(2.)
     """
@@ -79,6 +84,7 @@ def entropy(p: Distribution, unit: Unit = "nats", num_samples: int = 10_000, see
 
     Example:
         >>> from torch.distributions import Bernoulli
+        >>> from pyro_vae.base import entropy
         >>> entropy(Bernoulli(0.5), unit="bits").value
         tensor(1.)
     """
@@ -98,6 +104,7 @@ def cross_entropy(
 
     Example:
         >>> from torch.distributions import Normal
+        >>> from pyro_vae.base import cross_entropy, entropy
         >>> found = cross_entropy(Normal(0.0, 1.0), Normal(1.0, 1.0))
         >>> round(found.value.item() - entropy(Normal(0.0, 1.0)).value.item(), 6), found.exact
         (0.5, True)
@@ -117,6 +124,7 @@ def kl(p: Distribution, q: Distribution, unit: Unit = "nats", num_samples: int =
 
     Example:
         >>> from torch.distributions import Normal, StudentT
+        >>> from pyro_vae.base import kl
         >>> kl(Normal(0.0, 1.0), Normal(2.0, 1.0))
         Information(value=tensor(2.), standard_error=None, unit='nats')
         >>> kl(Normal(0.0, 1.0), StudentT(3.0)).exact

@@ -1,4 +1,4 @@
-"""Random-number states: how a run's randomness is kept apart, and streams that are functions of a key."""
+"""Random-number states: isolated for a block, and streams that are functions of a key."""
 
 import random
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ RngState = State
 
 
 def rng_state(device: torch.device) -> RngState:
-    """Return every random-number state that a step may draw from, in types that load with ``weights_only``."""
+    """Return the random states of torch, Python and numpy, in types that ``torch.load(weights_only=True)`` reads."""
     version, internal, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
     state: RngState = {
@@ -28,10 +28,10 @@ def rng_state(device: torch.device) -> RngState:
 
 
 def set_rng_state(state: RngState, device: torch.device) -> None:
-    """Put back what :func:`rng_state` returned.
+    """Restore what :func:`rng_state` returned.
 
     Raises:
-        InputError: the state is of a run on another device type: its noise cannot be continued here.
+        InputError: the state is from another device type, whose noise cannot be continued on this one.
     """
     if ("cuda" in state) != (device.type == "cuda"):
         was = "cuda" if "cuda" in state else "cpu"
@@ -46,12 +46,12 @@ def set_rng_state(state: RngState, device: torch.device) -> None:
 
 
 def noise_state(device: torch.device) -> torch.Tensor:
-    """Return the state of the one generator that Pyro's noise comes from on a device; cheap enough for every step."""
+    """Return the state of the generator of Pyro's noise on a device; cheap enough for every step."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def set_noise_state(state: torch.Tensor, device: torch.device) -> None:
-    """Put back what :func:`noise_state` returned."""
+    """Restore what :func:`noise_state` returned."""
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     else:
@@ -59,7 +59,7 @@ def set_noise_state(state: torch.Tensor, device: torch.device) -> None:
 
 
 def seed_noise(seed: int, device: torch.device) -> None:
-    """Seed that generator alone; ``torch.manual_seed`` seeds every device, at a cost of milliseconds a call."""
+    """Seed that generator alone; ``torch.manual_seed`` seeds every device, which takes milliseconds."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
@@ -69,13 +69,15 @@ def seed_noise(seed: int, device: torch.device) -> None:
 
 @contextmanager
 def isolated_rng(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """Run a block on random states of its own; the caller's are put back afterwards, whatever happens.
+    """Run a block on isolated random states; the caller's are restored afterwards, also after an error.
 
     Args:
-        device: the device whose generator the block uses, beside the CPU's.
-        seed: seed of torch, numpy and python for the block; None leaves them as they stand.
+        device: the device whose generator the block uses, in addition to the CPU's.
+        seed: seed of torch, numpy and Python for the block; None starts it from the caller's states.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.base import isolated_rng
         >>> with isolated_rng(torch.device("cpu"), seed=0):
         ...     x = torch.rand(2)
         >>> with isolated_rng(torch.device("cpu"), seed=0):
@@ -94,10 +96,10 @@ def isolated_rng(device: torch.device, seed: int | None = None) -> Iterator[None
 
 
 def generator(device: torch.device, *key: int) -> torch.Generator:
-    """Return a generator whose stream is fixed by a tuple of integers such as (seed, epoch, batch).
+    """Return a generator whose stream is a function of a key, a tuple of integers such as (seed, epoch, batch).
 
-    Streams of different keys are unrelated (numpy's ``SeedSequence`` mixes the key), so that any batch of
-    any epoch can be made again without replaying those before it.
+    numpy's ``SeedSequence`` mixes the key, so the streams of different keys are independent, and any batch of any epoch
+    can be made again without the batches before it.
     """
     seed = int(np.random.SeedSequence(key).generate_state(2, np.uint64)[0] >> 1)
     return torch.Generator(device).manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Small numerical tools that every layer shares: means with standard errors, bounded scales."""
+"""Estimates with standard errors, running moments, log-mean-exp and bounded scales."""
 
 import math
 from collections.abc import Callable
@@ -11,11 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its standard error, both in one unit: the one type for everything that is measured.
+    """A value with its standard error, in one unit.
 
-    Prints two digits of the standard error; a figure without one, four digits.
+    It prints to two digits of the standard error; without one, to four digits.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.base import Estimate, estimate
         >>> found = estimate(torch.tensor([1.0, 2.0, 3.0]))
         >>> found
         Estimate(value=2.0, standard_error=0.5773502691896258, count=3)
@@ -24,8 +26,8 @@ class Estimate:
     """
 
     value: float
-    standard_error: float = math.nan  # NaN where none is known; a single term does not show its spread
-    count: int | None = None  # how many terms it is a mean of
+    standard_error: float = math.nan  # NaN if unknown, as for a single term
+    count: int | None = None  # number of terms of the mean
 
     def __str__(self) -> str:
         error = self.standard_error
@@ -44,16 +46,16 @@ def estimate(terms: Tensor) -> Estimate:
 
 
 def bounded_below(log_scale: Tensor, floor: float) -> Tensor:
-    r"""Keep a log-scale above ``log(floor)``, smoothly: :math:`\log f + \mathrm{softplus}(s - \log f)`.
+    r"""Bound a log-scale s smoothly from below by :math:`\log f`: :math:`\log f + \mathrm{softplus}(s - \log f)`.
 
-    Far above the floor the value is unchanged; far below it the gradient fades instead of stopping dead,
-    as it would with a clamp.
+    Far above the floor the value is unchanged; below it the gradient decays smoothly, where a clamp's would be zero.
 
     Args:
         log_scale: any shape.
         floor: the smallest scale, in the unit of the data; positive.
 
     Example:
+        >>> import torch
         >>> bounded_below(torch.tensor([-50.0, -2.0]), floor=0.01).exp()
         tensor([0.0100, 0.1453])
     """
@@ -62,14 +64,15 @@ def bounded_below(log_scale: Tensor, floor: float) -> Tensor:
 
 
 class Moments:
-    """The running mean and total variance of a stream of vectors (Welford), in memory that does not grow.
+    """The running mean and total variance of a stream of vectors (Welford), in constant memory.
 
-    Kept in blocks, so that any statistic of mean and variance gets a standard error by the jackknife.
+    They are kept in blocks, so that :func:`jackknife` gives a standard error for any function of mean and variance.
 
     Args:
-        blocks: how many; draws go to them in turn.
+        blocks: number of blocks; vectors go to them in turn.
 
     Example:
+        >>> import torch
         >>> moments = Moments(blocks=2)
         >>> for value in (1.0, 2.0, 3.0, 6.0):
         ...     moments.add(torch.tensor([value]))
@@ -85,16 +88,16 @@ class Moments:
 
     @property
     def blocks(self) -> int:
-        """How many blocks."""
+        """The number of blocks."""
         return len(self._counts)
 
     @property
     def count(self) -> int:
-        """How many vectors were added."""
+        """The number of vectors added."""
         return sum(self._counts)
 
     def add(self, vector: Tensor) -> None:
-        """Take a vector in."""
+        """Add a vector."""
         block = self._next
         self._next = (block + 1) % self.blocks
         value = vector.detach().double()
@@ -105,7 +108,7 @@ class Moments:
         self._means[block] = moved
 
     def mean(self, without: int | None = None) -> Tensor:
-        """Return the mean of all vectors, or of all but one block's."""
+        """Return the mean of all vectors, or of those outside one block."""
         kept = [b for b in range(self.blocks) if b != without and self._counts[b]]
         total = torch.stack([self._counts[b] * self._means[b] for b in kept]).sum(0)
         return total / sum(self._counts[b] for b in kept)
@@ -118,21 +121,25 @@ class Moments:
         return squares / (sum(self._counts[b] for b in kept) - 1)
 
     def counted(self, without: int | None = None) -> int:
-        """Return how many vectors :meth:`mean` is of."""
+        """Return the number of vectors in :meth:`mean`."""
         return self.count - (self._counts[without] if without is not None else 0)
 
 
 def jackknife(statistic: Callable[[int | None], float], blocks: int) -> tuple[float, float]:
-    """Return a statistic of all blocks and its standard error from leaving out one block at a time.
+    r"""Return a statistic of all blocks and its jackknife standard error, over the b leave-one-block-out values.
+
+    .. math:: \mathrm{se}^2 = \frac{b - 1}{b} \sum_i (s_{-i} - \bar s)^2
 
     Args:
-        statistic: takes the block to leave out, or None.
-        blocks: how many blocks there are.
+        statistic: called with the block to leave out, or None for all.
+        blocks: b, the number of blocks.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.base import jackknife
         >>> data = torch.tensor([1.0, 2.0, 3.0, 6.0])
         >>> leave = lambda b: (data if b is None else torch.cat([data[:b], data[b + 1:]])).mean().item()
-        >>> value, error = jackknife(leave, 4)  # of a mean it is the usual standard error
+        >>> value, error = jackknife(leave, 4)  # for a mean, the usual standard error
         >>> round(value, 6), round(error, 6)
         (3.0, 1.080123)
     """
@@ -142,9 +149,11 @@ def jackknife(statistic: Callable[[int | None], float], blocks: int) -> tuple[fl
 
 
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
-    r""":math:`\log \frac1K \sum_k w_k` along a dimension, without overflow.
+    r"""Return :math:`\log \frac1K \sum_k w_k` along a dimension, without overflow.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.base import log_mean_exp
         >>> log_mean_exp(torch.tensor([1000.0, 1000.0]))
         tensor(1000.)
     """

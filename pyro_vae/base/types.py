@@ -7,7 +7,7 @@ State: TypeAlias = dict[str, Any]
 """Tensors and plain values by name: what ``torch.load(weights_only=True)`` reads back."""
 
 Json: TypeAlias = "str | int | float | bool | Mapping[str, Json] | Sequence[Json] | None"
-"""What a JSON file holds; :func:`~pyro_vae.base.files.write_json` turns NaN and infinity into null."""
+"""A value of a JSON file; :func:`~pyro_vae.base.files.write_json` turns NaN and infinity into null."""
 
 
 PyroFunction: TypeAlias = Callable[..., object]
@@ -15,11 +15,11 @@ PyroFunction: TypeAlias = Callable[..., object]
 
 
 class Progress(Protocol):
-    """A callback while something long runs."""
+    """A callback that reports the progress of long work."""
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Hear that ``done`` of ``total`` are done of ``what``."""
+        """Report that ``done`` of ``total`` steps of ``what`` are done."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:
-    """Report nothing: the default :data:`Progress`."""
+    """Report nothing: the default :class:`Progress`."""

@@ -94,7 +94,7 @@ def compare(wanted: CompareOptions, console: Console) -> int:
     ):
         if wish > len(there) and (option == "batch" or wanted.steps):
             raise InputError(f"{option} of at most {len(there)}, the held-out examples", wish, f"{option}={len(there)}")
-    x = data.validation.to(device).draw(config.seed)[: wanted.batch]
+    x = data.validation.to(device).binarized(config.seed)[: wanted.batch]
     train = data.train.to(device)
     points: dict[int, list[EstimatorReport]] = {}
     for point in training_points(program, train, wanted.at, **_settings(config)):

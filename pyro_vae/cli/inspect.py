@@ -120,7 +120,7 @@ def reconstruct(options: ReconstructOptions, console: Console) -> int:
     if count > len(test):
         raise InputError(f"a count of at most {len(test)}, the test images", count, f"count={len(test)}")
     if options.arrays is not None:
-        x = test.draw(seed)[:count]
+        x = test.binarized(seed)[:count]
         with isolated_rng(device, seed):
             generated = predictive.reconstruct(program, x)
         _write_arrays(Path(options.arrays), generated, console, x=x.cpu().numpy())

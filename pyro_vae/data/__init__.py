@@ -1,4 +1,4 @@
-"""Images for variational autoencoders: published sets by name, and a user's own by path."""
+"""Images for variational autoencoders: published data sets by name, and user files by path."""
 
 from pyro_vae.data.catalogue import DATASETS, DataSet, is_path, load
 from pyro_vae.data.images import BINARIZATIONS, Images, as_images

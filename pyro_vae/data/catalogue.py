@@ -1,4 +1,4 @@
-"""Every data set by name, and ``load``, which also takes a path."""
+"""The published data sets by name, and ``load``, which also takes a path."""
 
 import difflib
 import os
@@ -16,15 +16,15 @@ from pyro_vae.data.mnist import Idx
 from pyro_vae.data.omniglot import read_omniglot
 from pyro_vae.data.published import read_binarized_mnist, read_caltech, read_digits, read_frey
 from pyro_vae.data.splits import Parts, complete, how_split
-from pyro_vae.data.user_files import default_binarization, read_own
+from pyro_vae.data.user_files import default_binarization, read_user_files
 
 
 @dataclass(frozen=True)
 class Source:
-    """A published set: who reads it, how it is binarized unless one says otherwise, and what it is.
+    """A published set: its reader, its default binarization and a description.
 
-    ``read(root, download)`` returns what is under the data root; only sets that torchvision knows how to
-    fetch take notice of ``download``.
+    ``read(root, download)`` reads the set below the data root; only sets that torchvision can download use
+    ``download``.
     """
 
     read: Callable[[Path, bool], Parts]
@@ -48,15 +48,15 @@ DATASETS: dict[str, Source] = {
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Three sets of images that share one event shape, and where they came from.
+    """Training, validation and test images of one event shape, and their source.
 
     Args:
-        name: As in ``DATASETS``, or the user's file or folder.
-        train: To fit.
-        validation: To choose by.
-        test: To report on.
-        source: Which files and format, one line.
-        split: How the splits came about.
+        name: a key of ``DATASETS``, or the name of the user's file or folder.
+        train: images to fit.
+        validation: images for model selection.
+        test: images for final figures.
+        source: files and format, one line.
+        split: how the splits were made.
     """
 
     name: str
@@ -72,9 +72,10 @@ class DataSet:
         return self.train.event_shape
 
     def describe(self) -> dict[str, object]:
-        """Return what a run records of its data, ready for JSON.
+        """Return what a run records about its data, as JSON values.
 
         Example:
+            >>> from pyro_vae import load
             >>> load("digits").describe()["sizes"]
             {'train': 1439, 'validation': 179, 'test': 179}
         """
@@ -98,19 +99,21 @@ def load(
     seed: int = 0,
     download: bool = True,
 ) -> DataSet:
-    """Load a published set by name, or images of one's own by path.
+    """Load a published set by name, or your own images by path.
 
     Args:
-        name: A key of ``DATASETS``; or a path to ``.npy``, ``.npz``, ``.pt`` or a folder of pictures.
-        root: The data root, in which each published set has a folder; None means ``data``.
-        binarize: None means what is usual for the set.
-        seed: Draws the splits that were not published; the same seed draws the same.
-        download: Whether sets that torchvision can fetch (MNIST, Fashion-MNIST) may be fetched.
+        name: a key of ``DATASETS``; or a path to ``.npy``, ``.npz``, ``.pt`` or a folder of pictures.
+        root: the data root, in which each published set has a folder; None means ``data``.
+        binarize: one of ``BINARIZATIONS``; None means the default of the set.
+        seed: seed of the splits that are not published; the same seed gives the same splits.
+        download: whether to download sets that torchvision provides (MNIST, Fashion-MNIST) if they are missing.
 
     Raises:
-        InputError: An unknown name, missing or damaged files, images that cannot be used.
+        InputError: an unknown name, missing or damaged files, or unusable images.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae import load
         >>> data = load("digits", seed=0)
         >>> data.train.batch(torch.arange(100), torch.Generator().manual_seed(0)).shape
         torch.Size([100, 8, 8])
@@ -119,7 +122,7 @@ def load(
         lookup({known: known for known in BINARIZATIONS}, binarize, "binarization")
     if is_path(name):
         path = _existing(Path(name).expanduser())
-        parts = read_own(path)
+        parts = read_user_files(path)
         return _data_set(path.name, parts, binarize or default_binarization(parts.train), seed)
     source = lookup(DATASETS, str(name), "data set")
     folder = Path("data" if root is None else root).expanduser().absolute()
@@ -127,7 +130,7 @@ def load(
 
 
 def _digest(parts: list[Images]) -> str:
-    """Return a checksum of all pixels: a run tells by it whether its data are still the same."""
+    """Return a checksum of all pixels, by which a run recognises its data."""
     total = 0
     for images in parts:
         total = zlib.crc32(images.pixels.cpu().contiguous().numpy().tobytes(), total)
@@ -140,7 +143,7 @@ def _data_set(name: str, parts: Parts, binarize: Binarization, seed: int) -> Dat
 
 
 def is_path(name: str | Path) -> bool:
-    """Tell a path from a name; a set's name stays one even where a folder is called the same."""
+    """Tell a path from a name; the name of a published set is a name even where a folder has that name."""
     if isinstance(name, Path):
         return True
     if name in DATASETS or not name:
@@ -151,6 +154,6 @@ def is_path(name: str | Path) -> bool:
 def _existing(path: Path) -> Path:
     if not path.exists():
         near = difflib.get_close_matches(path.stem.lower(), DATASETS, n=1, cutoff=0.6)
-        hint = f"{near[0]!r}, if that data set was meant" if near else "an existing path"
+        hint = f"{near[0]!r}, if you mean that data set" if near else "an existing path"
         raise InputError("a file or folder of images", f"{str(path)!r}, which does not exist", hint)
     return path

@@ -1,4 +1,4 @@
-"""A folder of pictures: flat, one folder per class, or either of these in train, validation and test."""
+"""A folder of pictures: flat or one folder per class, with or without folders train, validation and test."""
 
 from pathlib import Path
 
@@ -10,21 +10,20 @@ from pyro_vae.data.reading import Array, reading
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
-NO_GREY = (".gif", ".webp")  # formats that cannot say "grey": they have a palette, or RGB only
+NO_GREY = (".gif", ".webp")  # formats without a grey mode: palette or RGB only
 Found = tuple[Array, Array | None]  # images (N, *event_shape), labels (N,)
 
 
 def read_folder(folder: Path) -> dict[str, Found]:
-    """Read every picture of a folder, sorted by path; hidden files are left out.
+    """Read every picture of a folder, sorted by path; hidden files are skipped.
 
-    Grey pictures give (N, H, W), colour ones (N, 3, H, W), both uint8; GIF and WebP pictures are grey
-    if the three channels are equal in all of them. Where there is one folder per
-    class, labels count the sorted folder names. Folders called train (which must be there),
-    validation and test are splits.
+    Grey pictures give (N, H, W), colour pictures (N, 3, H, W), both uint8; GIF and WebP pictures are grey if in all
+    of them the three channels are equal. With one folder per class, labels number the sorted folder names. Folders
+    named train (required), validation and test are splits.
 
     Raises:
-        InputError: No picture, folders of uneven depth, pictures of unlike size or kind (two are
-            named), a broken, moving, transparent or 16-bit picture.
+        InputError: no picture, folders of different depths, pictures of different size or kind (the message names
+            two), or a broken, animated, transparent or 16-bit picture.
     """
     files = _files(folder)
     groups = _groups(folder, files)
@@ -52,7 +51,7 @@ Group = tuple[list[Path], list[Path]]  # paths from the folder, and the same wit
 
 
 def _groups(folder: Path, files: list[Path]) -> dict[str, Group]:
-    """Tell the files of each split apart, where the folders at the top are called like splits."""
+    """Group the files by split, if the top folders are named like splits."""
     inner = [file.relative_to(folder) for file in files]
     split_of = {name: split for split, names in SPLITS.items() for name in names}
     tops = {path.parts[0] for path in inner}
@@ -67,12 +66,12 @@ def _groups(folder: Path, files: list[Path]) -> dict[str, Group]:
 
 
 def _classes(folder: Path, groups: dict[str, Group]) -> list[str]:
-    """Return the sorted class folders; none if all files lie flat."""
+    """Return the sorted class folders; none if the folder is flat."""
     rests = [rest for _, group in groups.values() for rest in group]
     by_depth = {len(rest.parts): rest for rest in rests}
     if by_depth.keys() not in ({1}, {2}):
         expected = f"pictures all flat, or all in one folder per class, in {folder}"
-        raise InputError(expected, " and ".join(f"'{rest}'" for rest in by_depth.values()), "moving them")
+        raise InputError(expected, " and ".join(f"'{rest}'" for rest in by_depth.values()), "moving the files")
     return sorted({rest.parts[0] for rest in rests}) if 2 in by_depth else []
 
 
@@ -81,7 +80,7 @@ def _labels(rests: list[Path], classes: list[str]) -> Array | None:
 
 
 def _stack(files: list[Path]) -> list[Array]:
-    """Read all pictures, and stop at the first that is unlike the first one."""
+    """Read all pictures; raise at one that differs from the first in size or kind."""
     pictures: list[Array] = []
     for file in files:
         pictures.append(_read(file))
@@ -110,7 +109,7 @@ def _read(path: Path) -> Array:
 
 
 def _opaque(picture: Image.Image, path: Path) -> Image.Image:
-    """Drop an alpha channel that says nothing; what lies behind a transparent pixel is not ours to choose."""
+    """Drop an alpha channel that is opaque everywhere; transparent pixels need a background, which the user chooses."""
     if picture.mode not in ("LA", "PA", "RGBA") and "transparency" not in picture.info:
         return picture
     if picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
@@ -119,7 +118,7 @@ def _opaque(picture: Image.Image, path: Path) -> Image.Image:
 
 
 def _levels(picture: Image.Image, path: Path) -> Array:
-    """Return (H, W) or (3, H, W) uint8; a palette is colour."""
+    """Return (H, W) or (3, H, W) uint8; a palette counts as colour."""
     if picture.mode in ("1", "L"):
         return np.asarray(picture.convert("L"))
     if picture.mode in ("RGB", "P"):

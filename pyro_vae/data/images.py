@@ -1,4 +1,4 @@
-"""A set of images on a device: kept as levels, scaled and binarized batch by batch."""
+"""A set of images on a device: stored as grey levels, scaled and binarized batch by batch."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ BINARIZATIONS: tuple[Binarization, ...] = get_args(Binarization)
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    r"""N images, stored compactly, handed out as numbers in [0, 1].
+    r"""N images, stored compactly; a batch holds numbers in [0, 1].
 
     A grey level :math:`l` stands for :math:`p = l / \text{max\_value}`. A batch is
 
@@ -24,7 +24,7 @@ class Images:
     ===========  ==================================================
     none         :math:`p`
     threshold    1 where :math:`p \ge 0.5`, else 0
-    dynamic      a fresh draw of :math:`\text{Bernoulli}(p)` a batch
+    dynamic      a new sample of :math:`\text{Bernoulli}(p)`
     ===========  ==================================================
 
     References:
@@ -32,15 +32,17 @@ class Images:
         (a pixel's grey level as the probability of a one).
 
     Args:
-        pixels: (N, \*event_shape), uint8 levels 0..max_value, or floating (then used as they are).
+        pixels: (N, \*event_shape), uint8 levels 0..max_value, or floating (used unchanged).
         labels: (N,) int64, or None.
-        max_value: The uint8 level that means 1.0: 255, 16 for ``digits``, 1 for binary sets.
-        binarize: One of ``BINARIZATIONS``.
+        max_value: the uint8 level that means 1.0: 255, 16 for ``digits``, 1 for binary sets.
+        binarize: one of ``BINARIZATIONS``.
 
     Raises:
-        InputError: A dtype, shape, level or name that does not fit the above.
+        InputError: an invalid dtype, shape, level or name.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.data import Images
         >>> images = Images(torch.tensor([[0, 255], [51, 204]], dtype=torch.uint8))
         >>> images.batch(slice(0, 2))
         tensor([[0.0000, 1.0000],
@@ -53,7 +55,7 @@ class Images:
     binarize: Binarization = "none"
 
     def __post_init__(self) -> None:
-        """Check everything once, so that the loop need not."""
+        """Check the fields once, so that batches need no checks."""
         lookup({name: name for name in BINARIZATIONS}, self.binarize, "binarization")
         _check_pixels(self.pixels)
         _check_range(self)
@@ -70,14 +72,16 @@ class Images:
 
     @property
     def device(self) -> torch.device:
-        """The device that holds the pixels, and on which batches are made."""
+        """The device of the pixels, and of the batches."""
         return self.pixels.device
 
     @cached_property
     def is_binary(self) -> bool:
-        """Whether ``batch`` can yield nothing but 0 and 1.
+        """Whether every batch consists of 0 and 1.
 
         Example:
+            >>> import torch
+            >>> from pyro_vae.data import Images
             >>> Images(torch.tensor([[0, 1]], dtype=torch.uint8), max_value=1).is_binary
             True
         """
@@ -87,21 +91,23 @@ class Images:
         return bool(((self.pixels == 0) | (self.pixels == one)).all())
 
     def to(self, device: torch.device | str) -> "Images":
-        """Return the same images on another device; the compact levels are what is copied."""
+        """Return the same images on another device; the levels are copied, not the floating pixels."""
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, pixels=self.pixels.to(device), labels=labels)
 
     def batch(self, index: Tensor | slice, generator: torch.Generator | None = None) -> Tensor:
-        r"""Gather, scale and binarize on the device that holds the pixels.
+        r"""Gather, scale and binarize images, on the device of the pixels.
 
         Args:
-            index: (B,) which images, or a slice.
-            generator: Of the same device; None means torch's own. Only ``dynamic`` draws from it.
+            index: indices (B,), or a slice.
+            generator: a generator on the same device, used by ``dynamic`` only; None means torch's global one.
 
         Returns:
             (B, \*event_shape), float32; floating pixels keep their dtype.
 
         Example:
+            >>> import torch
+            >>> from pyro_vae.data import Images
             >>> grey = Images(torch.full((1, 4), 128, dtype=torch.uint8), binarize="threshold")
             >>> grey.batch(torch.tensor([0, 0]))
             tensor([[1., 1., 1., 1.],
@@ -115,14 +121,16 @@ class Images:
             return (grey >= 0.5).to(grey.dtype)
         return grey
 
-    def draw(self, seed: int) -> Tensor:
-        r"""Return the whole set, (N, \*event_shape), binarized once: for evaluation and pictures.
+    def binarized(self, seed: int) -> Tensor:
+        r"""Return the whole set, (N, \*event_shape), binarized once, for evaluation and pictures.
 
-        The same seed gives the same draw on one device type.
+        The same seed gives the same pixels on one device type.
 
         Example:
+            >>> import torch
+            >>> from pyro_vae.data import Images
             >>> grey = Images(torch.full((2, 3), 100, dtype=torch.uint8), binarize="dynamic")
-            >>> torch.equal(grey.draw(seed=1), grey.draw(seed=1))
+            >>> torch.equal(grey.binarized(seed=1), grey.binarized(seed=1))
             True
         """
         return self.batch(slice(None), torch.Generator(self.device).manual_seed(seed))
@@ -131,6 +139,8 @@ class Images:
         """Return the images at ``index``, (B,), with their labels.
 
         Example:
+            >>> import torch
+            >>> from pyro_vae.data import Images
             >>> len(Images(torch.rand(10, 2)).subset(torch.tensor([0, 7])))
             2
         """
@@ -140,15 +150,17 @@ class Images:
 
 
 def as_images(x: Images | Tensor) -> Images:
-    r"""Return images as they are, and a plain tensor, (N, \*event_shape), as images.
+    r"""Return :class:`Images` unchanged, and a tensor (N, \*event_shape) as images.
 
-    uint8 means level / 255, unless its greatest level is 1: then, like bool, it means 0 and 1.
-    Floating values are used as they are (they need not lie in [0, 1]).
+    uint8 means level / 255, unless the greatest level is 1: then, like bool, it means 0 and 1. Floating values are used
+    unchanged; they may lie outside [0, 1].
 
     Raises:
-        InputError: Not a tensor, no event dimension, no image, NaN or infinite, another integer dtype.
+        InputError: not a tensor, no event dimension, no image, NaN or infinity, or another integer dtype.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.data import as_images
         >>> as_images(torch.tensor([[True, False]])).batch(slice(None))
         tensor([[1., 0.]])
     """
@@ -161,13 +173,13 @@ def as_images(x: Images | Tensor) -> Images:
     _check_pixels(x)
     if x.is_floating_point() and not bool(torch.isfinite(x).all()):
         raise InputError("finite pixels", "NaN or infinity", "x[x.flatten(1).isfinite().all(1)]")
-    # Levels 0 and 1 alone are a binary set: 1/255 as the brightest grey is never meant.
+    # Levels 0 and 1 alone are a binary set: nobody means 1/255 as the brightest grey.
     binary = x.dtype == torch.uint8 and int(x.max()) == 1
     return Images(x, max_value=1 if binary else 255)
 
 
 def _scaled(pixels: Tensor, max_value: int) -> Tensor:
-    # The cast comes first: uint8 / int would follow torch's default dtype, a global switch.
+    # Cast first: uint8 / int would take torch's default dtype, a global setting.
     return pixels if pixels.is_floating_point() else pixels.to(torch.float32) / max_value
 
 
@@ -190,7 +202,7 @@ def _check_range(images: Images) -> None:
         return
     top = 1 if floating else images.max_value
     low, high = (end.item() for end in torch.aminmax(images.pixels))
-    # Written so that NaN fails too. A probability above 1 would abort the process on CUDA.
+    # Written so that NaN fails, too. On CUDA a probability above 1 would abort the process.
     if not (low >= 0 and high <= top):
         raise InputError(f"pixels from 0 to {top}", f"{low} to {high}", "scaling them, or binarize='none'")
 

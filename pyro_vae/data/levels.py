@@ -1,4 +1,4 @@
-"""From arrays of several kinds to the one way in which pixels are stored."""
+"""Conversion of arrays to stored pixels: uint8 levels where they are exact, else float32."""
 
 import numpy as np
 import torch
@@ -11,20 +11,21 @@ TOLERANCE = 1e-6  # of a value in [0, 1]: float32 holds k / 255 to 6e-8, float16
 
 
 def to_levels(array: Array, where: str) -> tuple[Tensor, int]:
-    """Return pixels and the level that means 1.0, as exactly and as compactly as they can be kept.
+    """Return pixels and the level that means 1.0, exact and as compact as possible.
 
     ============================  =======  =========
     values                        stored   max_value
     ============================  =======  =========
-    bool, or nothing but 0 and 1  uint8    1
+    bool, or only 0 and 1         uint8    1
     uint8, or k/255 to 1e-6       uint8    255
     other floating in [0, 1]      float32  255 (unused)
     ============================  =======  =========
 
     Raises:
-        InputError: Another dtype, no event dimension, no image, NaN or infinite, outside [0, 1].
+        InputError: another dtype, no event dimension, no image, NaN, infinity, or values outside [0, 1].
 
     Example:
+        >>> import numpy as np
         >>> to_levels(np.array([[0.0, 0.2, 1.0]]), "x")
         (tensor([[  0,  51, 255]], dtype=torch.uint8), 255)
     """
@@ -35,13 +36,13 @@ def to_levels(array: Array, where: str) -> tuple[Tensor, int]:
     if array.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
         hint = "array.astype('uint8') for levels 0 to 255, or floating values from 0 to 1"
         raise InputError(f"uint8, bool or floating pixels in {where}", f"dtype {array.dtype}", hint)
-    # Levels 0 and 1 alone are a binary set: 1/255 as the brightest grey is never meant.
+    # Levels 0 and 1 alone are a binary set: nobody means 1/255 as the brightest grey.
     binary = array.max() == 1
     return _tensor(array, np.uint8), 1 if binary else 255
 
 
 def check_shape(array: Array, where: str) -> None:
-    """Refuse what cannot be N images: (N, ...) with an event dimension and at least one image."""
+    """Check for shape (N, ...), with an event dimension and at least one image."""
     if array.ndim < 2:
         hint = "array[None] for a single image, or array.reshape(N, ...)"
         raise InputError(f"images of shape (N, ...) in {where}", f"shape {array.shape}", hint)
@@ -60,7 +61,7 @@ def _from_floating(array: Array) -> tuple[Tensor, int]:
 
 
 def _tensor(array: Array, dtype: type[np.generic]) -> Tensor:
-    # order="C": a file may hold Fortran order or the other byte order, which torch cannot take.
+    # order="C": a file may have Fortran order or another byte order, which torch does not accept.
     return torch.from_numpy(array.astype(dtype, order="C", copy=False))
 
 

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: IDX files read where they lie, or fetched with torchvision's own code."""
+"""MNIST and Fashion-MNIST: IDX files, read in place or downloaded by torchvision."""
 
 import gzip
 import hashlib
@@ -21,18 +21,18 @@ from pyro_vae.data.splits import Parts
 
 HELD_OUT = 5000  # of the 60000 training images, for validation
 SIZES = {"train": 60000, "t10k": 10000}
-# What torchvision's download raises: its own RuntimeError, urllib's and the disk's, broken HTTP, broken gzip.
+# What torchvision's download raises: RuntimeError, errors of urllib, disk, HTTP and gzip.
 FAILURES = (RuntimeError, OSError, HTTPException, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
 class Idx:
-    """A set published as four IDX files, and torchvision's class that knows its mirrors and md5 sums.
+    """A set of four IDX files, and torchvision's class with its mirrors and md5 sums.
 
     Args:
-        name: The folder under the data root.
-        kind: ``torchvision.datasets.MNIST`` or a class made like it.
-        home: The public page of the set.
+        name: the folder below the data root.
+        kind: ``torchvision.datasets.MNIST`` or a subclass.
+        home: the public page of the set.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Idx:
     home: str
 
     def read(self, root: Path, download: bool) -> Parts:
-        """Read the four files, of which nothing is written; fetch them first if they are missing.
+        """Read the four files without writing anything; download them first if they are missing.
 
         Raises:
-            InputError: A damaged file, or no files and no way to fetch them.
+            InputError: a damaged file, or files that are missing and not downloaded.
         """
         folder = self._find(root)
         if folder is None:
@@ -52,7 +52,7 @@ class Idx:
         return Parts(train, None, test, HELD_OUT, source=f"IDX files in {folder}")
 
     def folders(self, root: Path) -> tuple[Path, Path]:
-        """Return where the files may lie: in a folder of the set's own, or in torchvision's layout."""
+        """Return the two folders that may hold the files: one of the set, and torchvision's layout."""
         raw = Path(self.kind.__name__, "raw")
         return root / self.name / raw, root / raw
 
@@ -71,7 +71,7 @@ class Idx:
         raise InputError(f"{', '.join(self._sums())}", f"no such files in {looked}", hint)
 
     def _fetch(self, root: Path) -> Path:
-        """Fetch beside the final place and move what is whole: a failure leaves nothing to stumble over."""
+        """Download to a temporary folder and move the complete files, so that a failure leaves nothing behind."""
         folder = self.folders(root)[0]
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class Idx:
         looked = " and ".join(map(str, self.folders(root)))
         reason = " ".join(str(error).split()).rstrip(".")
         got = f"no such files in {looked}, and the download failed ({type(error).__name__}: {reason})"
-        hint = f"again with a network, or put the four files there from {self.home}"
+        hint = f"again with a network connection, or put the four files there from {self.home}"
         return InputError(f"{', '.join(self._sums())}", got, hint)
 
 
@@ -98,7 +98,7 @@ def _images(folder: Path, part: str, sums: dict[str, str]) -> Images:
 
 
 def _read(archive: Path, sums: dict[str, str], shape: tuple[int, ...]) -> Tensor:
-    """Read the published archive after checking its md5, else the unpacked file of the same name."""
+    """Read the published archive after a check of its md5, else the unpacked file of the same name."""
     path = archive if archive.is_file() else archive.with_suffix("")
     with reading(path, "an IDX file") as file:
         if path is archive:
@@ -109,13 +109,13 @@ def _read(archive: Path, sums: dict[str, str], shape: tuple[int, ...]) -> Tensor
 def _unpack(packed: bytes, archive: Path, sums: dict[str, str]) -> bytes:
     found = hashlib.md5(packed, usedforsecurity=False).hexdigest()
     if found != sums[archive.name]:
-        hint = "deleting that file and loading again, which fetches it"
+        hint = "deleting that file and loading again, which downloads it"
         raise InputError(f"md5 {sums[archive.name]} of {archive}", f"md5 {found}, a damaged file", hint)
     return gzip.decompress(packed)
 
 
 def _parse(content: bytes, path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Take an IDX file apart: 0, 0, 8 (uint8), number of dims, each dim as big-endian uint32, the values."""
+    """Parse an IDX file: 0, 0, 8 (uint8), number of dimensions, each as big-endian uint32, the values."""
     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, dtype=">u4").tobytes()
     expected = len(header) + int(np.prod(shape))
     if not content.startswith(header) or len(content) != expected:

@@ -1,4 +1,4 @@
-"""OMNIGLOT in the four forms in which it is passed on, 28 x 28, ink bright."""
+"""OMNIGLOT in the four published formats, 28 x 28, ink bright."""
 
 import io
 import re
@@ -12,11 +12,11 @@ from PIL import Image
 from pyro_vae.base.errors import InputError
 from pyro_vae.data.images import Images
 from pyro_vae.data.levels import to_levels
-from pyro_vae.data.reading import Array, Form, pick, read_first, read_mat, read_npz, reading
+from pyro_vae.data.reading import Array, Format, pick, read_first, read_mat, read_npz, reading
 from pyro_vae.data.splits import Parts
 
 CHARACTERS = {"background": 964, "evaluation": 659}
-DRAWINGS = 20  # of each character
+DRAWINGS = 20  # per character
 CHARDATA_SIZES = {"": 24345, "test": 8070}
 SIDE, SMALL = 105, 28
 DRAWING = re.compile(r"(\d{4})_(\d{2})\.png")  # number of the character from 0001, number of the drawer
@@ -26,8 +26,8 @@ CHUNK = 1000  # images reduced at a time: 44 MB of float32
 def read_omniglot(root: Path, download: bool) -> Parts:
     """Return 1623 handwritten characters: background for training, evaluation for testing.
 
-    ``chardata.mat`` is another reduction and another split, that of the IWAE paper; log-likelihoods on
-    it and on the other forms cannot be compared. ``DataSet.source`` says which was used.
+    ``chardata.mat`` is the IWAE paper's reduction and split, which differ from the others': log-likelihoods on it and
+    on the other formats cannot be compared. ``DataSet.source`` says which was used.
 
     References:
         B. Lake, R. Salakhutdinov and J. Tenenbaum, Human-level concept learning through probabilistic
@@ -35,21 +35,21 @@ def read_omniglot(root: Path, download: bool) -> Parts:
         Y. Burda, R. Grosse and R. Salakhutdinov, Importance Weighted Autoencoders, ICLR 2016.
     """
     pair = ("images_background", "images_evaluation")
-    forms = (
-        Form(("chardata.mat",), "28 x 28 of the IWAE paper", _chardata),
-        Form(("omniglot_28x28.npz",), "28 x 28 area means", _small),
-        Form((f"{pair[0]}.npz", f"{pair[1]}.npz"), "105 x 105, reduced to 28 x 28 area means", _large),
-        Form((f"{pair[0]}.zip", f"{pair[1]}.zip"), "as published, reduced to 28 x 28 area means", _drawings),
+    formats = (
+        Format(("chardata.mat",), "28 x 28 of the IWAE paper", _chardata),
+        Format(("omniglot_28x28.npz",), "28 x 28 area means", _small),
+        Format((f"{pair[0]}.npz", f"{pair[1]}.npz"), "105 x 105, reduced to 28 x 28 area means", _large),
+        Format((f"{pair[0]}.zip", f"{pair[1]}.zip"), "as published, reduced to 28 x 28 area means", _drawings),
     )
-    return read_first(root, "omniglot", forms, "https://github.com/brendenlake/omniglot")
+    return read_first(root, "omniglot", formats, "https://github.com/brendenlake/omniglot")
 
 
 def area_means(ink: Array) -> Array:
     r"""Reduce drawings to 28 x 28 by the exact mean of the 3.75 x 3.75 area that each pixel covers.
 
-    With :math:`W_{ij}` the quarter-pixels that source column j shares with target column i (15 in all),
-    :math:`s = W\,\text{ink}\,W^\top \le 225` is an integer and the level is :math:`255 s / 225 = 17 s / 15`,
-    rounded; it is never half way between two integers.
+    With :math:`W_{ij}` the quarter-pixels shared by source column j and target column i (15 for each i),
+    :math:`s = W\,\text{ink}\,W^\top \le 225` is an integer, and the level is :math:`255 s / 225 = 17 s / 15`,
+    rounded; it is never halfway between two integers.
 
     Args:
         ink: (N, 105, 105) bool, True where there is ink.
@@ -58,6 +58,7 @@ def area_means(ink: Array) -> Array:
         (N, 28, 28) uint8, ink 255.
 
     Example:
+        >>> import numpy as np
         >>> area_means(np.ones((1, 105, 105), dtype=bool))[0, 0, :3]
         array([255, 255, 255], dtype=uint8)
     """
@@ -66,7 +67,7 @@ def area_means(ink: Array) -> Array:
 
 
 def _reduce(ink: Array, overlap: Array) -> Array:
-    # float32 is exact here: every partial sum is an integer below 2^24; and its matmul is a fast one.
+    # float32 is exact here, since every partial sum is an integer below 2^24, and its matmul is fast.
     area = (overlap @ ink.astype(np.float32) @ overlap.T).astype(np.int64)  # (N, 28, 28)
     return ((34 * area + 15) // 30).astype(np.uint8)
 
@@ -92,13 +93,13 @@ def _chardata(paths: list[Path]) -> Parts:
 def _chardata_split(arrays: dict[str, Array], prefix: str, path: Path) -> Images:
     size = CHARDATA_SIZES[prefix]
     columns = pick(arrays, f"{prefix}data", path, (SMALL * SMALL, size), "fub")
-    upright = columns.T.reshape(size, SMALL, SMALL).transpose(0, 2, 1)  # the file goes column by column
+    upright = columns.T.reshape(size, SMALL, SMALL).transpose(0, 2, 1)  # the file is column-major
     pixels, top = to_levels(upright, str(path))
     return Images(pixels, _alphabets(arrays, f"{prefix}target", path, size), top)
 
 
 def _alphabets(arrays: dict[str, Array], name: str, path: Path, size: int) -> torch.Tensor | None:
-    """Return which of the 50 alphabets each drawing is from; the published file has it one-hot."""
+    """Return each drawing's alphabet, 0 to 49; the published file has it one-hot."""
     if name not in arrays:
         return None
     return torch.from_numpy(pick(arrays, name, path, (-1, size), "fubi").argmax(axis=0).astype(np.int64))

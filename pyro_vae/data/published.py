@@ -8,7 +8,18 @@ from sklearn.datasets import load_digits
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.data.images import Images
-from pyro_vae.data.reading import Array, Form, check_top, fits, pick, read_first, read_mat, read_npy, read_npz, reading
+from pyro_vae.data.reading import (
+    Array,
+    Format,
+    check_top,
+    fits,
+    pick,
+    read_first,
+    read_mat,
+    read_npy,
+    read_npz,
+    reading,
+)
 from pyro_vae.data.splits import Parts
 
 FREY_SHAPE = (1965, 28, 20)
@@ -18,7 +29,7 @@ CALTECH_SIZES = {"train": 4100, "val": 2264, "test": 2307}
 
 
 def read_digits(root: Path, download: bool) -> Parts:
-    """Return scikit-learn's 1797 digits of 8 x 8 pixels, levels 0 to 16; they come with the package.
+    """Return scikit-learn's 1797 digits of 8 x 8 pixels, levels 0 to 16, which are part of its package.
 
     References:
         E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
@@ -35,11 +46,11 @@ def read_frey(root: Path, download: bool) -> Parts:
     References:
         S. Roweis, L. Saul and G. Hinton, Global Coordination of Local Linear Models, NIPS 2001.
     """
-    forms = (
-        Form(("freyfaces.npy",), "array", _frey_npy),
-        Form(("frey_rawface.mat",), "as published", _frey_mat),
+    formats = (
+        Format(("freyfaces.npy",), "array", _frey_npy),
+        Format(("frey_rawface.mat",), "as published", _frey_mat),
     )
-    return read_first(root, "frey-face", forms, "https://cs.nyu.edu/~roweis/data.html")
+    return read_first(root, "frey-face", formats, "https://cs.nyu.edu/~roweis/data.html")
 
 
 def _frey_npy(paths: list[Path]) -> Parts:
@@ -57,18 +68,18 @@ def _frey_mat(paths: list[Path]) -> Parts:
 
 
 def read_binarized_mnist(root: Path, download: bool) -> Parts:
-    """Return MNIST binarized once and for all: 50000, 10000 and 10000 images, without labels.
+    """Return MNIST binarized once: 50000, 10000 and 10000 images, without labels.
 
     References:
         R. Salakhutdinov and I. Murray, On the quantitative analysis of deep belief networks, ICML 2008.
         H. Larochelle and I. Murray, The Neural Autoregressive Distribution Estimator, AISTATS 2011.
     """
-    forms = (
-        Form(("binarized_mnist_packed.npz",), "eight pixels a byte", _binarized_packed),
-        Form(tuple(f"binarized_mnist_{split}.amat" for split in SPLITS), "as published", _binarized_text),
+    formats = (
+        Format(("binarized_mnist_packed.npz",), "eight pixels per byte", _binarized_packed),
+        Format(tuple(f"binarized_mnist_{split}.amat" for split in SPLITS), "as published", _binarized_text),
     )
     home = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
-    return read_first(root, "binarized-mnist", forms, home)
+    return read_first(root, "binarized-mnist", formats, home)
 
 
 def _binary(pixels: Array, labels: Array | None = None) -> Images:
@@ -91,7 +102,7 @@ def _binarized_text(paths: list[Path]) -> Parts:
 
 
 def _read_amat(path: Path, rows: int) -> Array:
-    """Read lines of 784 blank-separated digits 0 or 1; numpy.loadtxt would take a minute over 110 MB."""
+    """Read lines of 784 blank-separated digits 0 or 1; numpy.loadtxt would need a minute for 110 MB."""
     with reading(path, "lines of digits") as file:
         lines = file.read().translate(None, b" \t\r").split()
     widths = {len(line) for line in lines}
@@ -110,8 +121,8 @@ def read_caltech(root: Path, download: bool) -> Parts:
         B. Marlin, K. Swersky, B. Chen and N. de Freitas, Inductive Principles for Restricted Boltzmann
         Machine Learning, AISTATS 2010.
     """
-    forms = (Form(("caltech101_silhouettes_28_split1.mat",), "as published", _caltech_mat),)
-    return read_first(root, "caltech101-silhouettes", forms, "https://people.cs.umass.edu/~marlin/data.shtml")
+    formats = (Format(("caltech101_silhouettes_28_split1.mat",), "as published", _caltech_mat),)
+    return read_first(root, "caltech101-silhouettes", formats, "https://people.cs.umass.edu/~marlin/data.shtml")
 
 
 def _caltech_mat(paths: list[Path]) -> Parts:
@@ -125,5 +136,5 @@ def _silhouettes(arrays: dict[str, Array], split: str, path: Path) -> Images:
     pixels = pick(arrays, f"{split}_data", path, (size, 784))
     check_top(pixels, 1, path)
     labels = pick(arrays, f"{split}_labels", path, (size, 1)).reshape(-1).astype(np.int64) - 1
-    # The file has the object as 0 and the pixels column by column.
+    # In the file the object is 0, and pixels are column-major.
     return _binary(1 - pixels.reshape(-1, 28, 28).transpose(0, 2, 1), labels)

@@ -1,4 +1,4 @@
-"""Finding and reading files that others made: every way to fail becomes one line that helps."""
+"""Finding and reading data files; every failure is an InputError of one line."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,45 +17,46 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Form:
-    """One of the forms in which a set is passed on: its files (all needed), and who reads them."""
+class Format:
+    """One published format of a set: its files (all required), a description and a reader."""
 
     files: tuple[str, ...]
     what: str
     read: Callable[[list[Path]], Parts]
 
 
-def read_first(root: Path, name: str, forms: Sequence[Form], home: str) -> Parts:
-    """Read the first form whose files are all in ``root/name`` or in ``root``.
+def read_first(root: Path, name: str, formats: Sequence[Format], home: str) -> Parts:
+    """Read the first format whose files are all in ``root/name`` or in ``root``.
 
     Raises:
-        InputError: No form is complete; the message names the folders, the files and the set's home.
+        InputError: no format is complete; the message names the folders, the files and the set's home page.
     """
     folders = (root / name, root)
-    for form in forms:
+    for choice in formats:
         for folder in folders:
-            paths = [folder / file for file in form.files]
+            paths = [folder / file for file in choice.files]
             if all(path.is_file() for path in paths):
-                return replace(form.read(paths), source=f"{_names(form)} ({form.what}) in {folder}")
-    accepted = ", or ".join(_names(form) for form in forms)
+                return replace(choice.read(paths), source=f"{_names(choice)} ({choice.what}) in {folder}")
+    accepted = ", or ".join(_names(choice) for choice in formats)
     looked = " and ".join(map(str, folders))
-    raise InputError(f"{accepted}", f"no such files in {looked}", f"getting {name} from {home}")
+    raise InputError(f"{accepted}", f"no such files in {looked}", f"downloading {name} from {home}")
 
 
-def _names(form: Form) -> str:
-    return " + ".join(form.files)
+def _names(choice: Format) -> str:
+    return " + ".join(choice.files)
 
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[BinaryIO]:
-    """Open a file, and turn whatever a parser raises over it, damaged or foreign, into an InputError.
+    """Open a file, and turn any error of its parser into an InputError.
 
-    Parsers that leave a file open when they fail get this one instead of the path.
+    Pass the open file, not the path, to parsers that leave their file open when they fail.
 
     Raises:
-        InputError: Names the file, what it should have been, and the parser's first line.
+        InputError: names the file, what was expected, and the first line of the parser's message.
 
     Example:
+        >>> from pathlib import Path
         >>> with reading(Path("/dev/null"), "an array"):
         ...     raise EOFError("no data")
         Traceback (most recent call last):
@@ -67,20 +68,20 @@ def reading(path: Path, what: str) -> Iterator[BinaryIO]:
             yield file
     except InputError:
         raise
-    except Exception as error:  # parsers of hostile bytes raise anything: zlib.error, KeyError, ...
+    except Exception as error:  # on damaged bytes parsers raise anything: zlib.error, KeyError, ...
         lines = str(error).splitlines() or ["no details"]
         got = f"{type(error).__name__}: {lines[0][:200].rstrip('.')}"
         raise InputError(f"{what} in {path}", got, "a fresh copy") from error
 
 
 def check_not_empty(path: Path) -> None:
-    """Refuse a file of no bytes: parsers say puzzling things about it."""
+    """Check that a file is not empty: parsers' messages about that are puzzling."""
     if path.stat().st_size == 0:
         raise InputError(f"data in {path}", "an empty file", "a fresh copy")
 
 
 def read_npy(path: Path) -> Array:
-    """Read one array; pickled objects are refused, for they can run code."""
+    """Read one array; pickled objects are rejected, since they can run code."""
     check_not_empty(path)
     with reading(path, "an array without pickled objects") as file:
         array: Array = np.load(file, allow_pickle=False)
@@ -90,7 +91,7 @@ def read_npy(path: Path) -> Array:
 
 
 def read_npz(path: Path) -> dict[str, Array]:
-    """Read every array of an archive; pickled objects are refused, for they can run code."""
+    """Read every array of an archive; pickled objects are rejected, since they can run code."""
     check_not_empty(path)
     with reading(path, "an archive of arrays without pickled objects") as file:
         archive = np.load(file, allow_pickle=False)
@@ -112,14 +113,14 @@ def pick(arrays: dict[str, Array], name: str, path: Path, shape: tuple[int, ...]
     """Return ``arrays[name]`` if its shape and dtype kind are those of the published file.
 
     Args:
-        arrays: The content of ``path``.
-        name: Which array.
-        path: For the message.
-        shape: As published; -1 fits any size.
-        kinds: Accepted numpy dtype kinds: b bool, u unsigned, i signed, f floating.
+        arrays: the content of ``path``.
+        name: the name of the array.
+        path: the file, for the message.
+        shape: the published shape; -1 matches any size.
+        kinds: accepted numpy dtype kinds: b bool, u unsigned, i signed, f floating.
 
     Raises:
-        InputError: Names the file and the array, and says what was expected and got.
+        InputError: the array is missing, or differs in shape or dtype kind.
     """
     if name not in arrays:
         raise InputError(f"{name!r} in {path}", f"{sorted(arrays)}", "the published file")
@@ -132,7 +133,7 @@ def pick(arrays: dict[str, Array], name: str, path: Path, shape: tuple[int, ...]
 
 
 def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Compare shapes; -1 fits any size.
+    """Compare shapes; -1 matches any size.
 
     Example:
         >>> fits((5, 3), (-1, 3))
@@ -142,6 +143,6 @@ def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def check_top(array: Array, top: int, path: Path) -> None:
-    """Refuse levels above ``top``: the file is not what it is called."""
+    """Check that no level is above ``top``, as in the published file."""
     if array.max() > top:
         raise InputError(f"levels from 0 to {top} in {path}", f"{array.max()}", "the published file")

@@ -1,4 +1,4 @@
-"""Images of the user's own: an array file with one set or with named splits, or a folder of pictures."""
+"""The user's images: a file with one array or named splits, or a folder of pictures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +17,15 @@ from pyro_vae.data.splits import Parts
 IMAGES, LABELS = ("images", "x"), ("labels", "y")
 
 
-def read_own(path: Path) -> Parts:
+def read_user_files(path: Path) -> Parts:
     """Read ``.npy``, ``.npz``, ``.pt`` or a folder of pictures.
 
-    An archive holds one array (under any name, or ``images`` or ``x`` among others) and perhaps
-    ``labels``; or ``train`` and perhaps ``validation`` (``valid``, ``val``), ``test`` and
-    ``<split>_labels``. Missing splits are drawn by seed.
+    An archive contains one array (under any name, or ``images`` or ``x`` among others) and optionally ``labels``;
+    or ``train`` and optionally ``validation`` (``valid``, ``val``), ``test`` and ``<split>_labels``. Missing splits
+    are taken from ``train`` at random.
 
     Raises:
-        InputError: Names the file and what in it cannot be used.
+        InputError: the file, or something in it, is not usable; the message names both.
     """
     if path.is_dir():
         return _assemble(read_folder(path), str(path), "folder of pictures")
@@ -38,9 +38,11 @@ def read_own(path: Path) -> Parts:
 
 
 def default_binarization(images: Images) -> Binarization:
-    """Choose for a user's own images: only grey ones have levels that are read as probabilities of a one.
+    """Return the default for a user's images: dynamic for grey ones, whose levels are probabilities, else none.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.data import Images
         >>> default_binarization(Images(torch.tensor([[[7, 99]]], dtype=torch.uint8)))
         'dynamic'
     """
@@ -50,7 +52,7 @@ def default_binarization(images: Images) -> Binarization:
 
 
 def _read_pt(path: Path) -> dict[str, Array]:
-    """Read a tensor or a dict of tensors; other pickled objects are refused, for they can run code."""
+    """Read a tensor or a dict of tensors; other pickled objects are rejected, since they can run code."""
     check_not_empty(path)
     with reading(path, "a tensor or a dict of tensors") as file:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -95,7 +97,7 @@ def _sole(arrays: dict[str, Array], where: str) -> Found:
 
 
 def _splits(arrays: dict[str, Array], where: str) -> dict[str, Found]:
-    """Take the named splits; a name that is not understood is refused, for it may be a misspelt split."""
+    """Return the named splits; an unknown name is an error, since it may be a misspelt split."""
     known = {f"{name}{end}" for names in SPLITS.values() for name in names for end in ("", "_labels")}
     if "train" not in arrays or not arrays.keys() <= known:
         expected = f"train, validation, test, each with or without <split>_labels, in {where}"
@@ -116,7 +118,7 @@ def _one_of(arrays: dict[str, Array], names: tuple[str, ...], where: str) -> Arr
 
 
 def _assemble(found: dict[str, Found], where: str, what: str) -> Parts:
-    """Store all splits in one way: what is levels of 255 in one must be so in the others."""
+    """Store all splits alike: levels of 255 in one are levels of 255 in the others."""
     for split, (images, _) in found.items():
         check_shape(images, f"{split} of {where}" if len(found) > 1 else where)
     _check_alike({split: images for split, (images, _) in found.items()}, where)

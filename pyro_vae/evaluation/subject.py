@@ -116,7 +116,7 @@ def look_at(
     program = _program(thing, images.batch(slice(0, TRIED), generator(device, seed, 0)).cpu())
     program.to(device)
     order = torch.randperm(len(images), generator=generator(torch.device("cpu"), seed, 2))
-    x = images.draw(seed)[order.to(device)]
+    x = images.binarized(seed)[order.to(device)]
     check_program(program, x[:TRIED])
     check_particles(program, x[:TRIED])
     with evaluating(program, device, seed), torch.no_grad():

@@ -47,7 +47,7 @@ def plot_all(
 
 def plot_reconstructions(path: Path, program: Program, test: Images, count: int, seed: int) -> Path:
     """Plot the first test images above their reconstructions."""
-    x = test.draw(seed)[:count]
+    x = test.binarized(seed)[:count]
     with isolated_rng(x.device, seed):
         return images.plot_pairs(path, x.cpu(), reconstruct(program, x).mean)
 
@@ -69,14 +69,14 @@ def plot_manifold(path: Path, program: Program, test: Images, site: str, seed: i
 
 def plot_latents(path: Path, program: Program, test: Images, site: str, seed: int) -> Path:
     """Plot the posterior means of test images in a two-dimensional latent space."""
-    x = test.draw(seed)[:SCATTER]
+    x = test.binarized(seed)[:SCATTER]
     labels = None if test.labels is None else test.labels[:SCATTER].cpu()
     return plot_latent_means(path, posterior_means(program, x)[site].cpu(), labels)
 
 
 def planar_latent(program: Program, test: Images) -> str | None:
     """Return the name of the latent site if there is a single one, of two dimensions."""
-    shapes = latent_shapes(program, test.draw(0)[:2])
+    shapes = latent_shapes(program, test.binarized(0)[:2])
     name, shape = next(iter(shapes.items()))
     return name if len(shapes) == 1 and shape == (2,) else None
 

@@ -1,9 +1,8 @@
-r"""Likelihoods p(x|z): from the heads of a decoder to a distribution of one pixel.
+r"""Likelihoods p(x|z): maps from the heads of a decoder to a distribution of each pixel.
 
-A likelihood says how many heads it needs and turns them into a distribution whose batch shape is
-``(..., *event_shape)``; :class:`pyro_vae.VAE` makes the event of it. Densities are normalised: no constant
-is dropped. A new family is one class with one method here, one row in :data:`LIKELIHOODS` and one row in the
-table of tests.
+A likelihood defines its number of heads and maps them to a distribution of batch shape ``(..., *event_shape)``;
+:class:`pyro_vae.VAE` applies ``.to_event``. Densities are normalised: no constant is dropped. A new family is one
+class with one method, one row in :data:`LIKELIHOODS` and one row in the table of tests.
 """
 
 import math
@@ -22,7 +21,7 @@ LINKS: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda mean: mean, "
 
 
 class Likelihood(nn.Module):
-    """What a likelihood promises: ``heads`` and a call on that many tensors of one shape."""
+    """The interface of a likelihood: ``heads``, and a call on that many tensors of one shape."""
 
     heads: int
 
@@ -34,10 +33,12 @@ class Likelihood(nn.Module):
 class Bernoulli(Likelihood):
     r"""Binary pixels: :math:`\log p(x|z) = \sum_d x_d \log \sigma(l_d) + (1 - x_d) \log \sigma(-l_d)`.
 
-    The head is the logits l (any real number). Grey levels have no probability under it: binarize them or
-    take a Gaussian.
+    The head is the logits l, real numbers. Grey levels have no probability under it: binarize them, or use a
+    Gaussian.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.models import Bernoulli
         >>> Bernoulli()(torch.zeros(3, 8, 8)).mean[0, 0, 0]
         tensor(0.5000)
     """
@@ -52,16 +53,18 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    r"""Real-valued pixels of fixed scale: :math:`N(x_d; \mu_d, \sigma^2)`, one σ for all.
+    r"""Real-valued pixels of fixed scale: :math:`N(x_d; \mu_d, \sigma^2)`, one σ for all pixels.
 
     Args:
         scale: σ in the unit of the data (images: 1.0 is white); positive.
-        mean_link: ``identity``, or ``sigmoid`` to keep means in (0, 1) as AEVB does for Frey Face.
+        mean_link: ``identity``, or ``sigmoid`` for means in (0, 1), as in AEVB for Frey Face.
 
     Raises:
-        InputError: a scale that is not positive, an unknown link.
+        InputError: a scale that is not positive, or an unknown link.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.models import Gaussian
         >>> Gaussian(scale=0.1)(torch.zeros(2)).log_prob(torch.zeros(2))
         tensor([1.3836, 1.3836])
     """
@@ -81,20 +84,22 @@ class Gaussian(Likelihood):
 
 
 class LearnedGaussian(Likelihood):
-    r"""Real-valued pixels whose scale is learned for each pixel: :math:`N(x_d; \mu_d, \sigma_d^2)`.
+    r"""Real-valued pixels with a learned scale for each pixel: :math:`N(x_d; \mu_d, \sigma_d^2)`.
 
-    The heads are the mean and the log-scale (AEVB, appendix C.2, whose decoder gives :math:`\log \sigma^2`).
-    Where a pixel never varies the likelihood has no upper limit as σ → 0, so σ is kept above a floor
-    (:func:`pyro_vae.base.statistics.bounded_below`); compare likelihoods only at equal floors.
+    The heads are the mean and the log-scale (AEVB, appendix C.2, whose decoder returns :math:`\log \sigma^2`). Where
+    a pixel is constant the likelihood is unbounded as σ → 0, so σ stays above a floor f,
+    :math:`\log \sigma = \log f + \mathrm{softplus}(s - \log f)`. Compare likelihoods at equal floors only.
 
     Args:
         min_scale: the floor of σ in the unit of the data; the default is about half a grey level of 255.
         mean_link: as for :class:`Gaussian`.
 
     Raises:
-        InputError: a floor that is not positive, an unknown link.
+        InputError: a floor that is not positive, or an unknown link.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.models import LearnedGaussian
         >>> LearnedGaussian(min_scale=0.01)(torch.zeros(1), torch.full((1,), -99.0)).stddev
         tensor([0.0100])
     """

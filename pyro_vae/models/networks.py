@@ -1,4 +1,4 @@
-"""Networks: maps from one event shape to one or more heads of another, over any leading dimensions."""
+"""Networks: maps from one event shape to heads of another, with any leading dimensions."""
 
 import math
 from collections.abc import Sequence
@@ -23,21 +23,23 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 class MLP(nn.Module):
     """A multilayer perceptron (..., *in_shape) -> (..., heads, *out_shape).
 
-    Each parameter of a distribution gets a head: a diagonal normal needs two (location and log-scale), a
-    Bernoulli one (logits). Leading dimensions, a batch or particles by batch, are kept.
+    Each parameter of a distribution has a head: a diagonal normal has two (location and log-scale), a Bernoulli one
+    (logits). Leading dimensions, (B,) or (K, B), are kept.
 
     Args:
         in_shape: event shape of the input.
         hidden: units of each hidden layer; empty for an affine map.
         out_shape: event shape of every head.
-        heads: how many heads.
+        heads: number of heads.
         activation: a name in :data:`ACTIVATIONS`.
 
     Raises:
-        InputError: a size that is not positive, an unknown activation, or (when called) an input whose
-            last dimensions are not ``in_shape``.
+        InputError: a size that is not positive, an unknown activation, or, when called, an input whose last
+            dimensions are not ``in_shape``.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.models import MLP
         >>> net = MLP((28, 28), (400,), (20,), heads=2)
         >>> net(torch.zeros(5, 128, 28, 28)).shape
         torch.Size([5, 128, 2, 20])

@@ -1,11 +1,11 @@
-"""Approximate posteriors q(z|x): from the heads of an encoder to the distribution of a latent vector."""
+"""Variational families q(z|x): maps from the heads of an encoder to the distribution of a latent vector."""
 
 from pyro import distributions as dist
 from torch import Tensor, nn
 
 
 class Posterior(nn.Module):
-    """What a posterior promises: ``heads`` and a call on that many tensors (..., Z)."""
+    """The interface of a variational family: ``heads``, and a call on that many tensors (..., Z)."""
 
     heads: int
 
@@ -17,11 +17,12 @@ class Posterior(nn.Module):
 class DiagonalNormal(Posterior):
     r"""The diagonal normal :math:`q(z|x) = N(z; \mu(x), \mathrm{diag}\,\sigma^2(x))`.
 
-    The heads are the location μ and the log-scale log σ, each (..., Z). (AEVB's encoder gives
-    :math:`\log \sigma^2`, twice as much.)
+    The heads are the location μ and the log-scale log σ, each (..., Z). (AEVB's encoder returns
+    :math:`\log \sigma^2`, twice our log σ.)
 
     Example:
         >>> import torch
+        >>> from pyro_vae.models import DiagonalNormal
         >>> DiagonalNormal()(torch.zeros(5, 3), torch.zeros(5, 3)).batch_shape
         torch.Size([5])
     """

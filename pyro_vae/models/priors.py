@@ -1,4 +1,4 @@
-"""Priors p(z): each a module that, when called, returns the distribution of one datum's latent vector."""
+"""Priors p(z): modules that, when called, return the distribution of an example's latent vector."""
 
 import torch
 from pyro import distributions as dist
@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 
 class StandardNormal(nn.Module):
-    r"""The standard normal prior :math:`p(z) = N(0, I)` over a vector of ``latent_dim``.
+    r"""The standard normal prior :math:`p(z) = N(0, I)` of a latent vector of ``latent_dim`` numbers.
 
     Example:
+        >>> from pyro_vae.models import StandardNormal
         >>> StandardNormal(3)().event_shape
         torch.Size([3])
     """

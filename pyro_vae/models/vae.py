@@ -15,7 +15,7 @@ from pyro_vae.models.priors import StandardNormal
 
 
 class VAE(nn.Module):
-    r"""A variational autoencoder, assembled from a prior, a likelihood, a posterior and two networks.
+    r"""A variational autoencoder: a prior, a likelihood, a variational family and two networks.
 
     .. math::
 
@@ -24,13 +24,13 @@ class VAE(nn.Module):
     Source: Kingma and Welling, `Auto-Encoding Variational Bayes <https://arxiv.org/abs/1312.6114>`_.
 
     Args:
-        event_shape: the shape of one datum, such as (28, 28).
+        event_shape: the shape of one example, such as (28, 28).
         latent_dim: Z, the length of the latent vector.
-        hidden: hidden units of the default encoder, and in reverse order of the default decoder.
+        hidden: units of the default encoder's hidden layers, and in reverse order of the default decoder's.
         likelihood: a :class:`~pyro_vae.models.Likelihood`, or a name of
             :data:`~pyro_vae.models.LIKELIHOODS` with arguments, such as ``"gaussian:scale=0.1"``.
-        activation: of the default networks; a name in :data:`~pyro_vae.models.ACTIVATIONS`.
-        prior: called without arguments, returns p(z), event shape (Z,). Default: standard normal.
+        activation: activation of the default networks, a name in :data:`~pyro_vae.models.ACTIVATIONS`.
+        prior: a module that, called without arguments, returns p(z), event shape (Z,). Default: standard normal.
         posterior: called on its ``heads`` tensors (B, Z), returns q(z|x), event shape (Z,).
             Default: diagonal normal.
         encoder: (..., *event_shape) -> (..., posterior.heads, Z).
@@ -41,8 +41,10 @@ class VAE(nn.Module):
         InputError: sizes that are not positive whole numbers, unknown names.
 
     Example:
+        >>> import pyro
         >>> import torch
         >>> from pyro.infer import SVI, Trace_ELBO
+        >>> from pyro_vae import VAE
         >>> vae = VAE(event_shape=(8, 8), latent_dim=2, hidden=(32,))
         >>> x = torch.bernoulli(torch.full((10, 8, 8), 0.5))
         >>> with pyro.get_param_store().scope():

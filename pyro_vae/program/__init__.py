@@ -1,4 +1,4 @@
-"""Programs: a Pyro model, a guide and their parameters, and what can be asked of them."""
+"""Programs: a Pyro model, a guide and their parameters; how to check, trace and sample them."""
 
 from pyro_vae.program.adapter import FunctionProgram, as_program
 from pyro_vae.program.contexts import evaluating, frozen, own_store

@@ -29,13 +29,13 @@ class FunctionProgram(nn.Module):
 
     The functions run once on ``example``, in their own parameter store, to find their parameters. Modules that are
     registered with ``pyro.module`` (or are a ``PyroModule``) and reachable from the functions become submodules, so
-    their buffers are saved, too; every ``pyro.param`` becomes a parameter of this module.
+    checkpoints include their buffers; every ``pyro.param`` becomes a parameter of this module.
 
     Args:
         model: p(x, z) with x observed.
         guide: q(z|x).
         example: a few examples, (B, *event_shape).
-        modules: modules that are no global, closure variable or attribute.
+        modules: modules that the search of globals, closures and attributes does not find.
 
     Raises:
         InputError: a registered module that is not found (a checkpoint would lose its buffers).
@@ -105,7 +105,7 @@ def as_program(thing: object, example: Tensor) -> Program:
         example: a few examples, (B, *event_shape).
 
     Raises:
-        InputError: none of these.
+        InputError: ``thing`` is none of these.
     """
     if isinstance(thing, nn.Module) and _has_both(thing):
         return cast(Program, thing)
@@ -130,13 +130,13 @@ def _refuse_lost_module(name: str) -> None:
     if divider:
         raise InputError(
             f"pyro.module({module!r}, ...) on a module that is a global, a closure variable or an attribute",
-            "one made elsewhere, whose buffers no checkpoint could hold",
+            "a module made elsewhere, whose buffers no checkpoint would contain",
             "FunctionProgram(model, guide, example, modules=[...])",
         )
 
 
 def _modules_of(thing: object, depth: int = 3) -> list[nn.Module]:
-    """Return the nn.Modules that a function can see: itself, its object's, globals and closures, helpers'."""
+    """Return the modules that a function reaches: its own, its object's, in globals, closures and helper functions."""
     if isinstance(thing, nn.Module):
         return [thing]
     if isinstance(thing, functools.partial):

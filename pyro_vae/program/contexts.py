@@ -29,7 +29,7 @@ def frozen(program: Program) -> Iterator[None]:
 
 @contextmanager
 def own_store(program: Program) -> Iterator[None]:
-    """Run a block in a parameter store that holds this program's parameters and no other's."""
+    """Run a block in a parameter store that holds only this program's parameters."""
     state = program.store_state() if isinstance(program, FunctionProgram) else None
     with pyro.get_param_store().scope(state):
         yield
@@ -39,13 +39,13 @@ def load_parameters(program: nn.Module | Program, state: State) -> None:
     """Copy parameters and buffers by name.
 
     Raises:
-        InputError: the state is of another program.
+        InputError: the state is another program's.
     """
     try:
         program.load_state_dict(state)
     except RuntimeError as error:
         got = str(error).splitlines()[-1].strip().rstrip(".")
-        raise InputError("a state of this program", got, "the program that it was saved from") from None
+        raise InputError("a state of this program", got, "the program whose state was saved") from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Errors of a user's own code, turned into one line that says where they happened."""
+"""Errors in a user's model or guide, as one line that says where they were raised."""
 
 import sysconfig
 import traceback
@@ -11,7 +11,7 @@ from pyro_vae.base.errors import InputError
 
 @contextmanager
 def explained(what: str = "that runs on a batch, all but the batch in event dimensions by .to_event") -> Iterator[None]:
-    """Turn an error of the user's own code into one line that says where it happened; the cause stays chained."""
+    """Turn an error in the user's code into one line that says where it was raised; the cause stays chained."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -23,7 +23,7 @@ def explained(what: str = "that runs on a batch, all but the batch in event dime
 def program_error(
     error: Exception, what: str, hint: str = "running model and guide on a small batch by hand"
 ) -> InputError:
-    """Return the refusal of a program whose code raised an error: what was expected of it, and the line that raised."""
+    """Return an InputError for a program whose code raised: what was expected of it, and the line that raised."""
     foreign = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib")))
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not any(folder in Path(frame.filename).parents for folder in foreign)]

@@ -1,4 +1,4 @@
-"""Effect handlers: every Pyro messenger of this package."""
+"""Effect handlers: the Pyro messengers that programs run under."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias, cast
@@ -27,7 +27,7 @@ class Unobserve(UnconditionMessenger):
 
 
 class GivenNoise(Messenger):
-    """Sample site ``z`` as μ + σ ε from given noise, so that two devices sample alike."""
+    """Sample site ``z`` as μ + σ ε from given noise ε, so that two devices sample the same z."""
 
     def __init__(self, noise: Tensor) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ class GivenNoise(Messenger):
             msg["done"] = True
 
 
-class Place(Messenger):
-    """Set latent sites to given values, or to the transforms of unconstrained numbers to the site's own support."""
+class Substitute(Messenger):
+    """Set latent sites to given values, or to given unconstrained values mapped to the site's support."""
 
     def __init__(self, latents: Mapping[str, Tensor], kind: Kind) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def support_transform(name: str, fn: Distribution) -> Transform:
         transform: Transform = biject_to(fn.support)
     except NotImplementedError:
         raise InputError(
-            f"a continuous latent at site {name!r}: it is moved along gradients",
+            f"a continuous latent at site {name!r}",
             type(fn).__name__,
             "importance sampling, or enumeration",
         ) from None
@@ -84,7 +84,7 @@ class DetachSamples(Messenger):
 
 
 class LastSite(Messenger):
-    """Keeps the name of the last sample site that a program reached."""
+    """Keep the name of the last sample site that a program reached."""
 
     name = ""
 
@@ -106,10 +106,11 @@ class EachSample(Messenger):
 
 
 class WeightLatents(Messenger):
-    """Multiply the log-density of every latent site by a weight: KL warm-up inside stock Pyro.
+    r"""Multiply the log-density of every latent site by a weight β: KL warm-up for Pyro's own estimators.
 
-    Around model and guide alike, ``Trace_ELBO`` computes log p(x|z) + β (log p(z) − log q(z|x)), and
-    ``TraceMeanField_ELBO``, which reads the guide's scale alone, log p(x|z) − β KL.
+    With model and guide both under this handler, ``Trace_ELBO`` estimates
+    :math:`E_q[\log p(x|z) + \beta (\log p(z) - \log q(z|x))]`, and ``TraceMeanField_ELBO``, which reads only the
+    guide's scale, :math:`E_q \log p(x|z) - \beta\, \mathrm{KL}(q \| p)`.
     """
 
     def __init__(self, weight: float) -> None:

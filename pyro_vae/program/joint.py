@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
-from pyro_vae.program.handlers import Kind, Place, support_transform
+from pyro_vae.program.handlers import Kind, Substitute, support_transform
 from pyro_vae.program.protocol import PARTICLES, Program, ProgramFunction, Trace
 from pyro_vae.program.tracing import Site, check_latents, sample_sites, total_log_prob, trace_program
 
@@ -23,12 +23,12 @@ MAX_STATES = 2**20
 
 @dataclass(frozen=True, eq=False)
 class JointTerms:
-    """The parts of log p(x, z), each (K, B), in nats, unscaled; the Jacobian is that of z = T(u)."""
+    """The terms of log p(x, z), each (K, B), in nats, without scales; the Jacobian is that of z = T(u)."""
 
     log_px_z: Tensor
     log_pz: Tensor
     log_jacobian: Tensor
-    latents: Mapping[str, Tensor]  # z, site by site
+    latents: Mapping[str, Tensor]  # z, by site
 
     @property
     def log_joint(self) -> Tensor:
@@ -39,18 +39,18 @@ class JointTerms:
 class Joint:
     r"""log p(x, z) and log q(z|x) of a program as functions of the latents.
 
-    Continuous latents are also available as one unconstrained vector :math:`u \in R^n`, all sites side by side, with
+    Continuous latents are also available as one unconstrained vector :math:`u \in R^n`, the sites concatenated, with
     :math:`z = T(u)` by torch's ``biject_to`` of each site's support (stick-breaking for a simplex, exp for positive
     numbers, the identity for real ones) and its Jacobian. A support may depend on earlier latents.
 
-    The program's store must be active (:func:`~pyro_vae.program.own_store`).
+    Use it inside :func:`~pyro_vae.program.own_store`.
 
     Args:
         program: the program.
         x: a batch, (B, *event_shape), on the program's device.
 
     Raises:
-        InputError: latents of model and guide that do not agree.
+        InputError: model and guide have different latents.
 
     Example:
         >>> import torch
@@ -82,7 +82,7 @@ class Joint:
 
     @cached_property
     def unconstrained_shapes(self) -> dict[str, torch.Size]:
-        """The event shape of every site's unconstrained numbers.
+        """The event shape of every site's unconstrained values.
 
         Raises:
             InputError: a discrete latent.
@@ -102,7 +102,7 @@ class Joint:
         return self._terms(trace, sum(jacobians[1:], jacobians[0]))
 
     def constrain(self, u: Tensor) -> dict[str, Tensor]:
-        """Return the latents z = T(u), site by site, each (K, B, *event)."""
+        """Return the latents z = T(u) by site, each (K, B, *event)."""
         return dict(self.of_unconstrained(u).latents)
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Tensor:
@@ -120,21 +120,21 @@ class Joint:
         trace = self._placed(self.program.guide, latents, "values")
         try:
             total = total_log_prob([site for _, site in sample_sites(trace)])
-        except (NotImplementedError, KeyError) as error:  # as torch and as Pyro say that there is no inverse
+        except (NotImplementedError, KeyError) as error:  # what torch and Pyro raise where there is no inverse
             raise InputError(
                 "a guide whose density is available at any z", "a flow without an inverse", "start='prior'"
             ) from error
         return total.expand(len(next(iter(latents.values()))), len(self.x))
 
     def draw_prior(self, num_particles: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Sample latents from p(z), each (K, B, *event), with their log p(x|z), (K, B)."""
+        """Draw K particles from p(z), each latent (K, B, *event), with their log p(x|z), (K, B)."""
         trace = self._run(self.program.model, num_particles)
         observed = [site for _, site in sample_sites(trace) if site["is_observed"]]
         drawn = {name: site["value"] for name, site in sample_sites(trace) if name in self._latents}
         return drawn, total_log_prob(observed).expand(num_particles, len(self.x))
 
     def draw_guide(self, num_particles: int) -> dict[str, Tensor]:
-        """Sample latents from q(z|x), each (K, B, *event)."""
+        """Draw K particles from q(z|x), each latent (K, B, *event)."""
         trace = self._run(self.program.guide, num_particles)
         return {name: site["value"] for name, site in sample_sites(trace) if name in self._latents}
 
@@ -142,7 +142,7 @@ class Joint:
         """Return every joint state of discrete latents, each (S, 1, *event).
 
         Raises:
-            InputError: a latent that is continuous or has infinitely many values, or more states than ``limit``.
+            InputError: a latent is continuous or has infinitely many values, or there are more than ``limit`` states.
         """
         supports = {name: _values(name, site, limit) for name, site in self._latents.items()}
         count = math.prod(map(len, supports.values()))
@@ -164,7 +164,7 @@ class Joint:
     def _placed(self, function: ProgramFunction, latents: Mapping[str, Tensor], kind: Kind) -> Trace:
         if latents.keys() != self._latents.keys():
             raise InputError(f"latents {sorted(self._latents)}", sorted(latents), "one tensor for each latent site")
-        return self._run(Place(latents, kind)(function), len(next(iter(latents.values()))))
+        return self._run(Substitute(latents, kind)(function), len(next(iter(latents.values()))))
 
     def _terms(self, trace: Trace, log_jacobian: Tensor) -> JointTerms:
         sites = sample_sites(trace)

@@ -1,4 +1,4 @@
-"""What a program generates: samples from the prior, reconstructions, and the decoder at chosen latents."""
+"""What a program generates: samples from the prior, reconstructions, and p(x|z) at given latents."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def sample_prior(program: Program, like: Tensor) -> Generated:
 
     Args:
         program: the program.
-        like: any tensor of shape (n, *event_shape) on the program's device; its values are not used.
+        like: a tensor of shape (n, *event_shape) on the program's device; its values are not used.
     """
     with own_store(program):
         return _generated(Unobserve()(program.model), like)
@@ -68,7 +68,7 @@ def latent_shapes(program: Program, x: Tensor) -> dict[str, torch.Size]:
 
 
 def _generated(model: Callable[[Tensor], object], like: Tensor) -> Generated:
-    """Run a model without observations, and return what it sampled in their place."""
+    """Run a model whose observations are removed, and return what it sampled in their place."""
     trace = as_observed(prune_subsample_sites(poutine.trace(model).get_trace(like)))
     sites = dict(sample_sites(trace))
     site = sites[observed_site(trace, like)]

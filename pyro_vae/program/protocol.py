@@ -1,4 +1,4 @@
-"""The protocol of a program: what every estimator, engine, evaluation and plot asks of a model and a guide."""
+"""The protocol of a program: the interface that estimators, engines, evaluation and plots use."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
@@ -10,14 +10,8 @@ from torch import Tensor, nn
 from pyro_vae.base.types import State
 
 ProgramFunction = Callable[[Tensor], object]
-
-
 Trace = poutine.Trace
-
-
-PARTICLES = "num_particles_vectorized"  # Pyro's own name for the plate over particles
-
-
+PARTICLES = "num_particles_vectorized"  # the name that Pyro gives its plate over particles
 MODULE_DIVIDER = "$$$"  # what pyro.module puts between a module's name and its parameter's
 
 
@@ -29,7 +23,7 @@ class Program(Protocol):
         """p(x, z) for a batch x of shape (B, *event_shape), x observed."""
 
     def guide(self, x: Tensor) -> object:
-        """q(z|x) for the same batch; samples every latent of the model."""
+        """q(z|x) for the same batch; samples every latent site of the model."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every trainable tensor."""
@@ -44,7 +38,7 @@ class Program(Protocol):
         """Copy parameters and buffers by name."""
 
     def to(self, device: torch.device) -> object:
-        """Move parameters and buffers, keeping their identity."""
+        """Move parameters and buffers in place: they remain the same objects."""
 
     def train(self, mode: bool = True) -> object:
         """Set training mode (dropout, batch normalisation)."""

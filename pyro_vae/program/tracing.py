@@ -1,4 +1,4 @@
-"""Traces of a program: running guide and model, and reading sites off them."""
+"""Traces of a program: running guide and model, and reading sites from their traces."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypedDict, cast
@@ -76,10 +76,10 @@ def latent_sites(trace: Trace) -> dict[str, torch.Size]:
 
 
 def check_latents(guide_trace: Trace, model_trace: Trace) -> None:
-    """Refuse a guide that does not draw just the model's latents, in their shapes, or a model that observes nothing.
+    """Check that the guide samples exactly the model's latent sites, in their shapes, and that the model observes one.
 
     Raises:
-        InputError: as said.
+        InputError: no observed site, latent sites of other names, or one of another event shape.
     """
     guide = {n: s for n, s in sample_sites(guide_trace) if not s["infer"].get("is_auxiliary") and not s["is_observed"]}
     model = {n: s for n, s in sample_sites(model_trace) if not s["is_observed"]}
@@ -98,19 +98,19 @@ def check_latents(guide_trace: Trace, model_trace: Trace) -> None:
 
 
 def sample_sites(trace: Trace) -> list[tuple[str, Site]]:
-    """Return the name and the record of every sample site, in the order of sampling; not of ``pyro.deterministic``."""
+    """Return name and record of every sample site, in the order of sampling, without ``pyro.deterministic`` sites."""
     sites = cast(list[tuple[str, Site]], list(trace.nodes.items()))
     return [(n, s) for n, s in sites if s["type"] == "sample" and not s["infer"].get("_deterministic")]
 
 
 def trained_tensors(*traces: Trace) -> dict[str, Tensor]:
-    """Return the unconstrained tensors that Pyro trains for the parameters that traces met, by name in the store."""
+    """Return the unconstrained tensors behind the parameters in traces, which Pyro trains, by name in the store."""
     sites = [site for trace in traces for site in trace.nodes.values() if site["type"] == "param"]
     return {str(site["name"]): cast(ConstrainedParameter, site["value"]).unconstrained() for site in sites}
 
 
 class ConstrainedParameter(Protocol):
-    """What Pyro's store returns for a parameter: a tensor that knows its unconstrained one."""
+    """What Pyro's store returns for a parameter: a tensor with a link to its unconstrained one."""
 
     def unconstrained(self) -> Tensor:
-        """Return the tensor that is trained."""
+        """Return the unconstrained tensor, which is trained."""

@@ -115,7 +115,7 @@ def test_reconstruct_gives_the_first_test_images(folder, count):
         "x": (count, 5, 4),
     }
     test = load(folder / "grey.npy", seed=1).test
-    assert (found["x"] == test.draw(2)[:count].numpy()).all()
+    assert (found["x"] == test.binarized(2)[:count].numpy()).all()
     vae = load_program(run := Run.open(folder / "run"), run.config.load_data(), torch.device("cpu"))
     with torch.no_grad():
         np.testing.assert_allclose(found["mean"], vae.decode(torch.from_numpy(found["latent_z"])).mean, rtol=1e-6)

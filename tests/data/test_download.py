@@ -1,4 +1,4 @@
-"""MNIST in every state of its folder: whole, unpacked, missing, damaged, half fetched; never off this machine."""
+"""MNIST files that are complete, unpacked, missing, damaged or partly downloaded; no test uses the network."""
 
 import gc
 import gzip
@@ -134,7 +134,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 
 def with_one_file(folder, name, content):
-    """Lay out MNIST in which one file is another; the rest are links to the real ones."""
+    """Make an MNIST folder with one file replaced; the others are links to the real ones."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for file in FILES:

@@ -62,14 +62,14 @@ def test_one_seed_gives_one_draw_and_another_seed_another(device):
     first, again, other = (images.batch(index, generator(seed, device)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert torch.equal(images.draw(1), images.draw(1))
-    assert not torch.equal(images.draw(1), images.draw(2))
+    assert torch.equal(images.binarized(1), images.binarized(1))
+    assert not torch.equal(images.binarized(1), images.binarized(2))
 
 
 def test_drawing_leaves_the_global_generator_alone():
     images = Images(GREY, binarize="dynamic")
     before = torch.get_rng_state()
-    images.draw(3)
+    images.binarized(3)
     images.batch(slice(None), generator(0))
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -1,4 +1,4 @@
-"""The published sets: the real files where they are at hand, and every form made anew from small ones."""
+"""The published sets: the real files if available, and small files of every format."""
 
 import io
 import zipfile
@@ -72,7 +72,7 @@ def test_means_of_the_whole_sets_are_the_known_ones():
 
 
 def test_silhouettes_are_upright_and_white_on_black():
-    """Umbrellas are wide at the top, pyramids at the bottom: both fail on their side, or as a negative."""
+    """Umbrellas are wide at the top, pyramids at the bottom: rotated or inverted images fail."""
     path = shared("caltech101-silhouettes") / "caltech101_silhouettes_28_split1.mat"
     names = [str(name[0]).strip().lower() for name in scipy.io.loadmat(path)["classnames"][0]]
     train = load("caltech101-silhouettes", SHARED).train
@@ -136,7 +136,7 @@ def test_binarized_mnist_from_text_and_from_packed_bits(newline, tiny_binarized,
 
 
 def test_real_text_of_binarized_mnist(tmp_path, monkeypatch):
-    """A few rows of the real set, written out as the README of the files says, and read again."""
+    """A few rows of the real set, written in the format of the files' README, and read again."""
     path = shared("binarized-mnist") / "binarized_mnist_packed.npz"
     bits = np.unpackbits(np.load(path)["test"][:50], axis=1, count=784)
     monkeypatch.setattr(published, "BINARIZED_SIZES", dict.fromkeys(published.SPLITS, 50))
@@ -171,7 +171,7 @@ def test_area_means_keep_the_amount_of_ink():
 
 @pytest.fixture
 def tiny_omniglot(monkeypatch):
-    """Make three characters for background and two for evaluation, and let the readers expect that many."""
+    """Make the readers expect three characters for background and two for evaluation."""
     monkeypatch.setattr(omniglot, "CHARACTERS", {"background": 3, "evaluation": 2})
     rng = np.random.default_rng(2)
     return {split: rng.random((n, 20, 105, 105)) < 0.9 for split, n in omniglot.CHARACTERS.items()}

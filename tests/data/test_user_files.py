@@ -1,4 +1,4 @@
-"""A user's own images: arrays in files, and folders of pictures."""
+"""A user's images: arrays in files, and folders of pictures."""
 
 import builtins
 import numpy as np
@@ -123,7 +123,7 @@ def test_a_sole_array_and_its_labels(name, tmp_path):
 
 
 def test_one_scale_for_all_splits(tmp_path):
-    """A test set that happens to be all 0 and 1 must not be taken for a binary one beside grey levels."""
+    """A test set of only 0 and 1 is not binary if the other splits have grey levels."""
     np.savez(tmp_path / "own.npz", train=GREY, test=BITS)
     assert load(tmp_path / "own.npz", binarize="none").test.batch(slice(None)).max() == pytest.approx(1 / 255)
 
@@ -260,7 +260,7 @@ def test_bad_folders(make, match, tmp_path):
 
 
 class Planted:
-    """A pickle that would tell if it were run."""
+    """A pickle that leaves a mark if it is run."""
 
     def __reduce__(self):
         return exec, ("import builtins; builtins.planted_ran = True",)

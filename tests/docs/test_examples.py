@@ -81,6 +81,6 @@ def test_my_program_trains(tmp_path):
     data = run.config.load_data()
     trained = load_program(run, data, torch.device("cpu"))
     after = held_out_elbo(trained, data.validation)
-    fresh = as_program(run.config.build_program(data.train), data.train.draw(0)[:10])
+    fresh = as_program(run.config.build_program(data.train), data.train.binarized(0)[:10])
     gain = after - held_out_elbo(fresh, data.validation)
     assert gain.mean() > 5 * gain.std() / len(gain) ** 0.5

@@ -191,7 +191,7 @@ def test_the_scatter_holds_the_posterior_means(tmp_path, monkeypatch):
     gallery.plot_latents(tmp_path / "x.png", vae, data.test, "z", 3)
     ((means, labels),) = seen
     with torch.no_grad():
-        torch.testing.assert_close(means, vae.encode(data.test.draw(3)).mean)
+        torch.testing.assert_close(means, vae.encode(data.test.binarized(3)).mean)
     assert labels.tolist() == data.test.labels.tolist()
 
 
@@ -201,7 +201,7 @@ def test_reconstructions_are_of_the_first_test_images(tmp_path, monkeypatch):
     vae, data = make_vae(), make_data()
     gallery.plot_reconstructions(tmp_path / "x.png", vae, data.test, 5, seed=4)
     ((x, means),) = seen
-    assert torch.equal(x, data.test.draw(4)[:5])
+    assert torch.equal(x, data.test.binarized(4)[:5])
     with isolated_rng(CPU, 4):
         torch.testing.assert_close(means, reconstruct(vae, x).mean)
 

@@ -1,4 +1,4 @@
-"""Oracles: the log p(x) that they claim, against formulas, other libraries, brute force and each other."""
+"""Oracles: their log p(x) against formulas, other libraries, brute force and each other."""
 
 import itertools
 import math
@@ -44,7 +44,7 @@ def mixture(guide="posterior", data_dim=2):
 
 
 class BetaBinomial(nn.Module):
-    """z ~ Beta(2, 3), D coins of that chance: a constrained latent whose evidence is a formula."""
+    """z ~ Beta(2, 3), D coins of that chance: a constrained latent with evidence in closed form."""
 
     def model(self, x):
         with pyro.plate("data", len(x), dim=-1):
@@ -65,7 +65,7 @@ class BetaBinomial(nn.Module):
 
 
 class Simplex(nn.Module):
-    """A Dirichlet of three classes, z, and one class drawn from it: two numbers, stick-breaking."""
+    """z ~ Dirichlet over three classes, and a class sampled from z: two unconstrained dimensions."""
 
     def model(self, x):
         with pyro.plate("data", len(x), dim=-1):
@@ -116,7 +116,7 @@ class TestEveryOracle:
         assert_mean((log_w - oracle.log_evidence(x).detach()).exp(), 1.0)
 
     def test_evidence_is_the_density_of_what_it_simulates(self, name):
-        """Of all densities the true one is greatest on average (Gibbs); the other here is that of x reversed."""
+        """The true log-density is the greatest on average (Gibbs' inequality); the other is that of x reversed."""
         oracle = ORACLES[name]()
         x = oracle.simulate(400)
         x = x[: 400 if "surface" not in name else 40]
@@ -183,7 +183,7 @@ class TestLinearGaussian:
         assert_close(log_w, oracle.log_evidence(x).detach().expand(50, 4))
 
     def test_posterior_covariance_with_the_slip_of_the_literature_is_caught(self):
-        """Some print the covariance as M⁻¹, without σ²: then log w would vary."""
+        """Some texts print the covariance as M⁻¹, without σ²: then log w would vary."""
         oracle = oblique("posterior")
         x = oracle.simulate(4)
         right = oracle.posterior(x)
@@ -297,7 +297,7 @@ class TestQuadrature:
 
     def test_refuses(self):
         three = LinearGaussian(4, 3)
-        with pytest.raises(InputError, match="Expected one or two latent numbers; got 3"):
+        with pytest.raises(InputError, match="Expected one or two latent dimensions; got 3"):
             log_evidence_by_quadrature(three, three.simulate(2))
         with pytest.raises(InputError, match=r"Expected program and data in float64; got torch.float32, torch.float64"):
             log_evidence_by_quadrature(LinearGaussian(4, 2), torch.zeros(1, 4))

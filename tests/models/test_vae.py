@@ -1,4 +1,4 @@
-"""The VAE as a Pyro program: shapes for any event, the textbook's densities, and what it refuses."""
+"""The VAE as a Pyro program: shapes for any event, the textbook's densities, and invalid arguments."""
 
 import pyro
 import pytest
@@ -72,7 +72,7 @@ def test_mean_log_weight_is_minus_pyros_loss(num_particles):
 
 @pytest.mark.parametrize("loss", [Trace_ELBO(), TraceMeanField_ELBO(), Trace_ELBO(num_particles=3)])
 def test_stock_svi_trains_it(loss):
-    """In a script that knows nothing else of this package."""
+    """In a script that uses nothing else of this package."""
     with torch.random.fork_rng(), pyro.get_param_store().scope():
         torch.manual_seed(0)
         vae = VAE((8, 8), latent_dim=2, hidden=(16,))

@@ -1,4 +1,4 @@
-"""Anybody's program: the adapter finds its parameters, and the check refuses what would train wrongly."""
+"""Users' programs: the adapter finds their parameters, and validation rejects what would train wrongly."""
 
 import functools
 
@@ -28,7 +28,7 @@ def seeded():
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-class TestAnybodysProgram:
+class TestUsersProgram:
     def test_trains_and_every_parameter_moves(self, name):
         x = data(40)
         program = as_program(PROGRAMS[name](), x)
@@ -85,10 +85,10 @@ def test_decode_tells_latent_from_data_of_the_same_shape():
 def test_samples_have_the_models_marginal():
     """A linear Gaussian model: mean b and variance W Wᵀ + σ² of x are known."""
     vae = VAE((D,), Z, (), "gaussian:scale=0.5")
-    draws = sample_prior(vae, torch.zeros(20000, D)).sample
+    samples = sample_prior(vae, torch.zeros(20000, D)).sample
     weight, bias = (p.detach().double() for p in vae.decoder.parameters())
-    assert_mean(draws, bias)
-    assert_mean((draws.double() - bias) ** 2, (weight**2).sum(1) + 0.25)
+    assert_mean(samples, bias)
+    assert_mean((samples.double() - bias) ** 2, (weight**2).sum(1) + 0.25)
 
 
 def test_functions_keep_buffers_constraints_and_dotted_names():
@@ -144,7 +144,7 @@ def test_held_out_elbo_leaves_random_states_and_mode_alone():
 
 
 def test_held_out_elbo_is_exact_where_the_guide_is_the_posterior():
-    """Then log w is log p(x) whatever z: every datum's ELBO is known in closed form."""
+    """Then log w = log p(x) for every z, so every example's ELBO has a closed form."""
     weight = torch.tensor(0.8, dtype=torch.float64)
 
     def model(x):
@@ -219,14 +219,14 @@ def broken(what):
 
 
 class LooseParameter(ModuleProgram):
-    """A pyro.param in a method: no module holds it, no checkpoint would."""
+    """A pyro.param in a method: no module holds it, and checkpoints would lose it."""
 
     def model(self, x):
         pyro.param("loose", torch.ones(1))
         super().model(x)
 
 
-def test_parameter_that_no_module_holds_is_refused_and_the_cure_works():
+def test_parameter_that_no_module_holds_is_refused_and_the_suggested_fix_works():
     with pytest.raises(
         InputError, match=r"held by the program's module .*loose made by pyro.param.*fit\(\(program.model"
     ):
@@ -282,7 +282,7 @@ def test_what_is_no_program_is_refused(thing):
         as_program(thing, data())
 
 
-def test_module_made_out_of_sight_is_refused_unless_given():
+def test_module_that_is_not_found_is_refused_unless_given():
     hidden = {"maker": nn.Linear(Z, D)}
 
     class Box:

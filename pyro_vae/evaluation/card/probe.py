@@ -19,7 +19,7 @@ def probe(subject: Subject, where: slice, seed: int) -> Probe:
     assert labels is not None
     chosen = torch.randperm(len(train[0]), generator=generator(torch.device("cpu"), seed))
     some = train[0].subset(chosen[: subject.options.probe_examples])
-    x, y = some.draw(seed), _labelled(some)[1]
+    x, y = some.binarized(seed), _labelled(some)[1]
     return linear_probe(subject.program, (x, y), (subject.x[where], labels[where]), max_train=None, seed=seed)
 
 

@@ -174,6 +174,6 @@ def held_out_bounds(
 
 def _over_data(program: Program, data: Images, seed: int, chunk: int, bound: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply a bound to the data chunk by chunk: one binarization, own noise, evaluation mode, own store."""
-    x = data.draw(seed)
+    x = data.binarized(seed)
     with evaluating(program, x.device, seed):
         return torch.cat([bound(part) for part in x.split(chunk)])

@@ -1,7 +1,7 @@
-r"""Programs whose log p(x) is known: what an estimator, a model or an evaluation can be checked against.
+r"""Programs with known log p(x), to check estimators, models and evaluations against.
 
-Each oracle is a program like any other and beside that has ``log_evidence(x)``, (B,), in nats, and
-``simulate(count)``, data drawn from its model. All start in float64 (``.float()`` for single precision).
+Each oracle is a program with two more methods: ``log_evidence(x)``, (B,), in nats, and ``simulate(count)``, examples
+sampled from its model. All are float64 at first (``.float()`` for single precision).
 
 =========================  ==================================  ===================
 oracle                     latents                             log p(x)
@@ -12,8 +12,8 @@ oracle                     latents                             log p(x)
 :class:`DiscreteLatents`   bits and a class, neural decoder    sum over all states
 =========================  ==================================  ===================
 
-:func:`log_evidence_by_quadrature` and :func:`log_evidence_by_enumeration` do the same for any program whose latents
-are few enough.
+:func:`log_evidence_by_quadrature` and :func:`log_evidence_by_enumeration` return log p(x) of any program with few
+enough latents.
 """
 
 from pyro_vae.models.oracles.discrete import DiscreteLatents

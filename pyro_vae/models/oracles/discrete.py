@@ -1,4 +1,4 @@
-"""Bits and a class, whose log p(x) is a sum."""
+"""A program of bits and a class, whose log p(x) is a finite sum."""
 
 from typing import cast
 
@@ -15,7 +15,7 @@ from pyro_vae.program.protocol import Program
 
 
 class DiscretePrior(nn.Module):
-    """Logits of independent bits and of one class."""
+    """The logits of independent bits and of one class."""
 
     def __init__(self, bits: int, classes: int) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class DiscretePrior(nn.Module):
 
 
 class DiscreteLatents(nn.Module):
-    r"""Two discrete latent sites, bits and a class, and a neural decoder to binary data; log p(x) is a sum.
+    r"""Two discrete latent sites, bits and a class, and a neural decoder to binary data; log p(x) is a finite sum.
 
     .. math::
 
@@ -32,17 +32,18 @@ class DiscreteLatents(nn.Module):
         x_d \sim \mathrm{Bernoulli}(\sigma(\mathrm{decoder}(b, c)_d)), \quad
         \log p(x) = \log \sum_{b, c} p(b)\, p(c)\, p(x|b, c)
 
-    The guide is factorised, its logits a neural function of x.
+    The guide is factorised; its logits are a neural network of x.
 
     Args:
         data_dim: D.
-        bits: how many bits.
-        classes: of the class.
+        bits: number of bits.
+        classes: number of classes.
         hidden: units of the hidden layer of decoder and encoder.
         gain: factor of the decoder's initial weights.
-        seed: fixes the initial parameters.
+        seed: seed of the initial parameters.
 
     Example:
+        >>> from pyro_vae.models.oracles import DiscreteLatents
         >>> oracle = DiscreteLatents(data_dim=5)
         >>> oracle.log_evidence(oracle.simulate(3)).shape
         torch.Size([3])
@@ -88,5 +89,5 @@ class DiscreteLatents(nn.Module):
         return log_evidence_by_enumeration(cast(Program, self), x)
 
     def simulate(self, count: int, seed: int = 0) -> Tensor:
-        """Draw data from the model, (count, D)."""
+        """Return examples sampled from the model, (count, D)."""
         return simulated(self, self.prior.bits.new_zeros(count, *self.event_shape), seed)

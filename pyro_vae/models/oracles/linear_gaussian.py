@@ -1,4 +1,4 @@
-"""The linear VAE, whose log p(x) is a formula."""
+"""The linear VAE, whose log p(x) has a closed form."""
 
 import math
 from typing import Self
@@ -15,12 +15,12 @@ from pyro_vae.models.oracles.oracle import Guide, is_amortised, simulated
 
 
 class LinearNormal(nn.Module):
-    r"""The distribution :math:`N(Ax + b, \mathrm{diag}\, s^2)` of a vector, linear in another.
+    r"""The conditional distribution :math:`N(Ax + b, \mathrm{diag}\, s^2)` of a vector given x.
 
     Args:
-        in_dim: length of the vector that it depends on.
-        out_dim: its own length.
-        isotropic: one s for all dimensions; else one for each.
+        in_dim: length of x.
+        out_dim: length of the vector.
+        isotropic: one s for all dimensions, not one for each.
     """
 
     def __init__(self, in_dim: int, out_dim: int, isotropic: bool) -> None:
@@ -44,9 +44,9 @@ class LinearGaussian(nn.Module):
         p(x) = N(\mu, W W^\top + \sigma^2 I), \quad
         p(z|x) = N(M^{-1} W^\top (x - \mu),\ \sigma^2 M^{-1}), \quad M = W^\top W + \sigma^2 I
 
-    The guide ``encoder`` is :math:`N(Vx + b, \mathrm{diag}\, s^2)`, trainable: the right mean can be had, the right
-    covariance only where the columns of W are orthogonal. The guide ``posterior`` is p(z|x) itself: log w is then
-    the same number for every z.
+    The guide ``encoder`` is :math:`N(Vx + b, \mathrm{diag}\, s^2)`, trainable: it can match the posterior's mean, and
+    its covariance only if the columns of W are orthogonal. The guide ``posterior`` is p(z|x): then log w = log p(x)
+    for every z.
 
     Sources: Tipping and Bishop, Probabilistic principal component analysis, 1999; Lucas, Tucker, Grosse and Norouzi,
     `Don't Blame the ELBO! <https://arxiv.org/abs/1911.02469>`_.
@@ -55,12 +55,13 @@ class LinearGaussian(nn.Module):
         data_dim: D.
         latent_dim: Z.
         guide: ``encoder`` or ``posterior``.
-        seed: fixes the initial parameters.
+        seed: seed of the initial parameters.
 
     Raises:
         InputError: an unknown guide.
 
     Example:
+        >>> from pyro_vae.models.oracles import LinearGaussian
         >>> oracle = LinearGaussian(data_dim=6, latent_dim=2)
         >>> oracle.log_evidence(oracle.simulate(10)).shape
         torch.Size([10])
@@ -77,11 +78,13 @@ class LinearGaussian(nn.Module):
 
     @classmethod
     def of(cls, weight: Tensor, mean: Tensor, scale: float, guide: Guide = "encoder") -> Self:
-        r"""Return the model of given W (D, Z), μ (D,) and σ; its encoder is the best that there is for it.
+        r"""Return the model with given W (D, Z), μ (D,) and σ, and the diagonal encoder of greatest ELBO.
 
-        That is the posterior's mean and :math:`s_j^2 = \sigma^2 / M_{jj}` (:meth:`gap` is what it leaves).
+        The encoder has the posterior's mean and :math:`s_j^2 = \sigma^2 / M_{jj}`; :meth:`gap` is log p(x) − ELBO.
 
         Example:
+            >>> import torch
+            >>> from pyro_vae.models.oracles import LinearGaussian
             >>> oracle = LinearGaussian.of(torch.eye(3)[:, :2], torch.zeros(3), scale=0.5)
             >>> round(oracle.log_evidence(torch.zeros(1, 3, dtype=torch.float64)).item(), 6)
             -2.286812
@@ -100,14 +103,18 @@ class LinearGaussian(nn.Module):
 
     @classmethod
     def maximum_likelihood(cls, x: Tensor, latent_dim: int, guide: Guide = "encoder") -> Self:
-        r"""Return the model under which the data (N, D) are most likely (Tipping and Bishop, 1999).
+        r"""Return the maximum-likelihood model of data x, (N, D) (Tipping and Bishop, 1999).
 
-        With eigenvalues λ and eigenvectors U of the data's covariance (divided by N, not N − 1), largest first:
-        :math:`\sigma^2` is the mean of the D − Z last ones and :math:`W = U_Z (\Lambda_Z - \sigma^2 I)^{1/2}`, whose
-        columns are orthogonal, so that the encoder reaches the posterior.
+        With eigenvalues λ, largest first, and eigenvectors U of the data's covariance (divided by N, not N − 1),
+
+        .. math::
+
+            \sigma^2 = \frac{1}{D - Z} \sum_{j > Z} \lambda_j, \qquad W = U_Z (\Lambda_Z - \sigma^2 I)^{1/2} .
+
+        The columns of W are orthogonal, so the encoder equals the posterior.
 
         Raises:
-            InputError: data that is not (N, D) with D above ``latent_dim``, or that has no noise outside Z dimensions.
+            InputError: data that is not (N, D) with D above ``latent_dim``, or without variance outside Z dimensions.
         """
         if x.dim() != 2 or x.shape[1] <= latent_dim:
             raise InputError(f"data (N, D) with D above {latent_dim}", tuple(x.shape), "a smaller latent_dim")
@@ -166,16 +173,18 @@ class LinearGaussian(nn.Module):
         return evidence
 
     def gap(self) -> Tensor:
-        r"""Return log p(x) − ELBO of the best diagonal guide, the same for every x: what the family costs.
+        r"""Return log p(x) − ELBO of the best diagonal guide: the limit of the variational family, equal for every x.
 
         .. math:: \tfrac12 \Big( \sum_j \log M_{jj} - \log |M| \Big) \ge 0
 
         Example:
+            >>> import torch
+            >>> from pyro_vae.models.oracles import LinearGaussian
             >>> round(LinearGaussian.of(torch.tensor([[1.0, 1.0], [0.0, 1.0]]), torch.zeros(2), 1.0).gap().item(), 6)
             0.091161
         """
         return 0.5 * (self.inner.diagonal().log().sum() - torch.logdet(self.inner))
 
     def simulate(self, count: int, seed: int = 0) -> Tensor:
-        """Draw data from the model, (count, D)."""
+        """Return examples sampled from the model, (count, D)."""
         return simulated(self, self.mean.new_zeros(count, *self.event_shape), seed)

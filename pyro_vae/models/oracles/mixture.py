@@ -1,4 +1,4 @@
-"""A mixture of Gaussians: the latent is the class."""
+"""A mixture of Gaussians, whose latent is the class."""
 
 import pyro
 import torch
@@ -26,27 +26,29 @@ class Components(nn.Module):
 
 
 class GaussianMixture(nn.Module):
-    r"""A mixture of diagonal Gaussians: the latent is the class.
+    r"""A mixture of diagonal Gaussians, whose latent is the class.
 
     .. math::
 
         z \sim \mathrm{Cat}(\pi), \quad x \sim N(m_z, \mathrm{diag}\, s_z^2), \quad
         \log p(x) = \log \sum_c \pi_c N(x; m_c, \mathrm{diag}\, s_c^2)
 
-    The guide ``posterior`` has the responsibilities p(z|x); the guide ``encoder`` has trainable logits, linear in x,
-    which can be the responsibilities where all classes have one scale.
+    The guide ``posterior`` is the responsibilities p(z|x); the guide ``encoder`` has trainable logits, linear in x,
+    which can equal the responsibilities if all classes have the same scale.
 
     Args:
         logits: log π up to a constant, (C,).
         loc: means, (C, D).
         scale: standard deviations, (C, D), (C, 1) or a scalar tensor.
         guide: ``posterior`` or ``encoder``.
-        seed: fixes the encoder's initial parameters.
+        seed: seed of the encoder's initial parameters.
 
     Raises:
-        InputError: shapes that do not fit; an unknown guide.
+        InputError: inconsistent shapes, or an unknown guide.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.models.oracles import GaussianMixture
         >>> oracle = GaussianMixture(torch.zeros(2), torch.tensor([[-1.0], [1.0]]), torch.tensor(0.5))
         >>> x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
         >>> oracle.posterior(x).probs.round(decimals=4)[1].tolist()
@@ -57,7 +59,7 @@ class GaussianMixture(nn.Module):
         super().__init__()
         if loc.dim() != 2 or logits.shape != loc.shape[:1]:
             got = f"logits {tuple(logits.shape)}, loc {tuple(loc.shape)}"
-            raise InputError("logits (C,) and loc (C, D)", got, "one row of loc a class")
+            raise InputError("logits (C,) and loc (C, D)", got, "one row of loc per class")
         self.event_shape = tuple(loc.shape[1:])
         self.components = Components(logits, loc, scale)
         with isolated_rng(torch.device("cpu"), seed):
@@ -87,7 +89,7 @@ class GaussianMixture(nn.Module):
         return self._log_joint(x).logsumexp(-1)
 
     def simulate(self, count: int, seed: int = 0) -> Tensor:
-        """Draw data from the model, (count, D)."""
+        """Return examples sampled from the model, (count, D)."""
         return simulated(self, self.components.loc.new_zeros(count, *self.event_shape), seed)
 
     def _log_joint(self, x: Tensor) -> Tensor:

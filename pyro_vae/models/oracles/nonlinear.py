@@ -1,4 +1,4 @@
-"""A neural decoder of one or two latent numbers, whose log p(x) is an integral."""
+"""A neural decoder of one or two latent dimensions, whose log p(x) is a numerical integral."""
 
 from typing import cast
 
@@ -14,24 +14,25 @@ from pyro_vae.program.protocol import Program
 
 
 class NonlinearDecoder(nn.Module):
-    r"""A VAE of one or two latent numbers, whose posterior bends; log p(x) is an integral that can be done.
+    r"""A VAE with one or two latent dimensions and a posterior that is not normal; log p(x) is a numerical integral.
 
     .. math:: \log p(x) = \log \int N(z; 0, I)\, p(x \mid \mathrm{decoder}(z))\, dz
 
-    The guide is the VAE's: a diagonal normal, amortised.
+    The guide is the VAE's, an amortised diagonal normal.
 
     Args:
         data_dim: D.
         latent_dim: Z, 1 or 2.
-        hidden: units of the decoder's hidden layer, and of the encoder's.
-        likelihood: a name of :data:`~pyro_vae.models.LIKELIHOODS` with arguments.
-        gain: factor of the decoder's initial weights; the greater, the further the posterior is from a normal.
-        seed: fixes the initial parameters.
+        hidden: units of the hidden layer of decoder and encoder.
+        likelihood: a name in :data:`~pyro_vae.models.LIKELIHOODS` with arguments.
+        gain: factor of the decoder's initial weights; larger gains give posteriors further from a normal.
+        seed: seed of the initial parameters.
 
     Raises:
-        InputError: another ``latent_dim``; whatever :class:`~pyro_vae.VAE` refuses.
+        InputError: another ``latent_dim``, or an argument that :class:`~pyro_vae.VAE` rejects.
 
     Example:
+        >>> from pyro_vae.models.oracles import NonlinearDecoder
         >>> oracle = NonlinearDecoder(data_dim=4)
         >>> oracle.log_evidence(oracle.simulate(3)).shape
         torch.Size([3])
@@ -48,7 +49,7 @@ class NonlinearDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if latent_dim not in (1, 2):
-            raise InputError("a latent_dim of 1 or 2", latent_dim, "LinearGaussian, whose evidence is a formula")
+            raise InputError("a latent_dim of 1 or 2", latent_dim, "LinearGaussian, whose evidence has a closed form")
         self.event_shape = (data_dim,)
         with isolated_rng(torch.device("cpu"), seed):
             self.vae = VAE((data_dim,), latent_dim, (hidden,), likelihood, "tanh")
@@ -70,6 +71,6 @@ class NonlinearDecoder(nn.Module):
         return log_evidence_by_quadrature(cast(Program, self), x)
 
     def simulate(self, count: int, seed: int = 0) -> Tensor:
-        """Draw data from the model, (count, D)."""
+        """Return examples sampled from the model, (count, D)."""
         like = next(self.vae.parameters()).new_zeros(count, *self.event_shape)
         return simulated(self, like, seed)

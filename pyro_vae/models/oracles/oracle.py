@@ -1,4 +1,4 @@
-"""What an oracle promises: log p(x), and data drawn from its model."""
+"""The interface of an oracle: log p(x), and examples sampled from its model."""
 
 from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
@@ -20,16 +20,16 @@ class Oracle(Program, Protocol):
         """Return log p(x), (B,), nats."""
 
     def simulate(self, count: int, seed: int = 0) -> Tensor:
-        """Draw data from the model, (count, *event_shape)."""
+        """Return examples sampled from the model, (count, *event_shape)."""
 
 
 def simulated(program: nn.Module, like: Tensor, seed: int) -> Tensor:
-    """Draw data from a program's model, of the shape of ``like``."""
+    """Return examples sampled from a program's model, of the shape of ``like``."""
     with isolated_rng(like.device, seed):
         return sample_prior(cast(Program, program), like).sample.to(like.device)
 
 
 def is_amortised(guide: str) -> bool:
-    """Whether the guide is an encoder, and not the posterior itself."""
+    """Whether the guide is an encoder, not the exact posterior."""
     known: str = lookup({name: name for name in get_args(Guide)}, guide, "guide")
     return known == "encoder"

@@ -739,11 +739,11 @@ def test_compiled_importance_bounds_are_the_same(device, monkeypatch):
     assert_close(importance_bounds(vae, images, 14, compiled=True), eager, 1e-12)
     x = images.batch(slice(0, 2))
     with evaluating(vae, x.device, seed=0):
-        assert type(likelihood.terms_of(vae, x, likelihood.COMPILED_FROM, (2, 2))) is CompiledTerms
-        assert type(likelihood.terms_of(vae, x, likelihood.COMPILED_FROM - 1, (2, 2))) is not CompiledTerms
+        assert type(likelihood.scorer(vae, x, likelihood.COMPILED_FROM, (2, 2))) is CompiledTerms
+        assert type(likelihood.scorer(vae, x, likelihood.COMPILED_FROM - 1, (2, 2))) is not CompiledTerms
     odd, ones = Odd(lambda z: 1.0 if z.sum() > 0 else 2.0), torch.ones(B, 1)
     with evaluating(odd, ones.device, seed=0):
-        assert type(likelihood.terms_of(odd, ones, likelihood.COMPILED_FROM, (2, 2))) is not CompiledTerms
+        assert type(likelihood.scorer(odd, ones, likelihood.COMPILED_FROM, (2, 2))) is not CompiledTerms
 
 
 def test_terms_that_cannot_be_traced_are_refused():

@@ -15,12 +15,12 @@ from pyro_vae.models.replicates import Replicates
 from pyro_vae.program.protocol import Program
 
 AMORTISES_FROM = 10_000  # steps; docs/performance.md says what was measured
-RULE = f"compilation amortises from {AMORTISES_FROM:,} on"
+RULE = f"compilation amortises after {AMORTISES_FROM:,} steps"
 
 
 @dataclass(frozen=True)
 class StockSVI:
-    """Pyro's own ``SVI``, for every program that Pyro takes (name ``svi``)."""
+    """Pyro's own ``SVI``: runs every program that Pyro can train (name ``svi``)."""
 
     def start(
         self,
@@ -34,7 +34,7 @@ class StockSVI:
         """Return the engine for a program.
 
         Raises:
-            InputError: replicates, which train in one graph.
+            InputError: the program is :class:`~pyro_vae.Replicates`, which need engine ``compiled``.
         """
         if isinstance(program, Replicates):
             raise InputError("engine compiled for replicates, which train in one graph", "svi", 'engine="compiled"')
@@ -46,7 +46,7 @@ class Compiled:
     """The program traced once to a static graph and compiled (name ``compiled``).
 
     Args:
-        inductor: False runs the traced graph without compiling it.
+        inductor: False runs the traced graph uncompiled.
     """
 
     inductor: bool = True
@@ -103,7 +103,7 @@ class Auto:
             ...     VAE((4,), latent_dim=2), SampledKL(), "adam", None, torch.ones(10, 4), steps=500
             ... )
             >>> value, why
-            (StockSVI(), '500 steps: compilation amortises from 10,000 on')
+            (StockSVI(), '500 steps: compilation amortises after 10,000 steps')
         """
         value, why = self._by_steps(program, x.device, steps)
         if isinstance(value, StockSVI):

@@ -124,7 +124,7 @@ def test_anybodys_program(name, estimator):
 
 
 class Categories(nn.Module):
-    """A latent class for every datum: for estimators without reparameterization."""
+    """A latent class for every example: for estimators without reparameterization."""
 
     def __init__(self):
         super().__init__()
@@ -181,8 +181,8 @@ def test_a_flow_as_guide(name):
         assert_equal_steps(Flow(), make_data(), ESTIMATORS[name]())
 
 
-def test_dropout_and_batch_normalisation_draw_and_count_as_in_eager():
-    """Running statistics count every step once: the trial before the first step leaves no mark."""
+def test_dropout_and_batch_normalisation_sample_and_count_as_in_eager():
+    """Running statistics count each step once: preparing changes no buffer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = nn.Sequential(
@@ -264,11 +264,11 @@ def test_compiled_by_inductor(name, likelihood, dtype, tolerance, device):
     assert_equal_steps(vae, x, ESTIMATORS[name](), tolerance, inductor=True, clip_norm=3.0)
 
 
-# ---- what is refused
+# ---- validation errors
 
 
 class Odd(nn.Module):
-    """One parameter; the guide does something between its draw and its end."""
+    """One parameter; the model does something with its sample."""
 
     def __init__(self, does):
         super().__init__()
@@ -339,7 +339,7 @@ def test_another_elbo_of_pyro_is_refused():
 
 
 def test_a_missing_compiler_is_said(tmp_path):
-    """In a process of its own: torch remembers for good what its compiler can do."""
+    """In a separate process: torch caches for good what its compiler can do."""
     command = [sys.executable, "-m", "pyro_vae", "train", "--engine", "compiled", "--epochs", "1", "--device", "cpu"]
     environment = os.environ | {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run([*command, "--out", str(tmp_path / "run")], env=environment, capture_output=True, text=True)
@@ -460,7 +460,7 @@ def test_a_compiled_run_is_bit_identical_when_resumed():
     assert all(map(torch.equal, whole.program.parameters(), resumed.program.parameters()))
 
 
-def test_a_run_goes_on_with_the_engine_it_began_with():
+def test_a_run_resumes_with_the_engine_it_began_with():
     cut = Cut(3)
     trained("svi", hooks=[cut])
     with pytest.raises(InputError, match=r"engine svi, with which the run began; got compiled"):
@@ -701,13 +701,13 @@ def test_gradients_of_any_strides(optimizer):
         assert_equal_steps(Mixed(), make_data(), SampledKL(), optimizer=optimizer)
 
 
-def test_data_that_lie_strangely_in_memory():
+def test_data_with_stride_zero():
     x = torch.bernoulli(torch.full((1, D), 0.5)).expand(40, D)
     result = fit(make_vae(dtype=torch.float32), x, engine="compiled", epochs=1, batch_size=16, device="cpu")
     assert math.isfinite(result.history[-1].objective)
 
 
-def test_how_an_optimizer_computes_can_be_said():
+def test_an_optimizers_implementation_can_be_chosen():
     assert_equal_steps(make_vae(), make_data(), SampledKL(), optimizer="adam:foreach=true")
 
 

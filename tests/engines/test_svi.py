@@ -1,4 +1,4 @@
-"""Engine ``svi``: the same as Pyro by hand; KL weight, clipping, learning rate and refusals, each against a formula."""
+"""Engine ``svi``: the same as Pyro by hand; KL weight, clipping, learning rate and errors, each against a formula."""
 
 import copy
 import math
@@ -337,7 +337,7 @@ def test_an_error_of_the_program_itself_is_passed_on():
             engine.step(x, 0.1, 1.0)
 
 
-# ---- what is refused at once
+# ---- validation errors
 
 
 @pytest.mark.parametrize(
@@ -360,6 +360,6 @@ def test_refuses_optimizers(optimizer, message):
         SVIEngine(make_vae(), ESTIMATORS["trace_elbo"](), optimizer)
 
 
-def test_refuses_an_estimator_that_draws_to_guess_its_plates():
+def test_refuses_an_estimator_that_samples_to_guess_its_plates():
     with pytest.raises(InputError, match=r"Try Trace_ELBO\(vectorize_particles=True, max_plate_nesting=1\)"):
         SVIEngine(make_vae(), Trace_ELBO(vectorize_particles=True))

@@ -7,6 +7,7 @@ from typing import Protocol, Self
 from pyro.infer import ELBO
 from torch import Tensor
 
+from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import State
 from pyro_vae.engines.batches import Batches
 from pyro_vae.models.replicates import Replicates
@@ -62,6 +63,16 @@ class EngineValue(Protocol):
         kl_weighted: bool = False,
     ) -> Engine:
         """Return the engine for a program; ``kl_weighted`` says whether steps may weight the KL."""
+
+
+def check_kl_weight(kl_weight: float, kl_weighted: bool) -> None:
+    """Check that an engine was started for steps with this weight of the KL.
+
+    Raises:
+        InputError: a weight other than 1 on an engine started without ``kl_weighted``.
+    """
+    if kl_weight != 1 and not kl_weighted:
+        raise InputError("a KL weight of 1 in an engine not started for another", kl_weight, "kl_weighted=True")
 
 
 def one_by_one(engine: Engine, batches: Batches) -> Iterator[list[StepInfo]]:

@@ -31,14 +31,14 @@ class StockSVI:
         *,
         kl_weighted: bool = False,
     ) -> Engine:
-        """Return the engine for a program.
+        """Return the engine for a program; ``kl_weighted`` says whether steps may weight the KL.
 
         Raises:
             InputError: the program is :class:`~pyro_vae.Replicates`, which need engine ``compiled``.
         """
         if isinstance(program, Replicates):
             raise InputError("engine compiled for replicates, which train in one graph", "svi", 'engine="compiled"')
-        return SVIEngine(program, estimator, optimizer, clip_norm)
+        return SVIEngine(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Auto:
         """
         value, why = self._by_steps(program, x.device, steps)
         if isinstance(value, StockSVI):
-            return value, value.start(program, estimator, optimizer, clip_norm), why
+            return value, value.start(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted), why
         try:
             engine = value.start(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted)
             with engine:
@@ -115,8 +115,8 @@ class Auto:
         except InputError as error:
             if isinstance(program, Replicates):
                 raise
-            stock = StockSVI()
-            return stock, stock.start(program, estimator, optimizer, clip_norm), f"it cannot be compiled: {error}"
+            value, why = StockSVI(), f"it cannot be compiled: {error}"
+            return value, value.start(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted), why
         return value, engine, why
 
     def _by_steps(

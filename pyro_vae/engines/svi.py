@@ -23,7 +23,7 @@ from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.nonfinite import offending
 from pyro_vae.engines.optimizers import OPTIMIZERS
-from pyro_vae.engines.protocol import StepInfo, one_by_one
+from pyro_vae.engines.protocol import StepInfo, check_kl_weight, one_by_one
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.handlers import WeightLatents
 from pyro_vae.program.protocol import Program
@@ -39,6 +39,7 @@ class SVIEngine:
         estimator: a ``pyro.infer.ELBO``.
         optimizer: a name of :data:`~pyro_vae.engines.OPTIMIZERS` with arguments, ``"adam:eps=1e-4"``.
         clip_norm: largest Euclidean norm of the gradient of the loss (summed over the batch); None: no clipping.
+        kl_weighted: whether steps may weight the KL (:meth:`step`).
 
     Raises:
         InputError: an unknown optimiser or argument; a vectorized estimator of Pyro without ``max_plate_nesting``: it
@@ -54,7 +55,13 @@ class SVIEngine:
     """
 
     def __init__(
-        self, program: Program, estimator: ELBO, optimizer: str = "adam", clip_norm: float | None = None
+        self,
+        program: Program,
+        estimator: ELBO,
+        optimizer: str = "adam",
+        clip_norm: float | None = None,
+        *,
+        kl_weighted: bool = False,
     ) -> None:
         if estimator.vectorize_particles and math.isinf(estimator.max_plate_nesting):
             kind = type(estimator).__name__
@@ -65,7 +72,7 @@ class SVIEngine:
             )
         self._program, self._estimator = program, estimator
         self._clip_norm = math.inf if clip_norm is None else clip_norm
-        self._kl_weight = 1.0
+        self._kl_weighted, self._kl_weight = kl_weighted, 1.0
         self._steps = 0
         self._names: dict[Tensor, str | None] = {}  # recorded in each step: the store is gone after the block
         self._arguments = {"lr": 0.0}  # replaced before every step
@@ -85,14 +92,17 @@ class SVIEngine:
         self._stack.close()
 
     def prepare(self, x: Tensor, kl_weight: float = 1.0) -> None:
-        """Do nothing: Pyro traces the program in every step."""
+        """Check the KL weight; Pyro traces the program in every step."""
+        check_kl_weight(kl_weight, self._kl_weighted)
 
     def step(self, x: Tensor, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
         """Take one step of Pyro's SVI on a batch (B, *event_shape).
 
         Raises:
+            InputError: a KL weight other than 1 on an engine that was not started for it.
             NonFiniteError: names the step and the non-finite sites; the parameters are unchanged.
         """
+        check_kl_weight(kl_weight, self._kl_weighted)
         self._steps += 1
         self._kl_weight = kl_weight
         self._set_learning_rate(learning_rate)

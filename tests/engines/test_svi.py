@@ -157,7 +157,7 @@ def test_kl_weight_is_that_of_the_formula(beta, likelihood, num_particles, close
     trained = copy.deepcopy(vae)
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        with SVIEngine(trained, elbo, "sgd") as engine:
+        with SVIEngine(trained, elbo, "sgd", kl_weighted=True) as engine:
             info = engine.step(x, 1.0, beta)  # at rate 1 the step is the gradient
         torch.manual_seed(2)
         z = vae.encode(x).rsample((num_particles,))
@@ -185,7 +185,7 @@ def test_kl_weight_matters():
     vae, x = make_vae(), make_data()
     losses = []
     for beta in (0.3, 1.0):
-        with torch.random.fork_rng(), SVIEngine(vae, ESTIMATORS["trace_elbo"]()) as engine:
+        with torch.random.fork_rng(), SVIEngine(vae, ESTIMATORS["trace_elbo"](), kl_weighted=True) as engine:
             torch.manual_seed(0)
             losses.append(engine.step(x, 1e-12, beta).objective)
     assert abs(losses[0] - losses[1]) > 1e-2

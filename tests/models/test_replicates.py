@@ -49,7 +49,7 @@ def together(programs, estimator, steps=3, rate=0.01, optimizer="adam", **more):
 def one_by_one(programs, estimators, steps=3, rates=(0.01,) * R, optimizer="adam", weights=(1.0,) * R):
     """Take the same steps by engine svi, the replicates in turn, so that they share one stream of noise."""
     programs = [copy.deepcopy(program) for program in programs]
-    engines = [SVIEngine(p, e, optimizer, 5.0) for p, e in zip(programs, estimators, strict=True)]
+    engines = [SVIEngine(p, e, optimizer, 5.0, kl_weighted=True) for p, e in zip(programs, estimators, strict=True)]
     with torch.random.fork_rng():
         torch.manual_seed(7)
         infos = []

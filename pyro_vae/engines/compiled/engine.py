@@ -12,7 +12,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.base.errors import InputError, NonFiniteError, lookup
+from pyro_vae.base.errors import NonFiniteError, lookup
 from pyro_vae.base.random import noise_state
 from pyro_vae.base.registry import from_spec
 from pyro_vae.base.types import State
@@ -25,7 +25,7 @@ from pyro_vae.engines.compiled.step import Step, equal_estimator
 from pyro_vae.engines.compiled.trace import TracedStep, check_compiled
 from pyro_vae.engines.nonfinite import offending
 from pyro_vae.engines.optimizers import OPTIMIZERS
-from pyro_vae.engines.protocol import StepInfo, one_by_one
+from pyro_vae.engines.protocol import StepInfo, check_kl_weight, one_by_one
 from pyro_vae.models.replicates import Replicates
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.protocol import Program
@@ -96,7 +96,7 @@ class CompiledEngine:
 
     def prepare(self, x: Tensor, kl_weight: float = 1.0) -> None:
         """Trace, compile and check the graph for batches of the shape of x."""
-        self._check_kl_weight(kl_weight)
+        check_kl_weight(kl_weight, self._function.kl_weighted)
         self.graph(x, torch.tensor(kl_weight, dtype=torch.float64, device=x.device))
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ class CompiledEngine:
             InputError: a KL weight other than 1 on an engine that was not started for it.
             NonFiniteError: names the step and the non-finite sites; the parameters are unchanged.
         """
-        self._check_kl_weight(kl_weight)
+        check_kl_weight(kl_weight, self._function.kl_weighted)
         self._steps += 1
         weight = torch.tensor(kl_weight, dtype=torch.float64, device=x.device)
         graph = self.graph(x, weight)
@@ -176,7 +176,7 @@ class CompiledEngine:
 
     def _recorded(self, batches: Batches) -> Iterator[list[StepInfo]]:
         for kl_weight in batches.kl_weights:
-            self._check_kl_weight(kl_weight)
+            check_kl_weight(kl_weight, self._function.kl_weighted)
         if self._recording is None or not self._recording.fits(batches):
             self._recording = Recording(self._function, self.graph, self._optimizer, batches.images, batches.size)
         size, count = batches.size, len(batches.order)
@@ -189,10 +189,6 @@ class CompiledEngine:
                 rates, weights = batches.learning_rates, batches.kl_weights
                 infos.append(self._info(losses, norms, examples, rates[number], weights[number]))
             yield infos
-
-    def _check_kl_weight(self, kl_weight: float) -> None:
-        if kl_weight != 1 and not self._function.kl_weighted:
-            raise InputError("a KL weight of 1 in an engine not started for another", kl_weight, "kl_weighted=True")
 
     def _check_finite(
         self, losses: list[float], norms: list[float], x: Tensor | Callable[[], Tensor], noise: Tensor | None = None

@@ -22,7 +22,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 from torch.distributions import constraints
 
-from pyro_vae import VAE, InputError, NonFiniteError, fit
+from pyro_vae import VAE, InputError, NonFiniteError, Replicates, fit
 from pyro_vae.base.random import isolated_rng, seed_noise
 from pyro_vae.data import Images
 from pyro_vae.elbo.catalogue import ESTIMATORS
@@ -380,6 +380,52 @@ def test_a_wrong_compilation_stops_the_run(monkeypatch):
     with CompiledEngine(vae, SampledKL()) as engine, pytest.raises(InputError, match="equals the program"):
         engine.step(make_data(), 0.01)
     assert all(torch.equal(t, before[n]) for n, t in vae.state_dict().items())
+
+
+# ---- how often the program runs
+
+
+class Counted(VAE):
+    """Counts how often model and guide run, and on how many examples."""
+
+    def __init__(self):
+        super().__init__((D,), Z, (7,))
+        self.models, self.guides = [], []
+
+    def model(self, x):
+        self.models.append(len(x))
+        return super().model(x)
+
+    def guide(self, x):
+        self.guides.append(len(x))
+        return super().guide(x)
+
+
+def test_the_program_runs_twice_for_a_shape_of_batch_when_it_is_first_met():
+    """Once eagerly, as the reference of the check, and once under the trace; never in a later step."""
+    vae, x = Counted(), make_data(dtype=torch.float32)
+    with CompiledEngine(vae, SampledKL(), inductor=False) as engine:
+        engine.prepare(x)
+        assert vae.models == vae.guides == [B, B]
+        for size in (B, B - 2, B, B - 2):
+            engine.step(x[:size], 0.01)
+    assert vae.models == vae.guides == [B, B, B - 2, B - 2]
+
+
+def test_compiling_a_graph_runs_the_program_no_more(monkeypatch):
+    monkeypatch.setattr(compiled, "compile_graph", lambda graph, inputs: copy.deepcopy(graph))
+    vae = Counted()
+    with CompiledEngine(vae, SampledKL()) as engine:
+        engine.prepare(make_data(dtype=torch.float32))
+    assert vae.models == vae.guides == [B, B]
+
+
+def test_only_the_first_replicate_runs():
+    first, second = Counted(), Counted()
+    with CompiledEngine(Replicates([first, second]), SampledKL(), inductor=False) as engine:
+        engine.step(make_data(dtype=torch.float32), 0.01)
+    assert first.models == first.guides == [B, B]
+    assert second.models == second.guides == []
 
 
 # ---- steps that are not finite

@@ -1,4 +1,4 @@
-"""Values written as text: ``dreg:num_particles=5`` names a row of a table and its arguments."""
+"""Specifications: values written as text. ``dreg:num_particles=5`` names a row of a table and its arguments."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 
 def from_spec(table: Mapping[str, Callable[..., T]], text: str, what: str, **given: object) -> T:
-    """Build the value that ``name:key=value,key=value`` means; values are read as YAML scalars.
+    """Build the value that ``name:key=value,key=value`` specifies; arguments are YAML scalars.
 
     Args:
         table: name -> constructor.
         text: the specification.
-        what: the word for such a value in error messages.
-        given: arguments that come from elsewhere, which the text must not give again.
+        what: the noun for error messages.
+        given: further arguments, which the text must not repeat.
 
     Raises:
-        InputError: an unknown name (the nearest is suggested), an argument the constructor does not take
-            or does not accept.
+        InputError: an unknown name (the nearest is suggested), an unknown argument, or a value that the constructor
+            rejects.
 
     Example:
         >>> from_spec({"point": complex}, "point:real=1,imag=2.5", "number")
@@ -47,10 +47,10 @@ def from_spec(table: Mapping[str, Callable[..., T]], text: str, what: str, **giv
 
 
 def to_spec(table: Mapping[str, Callable[..., object]], value: object) -> str:
-    """Return the specification of a frozen dataclass: its name in the table, and the fields that are not the default.
+    """Return the specification of a frozen dataclass: its name in the table and its non-default fields.
 
     Raises:
-        InputError: the table has no row for the value's type.
+        InputError: no row of the table builds the type of the value.
 
     Example:
         >>> from dataclasses import dataclass
@@ -71,7 +71,7 @@ def to_spec(table: Mapping[str, Callable[..., object]], value: object) -> str:
 
 
 def split_specs(text: str) -> list[str]:
-    """Split ``name,name:key=value,key=value,name`` where a new name begins.
+    """Split ``name,name:key=value,key=value,name`` at each new name.
 
     Example:
         >>> split_specs("stl,ciwae:num_particles=5,beta=0.1,dreg")
@@ -97,7 +97,7 @@ def _arguments(rest: str, text: str) -> dict[str, object]:
 
 
 def number(text: str) -> object:
-    """Read one YAML scalar; 1e-4 is a number here, as it is everywhere but in YAML 1.1.
+    """Read a YAML scalar; 1e-4 is a number, too, which YAML 1.1 reads as text.
 
     Example:
         >>> number("1e-4"), number("5"), number("true"), number("sigmoid")

@@ -1,4 +1,4 @@
-"""Engines: how a step is executed. The table names them for :func:`pyro_vae.fit` and the command line."""
+"""Engines: how a step is executed. :data:`ENGINES` maps their names to values, for ``fit`` and the command line."""
 
 from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.catalogue import ENGINES

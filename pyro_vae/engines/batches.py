@@ -11,16 +11,16 @@ from pyro_vae.data import Images
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """The rest of one epoch, from batch ``start`` on.
+    """The batches of one epoch, from number ``start``.
 
     Args:
         images: the data, on the device of the engine.
-        order: (N,) their order in this epoch; of fewer examples, the epoch ends early.
-        size: examples in a batch; the last batch may be smaller.
-        start: the first batch to take.
-        key: with the number of a batch, fixes its binarization.
-        learning_rates: of every batch of the whole epoch.
-        kl_weights: of every batch of the whole epoch.
+        order: (N,) indices of the examples, in the order of this epoch; with fewer than N, the epoch ends early.
+        size: examples per batch; the last batch may be smaller.
+        start: number of the first batch.
+        key: (key, batch number) seeds the binarization of a batch.
+        learning_rates: one per batch of the whole epoch.
+        kl_weights: one per batch of the whole epoch.
 
     Example:
         >>> import torch
@@ -40,14 +40,14 @@ class Batches:
     kl_weights: Sequence[float]
 
     def __len__(self) -> int:
-        """Return how many batches the whole epoch has."""
+        """Return the number of batches in the whole epoch."""
         return -(-len(self.order) // self.size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Gather and binarize one batch after the other, each (B, *event_shape)."""
+        """Yield the batches, gathered and binarized, each (B, *event_shape)."""
         return (self.batch(number) for number in range(self.start, len(self)))
 
     def batch(self, number: int) -> Tensor:
-        """Gather and binarize one batch; the same number gives the same batch."""
+        """Gather and binarize one batch: a pure function of (key, number)."""
         index = self.order[number * self.size : (number + 1) * self.size]
         return self.images.batch(index, generator(self.images.device, *self.key, number))

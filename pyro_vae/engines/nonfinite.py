@@ -1,4 +1,4 @@
-"""Naming what is not finite after a step."""
+"""Finding the sites and parameters that made a step non-finite."""
 
 import pyro
 import torch
@@ -11,12 +11,12 @@ from pyro_vae.program.tracing import sample_sites, trace_program
 
 @torch.no_grad()
 def offending(program: Program, x: Tensor, noise: Tensor) -> str:
-    """Trace a failed step again on its own noise and name what is not finite: sites first, then parameters.
+    """Trace a failed step again on the same noise; name the non-finite sites, then the non-finite parameters.
 
     Args:
         program: the program; its store must be active.
-        x: the batch of that step.
-        noise: the state of the generator (:func:`~pyro_vae.base.random.noise_state`) before that step.
+        x: the batch of the failed step.
+        noise: the generator's state before that step (:func:`~pyro_vae.base.random.noise_state`).
     """
     parameters = list(program.named_parameters())
     found = [f"parameter {n}" for n, p in parameters if not p.isfinite().all()]

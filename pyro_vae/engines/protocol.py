@@ -1,4 +1,4 @@
-"""What an engine is: a way to execute one step of training."""
+"""The protocol of engines: an engine executes training steps."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Protocol, Self
 from pyro.infer import ELBO
 from torch import Tensor
 
+from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import State
 from pyro_vae.engines.batches import Batches
 from pyro_vae.models.replicates import Replicates
@@ -15,42 +16,42 @@ from pyro_vae.program.protocol import Program
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What one step did."""
+    """The figures of one step."""
 
     objective: float  # nats per example; a bound only where kl_weight is 1
     kl_weight: float
     learning_rate: float
-    grad_norm: float  # Euclidean, over all parameters, before clipping; of replicates, the largest
-    replicates: tuple[float, ...] = ()  # the objective of each, if there are several
+    grad_norm: float  # Euclidean, over all parameters, before clipping; the largest of the replicates
+    replicates: tuple[float, ...] = ()  # the objective of each replicate; empty for a single program
 
 
 class Engine(Protocol):
-    """Executes steps on one program; used as a context manager, inside which the program's store is active."""
+    """Executes steps on a program or on replicates; a context manager that activates the program's parameter store."""
 
     def __enter__(self) -> Self:
-        """Activate the program's parameters."""
+        """Activate the program's parameter store."""
 
     def __exit__(self, *exc: object) -> None:
-        """Restore what was active before."""
+        """Restore the former parameter store."""
 
     def prepare(self, x: Tensor, kl_weight: float) -> None:
-        """Prepare for batches of the shape of x; what the first step would refuse is refused now."""
+        """Prepare for batches of the shape of x, and raise now what the first step would raise."""
 
     def step(self, x: Tensor, learning_rate: float, kl_weight: float) -> StepInfo:
         """Take one gradient step on a batch (B, *event_shape)."""
 
     def run(self, batches: Batches) -> Iterator[list[StepInfo]]:
-        """Take the steps of an epoch, some at a time; the parameters are those after the last step of a list."""
+        """Take the steps of an epoch in blocks; on yielding a block, the parameters are those after its last step."""
 
     def state_dict(self) -> State:
-        """Return the optimiser's state, loadable with ``weights_only``."""
+        """Return the state of optimiser and estimator, loadable with ``weights_only``."""
 
     def load_state_dict(self, state: State) -> None:
         """Resume from :meth:`state_dict`."""
 
 
 class EngineValue(Protocol):
-    """A frozen value that says how steps are executed, and starts an engine for a program."""
+    """An engine as a frozen value; :meth:`start` builds the engine for a program."""
 
     def start(
         self,
@@ -64,8 +65,18 @@ class EngineValue(Protocol):
         """Return the engine for a program; ``kl_weighted`` says whether steps may weight the KL."""
 
 
+def check_kl_weight(kl_weight: float, kl_weighted: bool) -> None:
+    """Check that an engine was started for steps with this weight of the KL.
+
+    Raises:
+        InputError: a weight other than 1 on an engine started without ``kl_weighted``.
+    """
+    if kl_weight != 1 and not kl_weighted:
+        raise InputError("a KL weight of 1 in an engine not started for another", kl_weight, "kl_weighted=True")
+
+
 def one_by_one(engine: Engine, batches: Batches) -> Iterator[list[StepInfo]]:
-    """Run an epoch by single steps, each batch made just before its step."""
+    """Run an epoch step by step; each batch is gathered just before its step."""
     rates, weights = batches.learning_rates, batches.kl_weights
     for number in range(batches.start, len(batches)):
         yield [engine.step(batches.batch(number), rates[number], weights[number])]

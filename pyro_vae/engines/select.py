@@ -15,12 +15,12 @@ from pyro_vae.models.replicates import Replicates
 from pyro_vae.program.protocol import Program
 
 AMORTISES_FROM = 10_000  # steps; docs/performance.md says what was measured
-RULE = f"compilation amortises from {AMORTISES_FROM:,} on"
+RULE = f"compilation amortises after {AMORTISES_FROM:,} steps"
 
 
 @dataclass(frozen=True)
 class StockSVI:
-    """Pyro's own ``SVI``, for every program that Pyro takes (name ``svi``)."""
+    """Pyro's own ``SVI``: runs every program that Pyro can train (name ``svi``)."""
 
     def start(
         self,
@@ -31,14 +31,14 @@ class StockSVI:
         *,
         kl_weighted: bool = False,
     ) -> Engine:
-        """Return the engine for a program.
+        """Return the engine for a program; ``kl_weighted`` says whether steps may weight the KL.
 
         Raises:
-            InputError: replicates, which train in one graph.
+            InputError: the program is :class:`~pyro_vae.Replicates`, which need engine ``compiled``.
         """
         if isinstance(program, Replicates):
             raise InputError("engine compiled for replicates, which train in one graph", "svi", 'engine="compiled"')
-        return SVIEngine(program, estimator, optimizer, clip_norm)
+        return SVIEngine(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Compiled:
     """The program traced once to a static graph and compiled (name ``compiled``).
 
     Args:
-        inductor: False runs the traced graph without compiling it.
+        inductor: False runs the traced graph uncompiled.
     """
 
     inductor: bool = True
@@ -103,11 +103,11 @@ class Auto:
             ...     VAE((4,), latent_dim=2), SampledKL(), "adam", None, torch.ones(10, 4), steps=500
             ... )
             >>> value, why
-            (StockSVI(), '500 steps: compilation amortises from 10,000 on')
+            (StockSVI(), '500 steps: compilation amortises after 10,000 steps')
         """
         value, why = self._by_steps(program, x.device, steps)
         if isinstance(value, StockSVI):
-            return value, value.start(program, estimator, optimizer, clip_norm), why
+            return value, value.start(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted), why
         try:
             engine = value.start(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted)
             with engine:
@@ -115,8 +115,8 @@ class Auto:
         except InputError as error:
             if isinstance(program, Replicates):
                 raise
-            stock = StockSVI()
-            return stock, stock.start(program, estimator, optimizer, clip_norm), f"it cannot be compiled: {error}"
+            value, why = StockSVI(), f"it cannot be compiled: {error}"
+            return value, value.start(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted), why
         return value, engine, why
 
     def _by_steps(

@@ -1,4 +1,4 @@
-"""Engine ``svi``: Pyro's own :class:`pyro.infer.SVI`, in a parameter store of its own."""
+"""Engine ``svi``: Pyro's own :class:`pyro.infer.SVI`, in a separate parameter store."""
 
 import math
 import warnings
@@ -23,7 +23,7 @@ from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.nonfinite import offending
 from pyro_vae.engines.optimizers import OPTIMIZERS
-from pyro_vae.engines.protocol import StepInfo, one_by_one
+from pyro_vae.engines.protocol import StepInfo, check_kl_weight, one_by_one
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.handlers import WeightLatents
 from pyro_vae.program.protocol import Program
@@ -32,18 +32,18 @@ from pyro_vae.program.protocol import Program
 class SVIEngine:
     """Steps of Pyro's ``SVI`` on one program.
 
-    Gradients are clipped by their norm over all parameters together. A step whose loss or gradient is not finite is
-    refused before the optimiser.
+    Gradients are clipped by their global norm. A non-finite loss or gradient raises before the optimiser steps.
 
     Args:
         program: the program, on its device.
         estimator: a ``pyro.infer.ELBO``.
         optimizer: a name of :data:`~pyro_vae.engines.OPTIMIZERS` with arguments, ``"adam:eps=1e-4"``.
-        clip_norm: largest Euclidean norm of the gradient of the loss (summed over the batch); None: no limit.
+        clip_norm: largest Euclidean norm of the gradient of the loss (summed over the batch); None: no clipping.
+        kl_weighted: whether steps may weight the KL (:meth:`step`).
 
     Raises:
-        InputError: an unknown optimiser or argument; an estimator that would guess its plate nesting by sampling
-            noise in its first step: no resumed run could equal an uninterrupted one.
+        InputError: an unknown optimiser or argument; a vectorized estimator of Pyro without ``max_plate_nesting``: it
+            guesses the nesting by sampling in its first step, so a resumed run would differ from an uninterrupted one.
 
     Example:
         >>> import torch
@@ -55,7 +55,13 @@ class SVIEngine:
     """
 
     def __init__(
-        self, program: Program, estimator: ELBO, optimizer: str = "adam", clip_norm: float | None = None
+        self,
+        program: Program,
+        estimator: ELBO,
+        optimizer: str = "adam",
+        clip_norm: float | None = None,
+        *,
+        kl_weighted: bool = False,
     ) -> None:
         if estimator.vectorize_particles and math.isinf(estimator.max_plate_nesting):
             kind = type(estimator).__name__
@@ -66,11 +72,11 @@ class SVIEngine:
             )
         self._program, self._estimator = program, estimator
         self._clip_norm = math.inf if clip_norm is None else clip_norm
-        self._kl_weight = 1.0
+        self._kl_weighted, self._kl_weight = kl_weighted, 1.0
         self._steps = 0
-        self._names: dict[Tensor, str | None] = {}  # in the store, which exists inside the block alone
-        self._arguments = {"lr": 0.0}  # the true rate is set before every step
-        # built once on a throw-away tensor, so that a wrong argument is an error now and not in the first step
+        self._names: dict[Tensor, str | None] = {}  # recorded in each step: the store is gone after the block
+        self._arguments = {"lr": 0.0}  # replaced before every step
+        # built once on a dummy tensor, so that a wrong argument raises here, not in the first step
         from_spec(OPTIMIZERS, optimizer, "optimizer", params=[torch.zeros(1, requires_grad=True)], lr=1e-3)
         self._optim = PyroOptim(partial(_build_optimizer, optimizer), self._arguments)
         self._svi = SVI(
@@ -86,14 +92,17 @@ class SVIEngine:
         self._stack.close()
 
     def prepare(self, x: Tensor, kl_weight: float = 1.0) -> None:
-        """Do nothing: Pyro traces the program in every step."""
+        """Check the KL weight; Pyro traces the program in every step."""
+        check_kl_weight(kl_weight, self._kl_weighted)
 
     def step(self, x: Tensor, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
         """Take one step of Pyro's SVI on a batch (B, *event_shape).
 
         Raises:
-            NonFiniteError: with the step and the offending sites; the parameters are unchanged.
+            InputError: a KL weight other than 1 on an engine that was not started for it.
+            NonFiniteError: names the step and the non-finite sites; the parameters are unchanged.
         """
+        check_kl_weight(kl_weight, self._kl_weighted)
         self._steps += 1
         self._kl_weight = kl_weight
         self._set_learning_rate(learning_rate)
@@ -130,12 +139,12 @@ class SVIEngine:
             return self._program.guide(x)
 
     def _weighted(self) -> AbstractContextManager[object]:
-        """Weight the KL inside Pyro's own estimators; ours do it as arithmetic on terms."""
+        """Weight the KL inside Pyro's own estimators; :class:`Weighted` does it for ours, on the terms."""
         plain = self._kl_weight == 1 or isinstance(self._estimator, Estimator)
         return nullcontext() if plain else WeightLatents(self._kl_weight)
 
     def _estimator_now(self) -> ELBO:
-        """Return the estimator of this step."""
+        """Return the estimator, with its KL weighted for this step."""
         if self._kl_weight != 1 and isinstance(self._estimator, Estimator):
             return Weighted(self._estimator, self._kl_weight)
         return self._estimator
@@ -154,7 +163,7 @@ class SVIEngine:
             with warnings.catch_warnings():  # a NaN is an error below, not a warning
                 warnings.filterwarnings("ignore", message="Encountered NaN")
                 loss = float(_losses(self._estimator_now()).loss_and_grads(model, guide, x))
-        except ValueError as error:  # Pyro's validation finds a NaN parameter of a distribution first
+        except ValueError as error:  # Pyro's validation raises first for a NaN parameter of a distribution
             where = offending(self._program, x, before)
             if where:
                 raise NonFiniteError(self._steps, math.nan, where) from error
@@ -162,7 +171,7 @@ class SVIEngine:
         gradients = [p for p in self._program.parameters() if p.grad is not None]
         self._grad_norm = torch.nn.utils.clip_grad_norm_(gradients, self._clip_norm).item()
         if not (math.isfinite(loss) and math.isfinite(self._grad_norm)):
-            where = offending(self._program, x, before) or "no site again on the same noise"
+            where = offending(self._program, x, before) or "no site when traced again on the same noise"
             raise NonFiniteError(self._steps, loss, where)
         return loss
 
@@ -172,7 +181,7 @@ def _build_optimizer(spec: str, params: list[Tensor], lr: float) -> Optimizer:
 
 
 class _Losses(Protocol):
-    """What ``SVI`` asks of a ``pyro.infer.ELBO``; its base class declares neither."""
+    """What ``SVI`` needs of a ``pyro.infer.ELBO``, whose base class declares neither."""
 
     def loss(self, model: PyroFunction, guide: PyroFunction, *args: object) -> float: ...
 

@@ -1,4 +1,4 @@
-"""Replicates: R copies of a program, trained at once, so that a result comes with its spread over seeds."""
+"""Replicates: R copies of a program trained together, which show the spread of a result over seeds."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,18 +13,18 @@ from pyro_vae.program.protocol import Program
 
 
 class Replicates(nn.Module):
-    """R programs of one architecture, each with its own parameters; a container, not itself a program.
+    """R programs of one architecture, each with its own parameters; a container, not a program.
 
-    ``fit(Replicates(programs), data)`` trains them in one graph, batched over parameters, on the same batches, each
-    on its own noise. Pictures and evaluation take one of ``programs``.
+    ``fit(Replicates(programs), data)`` trains them in one graph, batched over parameters: the same batches, separate
+    noise. Evaluation and figures take one of ``programs``.
 
     Args:
-        programs: modules with ``model`` and ``guide`` that differ only in the values of their parameters.
-        rates: factor of the learning rate of each; 1 by default.
-        kl_weights: weight of the KL of each (β of a β-VAE); 1 by default.
+        programs: modules with ``model`` and ``guide`` that differ only in parameter values.
+        rates: a factor of the learning rate for each; 1 by default.
+        kl_weights: a weight of the KL for each (β of a β-VAE); 1 by default.
 
     Raises:
-        InputError: no program, programs that are not alike or share parameters, or settings that are not one a program.
+        InputError: no program; different architectures; shared parameters; not one rate or weight per program.
 
     Example:
         >>> from pyro_vae import VAE
@@ -58,17 +58,17 @@ class Replicates(nn.Module):
 
 
 def members(thing: Program | Replicates) -> list[Program]:
-    """Return the programs of replicates, and of a single program itself alone."""
+    """Return the programs of replicates, or a list of the single program."""
     return cast(list[Program], list(thing.programs)) if isinstance(thing, Replicates) else [thing]
 
 
 def as_trainable(thing: object, example: Tensor) -> Program | Replicates:
-    """Return replicates as they are, and anything else as a program (:func:`~pyro_vae.program.as_program`)."""
+    """Return replicates unchanged, anything else as a program (:func:`~pyro_vae.program.as_program`)."""
     return thing if isinstance(thing, Replicates) else as_program(thing, example)
 
 
 def _layout(program: nn.Module) -> list[tuple[str, torch.Size, torch.dtype, bool]]:
-    """Names, shapes, types, and what is trained."""
+    """Return name, shape, type and whether it is trained, of every tensor."""
     tensors = [*program.named_parameters(), *program.named_buffers()]
     return [(name, tensor.shape, tensor.dtype, tensor.requires_grad) for name, tensor in tensors]
 

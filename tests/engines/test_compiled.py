@@ -22,9 +22,8 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 from torch.distributions import constraints
 
-from pyro_vae import VAE, InputError, NonFiniteError, fit
+from pyro_vae import VAE, InputError, NonFiniteError, Replicates, fit
 from pyro_vae.base.random import isolated_rng, seed_noise
-from pyro_vae.base.registry import from_spec, to_spec
 from pyro_vae.data import Images
 from pyro_vae.elbo.catalogue import ESTIMATORS
 from pyro_vae.elbo.draw import draw_terms
@@ -40,7 +39,7 @@ from pyro_vae.engines.compiled.terms import CompiledTerms
 from pyro_vae.engines.compiled.trace import check_step, reference_run, traced
 from pyro_vae.engines.optimizers import OPTIMIZERS
 from pyro_vae.engines.protocol import one_by_one
-from pyro_vae.engines.select import Auto, Compiled, StockSVI
+from pyro_vae.engines.select import Auto, StockSVI
 from pyro_vae.engines.svi import SVIEngine
 from pyro_vae.evaluation.methods import bounds as likelihood
 from pyro_vae.evaluation.methods.bounds import importance_bounds
@@ -72,8 +71,8 @@ def steps(kind, program, x, estimator, *, optimizer="sgd", rate=0.01, sizes=(B, 
     """Take steps on batches of some sizes from one seed; return what they said and the state after; undo them."""
     before = copy.deepcopy(program.state_dict())
     try:
-        more |= {"kl_weighted": weight != 1} if kind is CompiledEngine else {}
-        with kind(program, copy.deepcopy(estimator), optimizer, clip_norm, **more) as engine, torch.random.fork_rng():
+        start = functools.partial(kind, program, copy.deepcopy(estimator), optimizer, clip_norm)
+        with start(kl_weighted=weight != 1, **more) as engine, torch.random.fork_rng():
             torch.manual_seed(5)
             infos = [engine.step(x[:size], rate, weight) for size in sizes]
         return infos, copy.deepcopy(program.state_dict())
@@ -124,7 +123,7 @@ def test_anybodys_program(name, estimator):
 
 
 class Categories(nn.Module):
-    """A latent class for every datum: for estimators without reparameterization."""
+    """A latent class for every example: for estimators without reparameterization."""
 
     def __init__(self):
         super().__init__()
@@ -181,8 +180,8 @@ def test_a_flow_as_guide(name):
         assert_equal_steps(Flow(), make_data(), ESTIMATORS[name]())
 
 
-def test_dropout_and_batch_normalisation_draw_and_count_as_in_eager():
-    """Running statistics count every step once: the trial before the first step leaves no mark."""
+def test_dropout_and_batch_normalisation_sample_and_count_as_in_eager():
+    """Running statistics count each step once: preparing changes no buffer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = nn.Sequential(
@@ -229,9 +228,9 @@ def test_the_weight_of_the_kl(name):
 def test_the_weight_may_change_from_step_to_step():
     vae, x = make_vae(), make_data()
     found = []
-    for kind, more in ((CompiledEngine, {"inductor": False, "kl_weighted": True}), (SVIEngine, {})):
+    for kind, more in ((CompiledEngine, {"inductor": False}), (SVIEngine, {})):
         program = copy.deepcopy(vae)
-        with kind(program, SampledKL(), "adam", None, **more) as engine, torch.random.fork_rng():
+        with kind(program, SampledKL(), kl_weighted=True, **more) as engine, torch.random.fork_rng():
             torch.manual_seed(5)
             found.append([engine.step(x, 0.01, weight).objective for weight in (1.0, 0.2, 0.6, 1.0)])
     assert found[0] == pytest.approx(found[1], rel=1e-10)
@@ -264,11 +263,11 @@ def test_compiled_by_inductor(name, likelihood, dtype, tolerance, device):
     assert_equal_steps(vae, x, ESTIMATORS[name](), tolerance, inductor=True, clip_norm=3.0)
 
 
-# ---- what is refused
+# ---- validation errors
 
 
 class Odd(nn.Module):
-    """One parameter; the guide does something between its draw and its end."""
+    """One parameter; the model does something with its sample."""
 
     def __init__(self, does):
         super().__init__()
@@ -324,14 +323,6 @@ def test_arguments_of_distributions_are_validated_before_tracing():
         engine.step(torch.ones(B, 1), 0.01)
 
 
-def test_a_kl_weight_on_an_engine_not_started_for_it_is_refused():
-    with (
-        CompiledEngine(make_vae(), SampledKL(), inductor=False) as engine,
-        pytest.raises(InputError, match=r"a KL weight of 1 .* got 0\.5\. Try kl_weighted=True"),
-    ):
-        engine.step(make_data(), 0.01, 0.5)
-
-
 def test_another_elbo_of_pyro_is_refused():
     with pytest.raises(InputError, match=r"trace.*RenyiELBO.*engine=.svi"):
         CompiledEngine(make_vae(), RenyiELBO())
@@ -339,7 +330,7 @@ def test_another_elbo_of_pyro_is_refused():
 
 
 def test_a_missing_compiler_is_said(tmp_path):
-    """In a process of its own: torch remembers for good what its compiler can do."""
+    """In a separate process: torch caches for good what its compiler can do."""
     command = [sys.executable, "-m", "pyro_vae", "train", "--engine", "compiled", "--epochs", "1", "--device", "cpu"]
     environment = os.environ | {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run([*command, "--out", str(tmp_path / "run")], env=environment, capture_output=True, text=True)
@@ -389,6 +380,52 @@ def test_a_wrong_compilation_stops_the_run(monkeypatch):
     with CompiledEngine(vae, SampledKL()) as engine, pytest.raises(InputError, match="equals the program"):
         engine.step(make_data(), 0.01)
     assert all(torch.equal(t, before[n]) for n, t in vae.state_dict().items())
+
+
+# ---- how often the program runs
+
+
+class Counted(VAE):
+    """Counts how often model and guide run, and on how many examples."""
+
+    def __init__(self):
+        super().__init__((D,), Z, (7,))
+        self.models, self.guides = [], []
+
+    def model(self, x):
+        self.models.append(len(x))
+        return super().model(x)
+
+    def guide(self, x):
+        self.guides.append(len(x))
+        return super().guide(x)
+
+
+def test_the_program_runs_twice_for_a_shape_of_batch_when_it_is_first_met():
+    """Once eagerly, as the reference of the check, and once under the trace; never in a later step."""
+    vae, x = Counted(), make_data(dtype=torch.float32)
+    with CompiledEngine(vae, SampledKL(), inductor=False) as engine:
+        engine.prepare(x)
+        assert vae.models == vae.guides == [B, B]
+        for size in (B, B - 2, B, B - 2):
+            engine.step(x[:size], 0.01)
+    assert vae.models == vae.guides == [B, B, B - 2, B - 2]
+
+
+def test_compiling_a_graph_runs_the_program_no_more(monkeypatch):
+    monkeypatch.setattr(compiled, "compile_graph", lambda graph, inputs: copy.deepcopy(graph))
+    vae = Counted()
+    with CompiledEngine(vae, SampledKL()) as engine:
+        engine.prepare(make_data(dtype=torch.float32))
+    assert vae.models == vae.guides == [B, B]
+
+
+def test_only_the_first_replicate_runs():
+    first, second = Counted(), Counted()
+    with CompiledEngine(Replicates([first, second]), SampledKL(), inductor=False) as engine:
+        engine.step(make_data(dtype=torch.float32), 0.01)
+    assert first.models == first.guides == [B, B]
+    assert second.models == second.guides == []
 
 
 # ---- steps that are not finite
@@ -460,7 +497,7 @@ def test_a_compiled_run_is_bit_identical_when_resumed():
     assert all(map(torch.equal, whole.program.parameters(), resumed.program.parameters()))
 
 
-def test_a_run_goes_on_with_the_engine_it_began_with():
+def test_a_run_resumes_with_the_engine_it_began_with():
     cut = Cut(3)
     trained("svi", hooks=[cut])
     with pytest.raises(InputError, match=r"engine svi, with which the run began; got compiled"):
@@ -492,8 +529,6 @@ def test_the_default_engine_is_the_compiled_one_for_long_runs(monkeypatch):
 
 def test_engines_are_specified_like_everything_else():
     assert set(ENGINES) == {"svi", "compiled", "auto"}
-    for value in (StockSVI(), Compiled(), Compiled(inductor=False), Auto()):
-        assert from_spec(ENGINES, to_spec(ENGINES, value), "engine") == value
     with pytest.raises(InputError, match=r"engine.*'compiled'"):
         trained("compild")
     with pytest.raises(InputError, match=r"argument of engine compiled, one of inductor"):
@@ -701,13 +736,13 @@ def test_gradients_of_any_strides(optimizer):
         assert_equal_steps(Mixed(), make_data(), SampledKL(), optimizer=optimizer)
 
 
-def test_data_that_lie_strangely_in_memory():
+def test_data_with_stride_zero():
     x = torch.bernoulli(torch.full((1, D), 0.5)).expand(40, D)
     result = fit(make_vae(dtype=torch.float32), x, engine="compiled", epochs=1, batch_size=16, device="cpu")
     assert math.isfinite(result.history[-1].objective)
 
 
-def test_how_an_optimizer_computes_can_be_said():
+def test_an_optimizers_implementation_can_be_chosen():
     assert_equal_steps(make_vae(), make_data(), SampledKL(), optimizer="adam:foreach=true")
 
 
@@ -739,11 +774,11 @@ def test_compiled_importance_bounds_are_the_same(device, monkeypatch):
     assert_close(importance_bounds(vae, images, 14, compiled=True), eager, 1e-12)
     x = images.batch(slice(0, 2))
     with evaluating(vae, x.device, seed=0):
-        assert type(likelihood.terms_of(vae, x, likelihood.COMPILED_FROM, (2, 2))) is CompiledTerms
-        assert type(likelihood.terms_of(vae, x, likelihood.COMPILED_FROM - 1, (2, 2))) is not CompiledTerms
+        assert type(likelihood.scorer(vae, x, likelihood.COMPILED_FROM, (2, 2))) is CompiledTerms
+        assert type(likelihood.scorer(vae, x, likelihood.COMPILED_FROM - 1, (2, 2))) is not CompiledTerms
     odd, ones = Odd(lambda z: 1.0 if z.sum() > 0 else 2.0), torch.ones(B, 1)
     with evaluating(odd, ones.device, seed=0):
-        assert type(likelihood.terms_of(odd, ones, likelihood.COMPILED_FROM, (2, 2))) is not CompiledTerms
+        assert type(likelihood.scorer(odd, ones, likelihood.COMPILED_FROM, (2, 2))) is not CompiledTerms
 
 
 def test_terms_that_cannot_be_traced_are_refused():

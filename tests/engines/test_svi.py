@@ -1,4 +1,4 @@
-"""Engine ``svi``: the same as Pyro by hand; KL weight, clipping, learning rate and refusals, each against a formula."""
+"""Engine ``svi``: the same as Pyro by hand; KL weight, clipping, learning rate and errors, each against a formula."""
 
 import copy
 import math
@@ -157,7 +157,7 @@ def test_kl_weight_is_that_of_the_formula(beta, likelihood, num_particles, close
     trained = copy.deepcopy(vae)
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        with SVIEngine(trained, elbo, "sgd") as engine:
+        with SVIEngine(trained, elbo, "sgd", kl_weighted=True) as engine:
             info = engine.step(x, 1.0, beta)  # at rate 1 the step is the gradient
         torch.manual_seed(2)
         z = vae.encode(x).rsample((num_particles,))
@@ -185,7 +185,7 @@ def test_kl_weight_matters():
     vae, x = make_vae(), make_data()
     losses = []
     for beta in (0.3, 1.0):
-        with torch.random.fork_rng(), SVIEngine(vae, ESTIMATORS["trace_elbo"]()) as engine:
+        with torch.random.fork_rng(), SVIEngine(vae, ESTIMATORS["trace_elbo"](), kl_weighted=True) as engine:
             torch.manual_seed(0)
             losses.append(engine.step(x, 1e-12, beta).objective)
     assert abs(losses[0] - losses[1]) > 1e-2
@@ -337,7 +337,7 @@ def test_an_error_of_the_program_itself_is_passed_on():
             engine.step(x, 0.1, 1.0)
 
 
-# ---- what is refused at once
+# ---- validation errors
 
 
 @pytest.mark.parametrize(
@@ -360,6 +360,6 @@ def test_refuses_optimizers(optimizer, message):
         SVIEngine(make_vae(), ESTIMATORS["trace_elbo"](), optimizer)
 
 
-def test_refuses_an_estimator_that_draws_to_guess_its_plates():
+def test_refuses_an_estimator_that_samples_to_guess_its_plates():
     with pytest.raises(InputError, match=r"Try Trace_ELBO\(vectorize_particles=True, max_plate_nesting=1\)"):
         SVIEngine(make_vae(), Trace_ELBO(vectorize_particles=True))

@@ -1,4 +1,4 @@
-"""Replicates: batched over parameters, each equals a run of its own on the same noise."""
+"""Replicates: batched over parameters, each equals a separate run on the same noise."""
 
 import copy
 import json
@@ -20,7 +20,12 @@ from pyro_vae.engines.compiled.step import StepFunction
 from pyro_vae.engines.compiled.trace import traced
 from pyro_vae.engines.svi import SVIEngine
 
-R, B, D, Z = 3, 8, 5, 2  # B Z = 16: torch draws normals in blocks of sixteen, so that R draws in a row are one of R
+R, B, D, Z = (
+    3,
+    8,
+    5,
+    2,
+)  # B Z = 16: torch samples normals in blocks of sixteen, so R samples in a row equal one of R rows
 
 
 def make(seed, likelihood="bernoulli", **more):
@@ -42,9 +47,9 @@ def together(programs, estimator, steps=3, rate=0.01, optimizer="adam", **more):
 
 
 def one_by_one(programs, estimators, steps=3, rates=(0.01,) * R, optimizer="adam", weights=(1.0,) * R):
-    """Take the same steps by engine svi, the replicates in turn, so that they draw from one stream."""
+    """Take the same steps by engine svi, the replicates in turn, so that they share one stream of noise."""
     programs = [copy.deepcopy(program) for program in programs]
-    engines = [SVIEngine(p, e, optimizer, 5.0) for p, e in zip(programs, estimators, strict=True)]
+    engines = [SVIEngine(p, e, optimizer, 5.0, kl_weighted=True) for p, e in zip(programs, estimators, strict=True)]
     with torch.random.fork_rng():
         torch.manual_seed(7)
         infos = []
@@ -67,7 +72,7 @@ REPARAMETRIZED_ONCE = ["trace_elbo", "analytic_kl", "stl", "iwae", "dreg", "miwa
 
 
 @pytest.mark.parametrize("name", REPARAMETRIZED_ONCE)
-def test_each_equals_a_run_of_its_own(name):
+def test_each_equals_a_separate_run(name):
     programs = [make(seed) for seed in range(R)]
     ours, infos = together(programs, ESTIMATORS[name]())
     theirs, objectives = one_by_one(programs, [ESTIMATORS[name]() for _ in range(R)])
@@ -77,14 +82,14 @@ def test_each_equals_a_run_of_its_own(name):
         assert info.objective == pytest.approx(sum(row) / R, rel=1e-10)
 
 
-def test_learning_rates_of_their_own():
+def test_separate_learning_rates():
     programs = [make(seed) for seed in range(R)]
     ours, _ = together(programs, SampledKL(), rates=[1.0, 0.1, 3.0])
     theirs, _ = one_by_one(programs, [SampledKL()] * R, rates=[0.01, 0.001, 0.03])
     assert_same(ours, theirs)
 
 
-def test_weights_of_the_kl_of_their_own():
+def test_separate_kl_weights():
     programs = [make(0) for _ in range(R)]
     ours, _ = together(programs, SampledKL(), kl_weights=[0.5, 1.0, 4.0])
     theirs, _ = one_by_one(programs, [SampledKL()] * R, weights=[0.5, 1.0, 4.0])
@@ -92,7 +97,7 @@ def test_weights_of_the_kl_of_their_own():
     assert not torch.equal(next(ours[0].parameters()), next(ours[2].parameters()))
 
 
-def test_buffers_of_their_own():
+def test_separate_buffers():
     def batch_norm():
         return nn.Sequential(nn.Linear(D, 4), nn.BatchNorm1d(4), nn.Linear(4, 2 * Z), nn.Unflatten(-1, (2, Z)))
 
@@ -114,7 +119,7 @@ def test_every_estimator_can_be_batched(name):
     assert len({next(p.parameters()).sum().item() for p in ours}) == R
 
 
-def test_discrete_draws_are_each_replicates_own():
+def test_each_replicate_has_its_own_discrete_samples():
     class Coin(nn.Module):
         def __init__(self):
             super().__init__()
@@ -139,12 +144,12 @@ def test_discrete_draws_are_each_replicates_own():
 
 
 def test_a_wrong_batching_is_caught(monkeypatch):
-    """A draw that all replicates share would make them copies of one."""
+    """Noise that all replicates share would make them copies of one."""
     function = batching.ReplicatedFunction(Replicates([make(seed) for seed in range(R)]), SampledKL())
     weight = torch.ones((), dtype=torch.float64)
     graph = traced(function.single, data(), weight).graph
-    draws = batching._draws(graph, [data(), weight, *function.single.inputs()])
-    batching._check(graph, function, draws, data(), weight)
+    sources = batching._noise_sources(graph, [data(), weight, *function.single.inputs()])
+    batching._check(graph, function, sources, data(), weight)
     each = batching._each
 
     def first_for_all(graph, function, noise):
@@ -152,7 +157,7 @@ def test_a_wrong_batching_is_caught(monkeypatch):
 
     monkeypatch.setattr(batching, "_each", first_for_all)
     with pytest.raises(InputError, match=r"in replicate [12].*one run per seed"):
-        batching._check(graph, function, draws, data(), weight)
+        batching._check(graph, function, sources, data(), weight)
 
 
 def test_a_step_that_is_not_finite_names_the_replicate():
@@ -169,7 +174,7 @@ def test_a_step_that_is_not_finite_names_the_replicate():
     assert all(torch.equal(t, before[n]) for n, t in replicates.state_dict().items())
 
 
-def test_what_cannot_be_replicated_is_refused():
+def test_validation_errors_of_replicates():
     with pytest.raises(InputError, match="at least one program"):
         Replicates([])
     with pytest.raises(InputError, match="one architecture"):
@@ -184,7 +189,7 @@ def test_what_cannot_be_replicated_is_refused():
 
 
 def test_resumed_replicates_keep_their_baselines():
-    """The running baseline of each is part of the checkpoint."""
+    """A checkpoint holds the running baseline of each replicate."""
     x = data(40)
     states = []
 
@@ -205,7 +210,7 @@ def test_resumed_replicates_keep_their_baselines():
 
 
 class Uniform(nn.Module):
-    """Noise that is drawn by torch.rand, a gamma and dropout."""
+    """Samples by torch.rand, a gamma and dropout."""
 
     def __init__(self):
         super().__init__()
@@ -224,7 +229,7 @@ class Uniform(nn.Module):
             pyro.sample("z", dist.Gamma(2.0 + self.drop(self.loc.exp().expand(len(x))), 1.0))
 
 
-def test_other_draws_are_each_replicates_own():
+def test_each_replicate_has_its_own_samples_of_other_kinds():
     replicates = Replicates([Uniform() for _ in range(4)])
     with CompiledEngine(replicates, SampledKL(3), inductor=False) as engine, torch.random.fork_rng():
         torch.manual_seed(0)

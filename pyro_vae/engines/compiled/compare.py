@@ -11,18 +11,18 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.engines.compiled.step import STOCK
 
-TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}  # of a tensor's largest entry; a wrong trace is off by far more
+TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}  # relative to the largest entry; a wrong trace is off by more
 NEGLIGIBLE = 1e-2  # of the largest gradient
-SEED = 20_000  # of the noise on which graph and program are compared
+SEED = 20_000  # seeds the noise on which graph and program are compared
 
 
 @torch.no_grad()
 def on_fixed_noise(
     call: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], *, validate: bool = False
 ) -> list[Tensor]:
-    """Call a function on copies of tensors and on fixed noise; return its outputs, then the copies after the call.
+    """Call a function on copies of tensors, with torch, NumPy and Python seeded; return its outputs, then the copies.
 
-    NumPy's and Python's noise is fixed, too.
+    The copies show what the call changed in place (buffers).
     """
     given = [t.clone() for t in inputs]
     with isolated_rng(inputs[0].device, SEED), pyro.validation_enabled(validate):
@@ -30,7 +30,7 @@ def on_fixed_noise(
 
 
 def check_same(found: Sequence[Tensor], reference: Sequence[Tensor], names: Sequence[str]) -> float:
-    """Compare the tensors of two calls on the same noise; return the largest error, relative to the largest entry.
+    """Compare the tensors of two calls on the same noise; return the largest relative error (:func:`tensor_errors`).
 
     Raises:
         InputError: they differ.
@@ -40,7 +40,7 @@ def check_same(found: Sequence[Tensor], reference: Sequence[Tensor], names: Sequ
     if not errors[worst] <= TOLERANCES.get(reference[0].dtype, 1e-3):
         raise InputError(
             "a trace that equals the program on the same noise",
-            f"{names[worst]} off by {errors[worst]:.2g} of its size: something that changes is not torch's own",
+            f"{names[worst]} off by {errors[worst]:.2g} of its size: it uses noise or state that is not torch's own",
             STOCK,
         )
     return errors[worst]
@@ -49,8 +49,8 @@ def check_same(found: Sequence[Tensor], reference: Sequence[Tensor], names: Sequ
 def tensor_errors(values: Sequence[Tensor], references: Sequence[Tensor]) -> list[float]:
     """Return each tensor's largest difference, relative to its reference's largest entry.
 
-    A reference below :data:`NEGLIGIBLE` of the largest of all counts as that large: some gradients are pure rounding
-    (of a bias before a batch normalisation). A number that is finite in one alone: infinite.
+    The scale of a reference is at least :data:`NEGLIGIBLE` of the largest gradient's: some gradients are pure rounding
+    error (a bias before a batch normalisation). An entry that is finite in only one of the two counts as infinite.
     """
     finite = [r.double().abs().nan_to_num(nan=0.0, posinf=0.0) for r in references]
     sizes = [float(r.max()) if r.numel() else 0.0 for r in finite]

@@ -1,7 +1,7 @@
-"""Whole training steps on the device: gather, binarization, gradients, optimiser and metrics, several to a CUDA graph.
+"""Whole training steps on the device: gather, binarization, gradients, optimiser and metrics, several per CUDA graph.
 
-Nothing in a step waits for the host. The number of the batch, the learning rate and the KL weight are read from
-tables on the device, at a counter that the step itself increments.
+No step synchronises with the host: the learning rate and the KL weight are read from tables on the device, at the
+number of the batch, which the step increments.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,27 +16,27 @@ from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.compiled.step import Step
 from pyro_vae.engines.compiled.trace import TracedStep
 
-WARM_UP = 3  # steps before the first recording: they make the optimiser's state and load every kernel
-STEPS = 10  # to a CUDA graph
-READ = 50  # steps between two readings of the metrics
+WARM_UP = 3  # ordinary steps before the first recording: they create the optimiser's state and load every kernel
+STEPS = 10  # per CUDA graph
+READ = 50  # steps between two transfers of the metrics to the host
 
 
 class Recording:
     """The steps of one engine on one data set, on the device.
 
     On CUDA, after a few ordinary steps, one graph of :data:`STEPS` steps and one of a single step are recorded and
-    replayed; the last, smaller batch of an epoch is an ordinary step. Binarization draws from the device's own
-    generator, as all other noise does: its state is part of every checkpoint. On the CPU the same steps run unrecorded.
+    replayed; a smaller last batch is an ordinary step. Binarization samples from the device's default generator, as all
+    other noise does: its state is part of every checkpoint. On the CPU the same steps run without recording.
 
-    A loss or gradient that is not finite changes neither parameters nor the estimator's state, and no later step
-    does. (The optimiser's state and running statistics may change: the run ends there.)
+    From a non-finite loss or gradient on, no step changes the parameters or the estimator's state. (The optimiser's
+    state and running statistics may change: the run ends with an error.)
 
     Args:
-        function: the step, for its tensors.
+        function: the step; its tensors are read and updated.
         graph_for: returns the traced step for a batch and a KL weight.
         optimizer: with ``capturable`` state.
         images: the data, on the device.
-        size: examples in a batch.
+        size: examples per batch.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Recording:
         device, count = images.device, -(-len(images) // size)
         self._order = torch.zeros(len(images), dtype=torch.int64, device=device)
         self._within = torch.arange(size, device=device)
-        self._rates = torch.zeros(count, dtype=torch.float32, device=device)  # what fused kernels read
+        self._rates = torch.zeros(count, dtype=torch.float32, device=device)  # the type that fused kernels read
         self._weights = torch.zeros(count, dtype=torch.float64, device=device)
-        self._batch = torch.zeros(1, dtype=torch.int64, device=device)  # the number of the coming batch
+        self._batch = torch.zeros(1, dtype=torch.int64, device=device)  # number of the next batch
         self._metrics = torch.zeros(
             count, 2, len(function.programs), dtype=torch.float64, device=device
         )  # loss, gradient's norm
@@ -65,7 +65,7 @@ class Recording:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def epoch(self, batches: Batches) -> Iterator[tuple[int, list[tuple[list[float], list[float]]]]]:
-        """Take the steps of an epoch; yields the number of a first batch, and rows of losses and gradients' norms."""
+        """Take the steps of an epoch; yield the number of a block's first batch, and a row (losses, norms) per step."""
         self._begin(batches)
         whole, end = len(batches.order) // self._size, len(batches)
         at = batches.start
@@ -78,12 +78,12 @@ class Recording:
             at = stop
 
     def fits(self, batches: Batches) -> bool:
-        """Whether this is a recording of steps on these data."""
+        """Whether the recording is of steps on these data."""
         return batches.images is self._images and batches.size == self._size
 
     @torch.no_grad()
     def advance(self, count: int, size: int) -> None:
-        """Take so many steps on batches of one size, without waiting for the device."""
+        """Take ``count`` steps on batches of ``size`` examples, without synchronising."""
         on_cuda = self._images.device.type == "cuda"
         with torch.cuda.device(self._images.device) if on_cuda else nullcontext():  # graphs record the current device
             self._advance(count, size)
@@ -102,7 +102,7 @@ class Recording:
         return self._images.device.type == "cuda" and self._warm >= WARM_UP
 
     def _replay(self, count: int) -> int:
-        """Replay one graph, recorded on its first use; return how many steps it took."""
+        """Replay a graph, recorded on first use; return the number of its steps."""
         steps = STEPS if count >= STEPS else 1
         key = steps
         if key not in self._graphs:
@@ -121,13 +121,13 @@ class Recording:
         self._weights.copy_(torch.tensor(batches.kl_weights, dtype=torch.float64))
         self._batch.fill_(batches.start)
         for group, rate in zip(self._optimizer.param_groups, self._lr, strict=True):
-            group["lr"] = rate  # a single step in between has put a number there
+            group["lr"] = rate  # a single step in between has set a number
         for tensor, value in zip(self._state, self._function.state.values(), strict=True):
             tensor.copy_(value)
         self._function.advance(self._state)
 
     def _step(self, size: int) -> None:
-        """One step, on the device alone."""
+        """Take one step without synchronising."""
         function, optimizer = self._function, self._optimizer
         x = self._images.batch(self._order[self._batch * self._size + self._within[:size]])
         weight = self._weights[self._batch].reshape(())

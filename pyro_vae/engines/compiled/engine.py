@@ -12,7 +12,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.base.errors import InputError, NonFiniteError, lookup
+from pyro_vae.base.errors import NonFiniteError, lookup
 from pyro_vae.base.random import noise_state
 from pyro_vae.base.registry import from_spec
 from pyro_vae.base.types import State
@@ -25,28 +25,28 @@ from pyro_vae.engines.compiled.step import Step, equal_estimator
 from pyro_vae.engines.compiled.trace import TracedStep, check_compiled
 from pyro_vae.engines.nonfinite import offending
 from pyro_vae.engines.optimizers import OPTIMIZERS
-from pyro_vae.engines.protocol import StepInfo, one_by_one
+from pyro_vae.engines.protocol import StepInfo, check_kl_weight, one_by_one
 from pyro_vae.models.replicates import Replicates
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.protocol import Program
 
-HOW = {"fused", "foreach", "differentiable", "capturable"}  # arguments that say how an optimiser computes
+IMPLEMENTATION = {"fused", "foreach", "differentiable", "capturable"}  # arguments that choose an optimiser's kernels
 Key = tuple[torch.Size, torch.dtype, bool]
 
 
 class CompiledEngine:
-    """Steps of a program traced once: the numbers of engine ``svi`` on the same noise, without Pyro's cost per step.
+    """Steps of a program traced once: equal to engine ``svi`` on the same noise, without Pyro's overhead per step.
 
-    The first batch's shape is compiled. A batch of another shape (the last of an epoch) is traced when it is first
-    met and runs as traced: compilation does not amortise over one step an epoch. Every graph is compared with the
-    eager program before it is used. On CUDA :meth:`run` records whole steps in CUDA graphs.
+    The shape of the first batch is compiled. A batch of another shape (a smaller last one) is traced when it is first
+    met and runs uncompiled: compilation does not amortise over one step per epoch. Every graph is compared with the
+    eager program before it is used. On CUDA, :meth:`run` records whole steps in CUDA graphs.
 
     Args:
-        program: the program or :class:`~pyro_vae.Replicates`, on its device; it must not be moved later.
+        program: the program or :class:`~pyro_vae.Replicates`, on its device; do not move it afterwards.
         estimator: one of :data:`~pyro_vae.elbo.ESTIMATORS`, or Pyro's ``Trace_ELBO`` or ``TraceMeanField_ELBO``.
         optimizer: a name of :data:`~pyro_vae.engines.OPTIMIZERS` with arguments.
-        clip_norm: largest Euclidean norm of the gradient of the loss (summed over the batch); None: no limit.
-        inductor: False runs the traced graph without compiling it: to find the cause of a difference.
+        clip_norm: largest Euclidean norm of the gradient of the loss (summed over the batch); None: no clipping.
+        inductor: False runs the traced graph uncompiled, to locate the cause of a difference.
         kl_weighted: whether steps may weight the KL (:meth:`step`).
 
     Raises:
@@ -80,7 +80,7 @@ class CompiledEngine:
         self._optimizer = build_optimizer(optimizer, self._function.groups)
         self._traced: dict[Key, TracedStep] = {}
         self._graphs: dict[Key, TracedStep] = {}  # compiled where that amortises
-        self._shape: list[int] | None = None  # of the batch that is compiled
+        self._shape: list[int] | None = None  # of the batches that are compiled
         self._steps = 0
         self._recording: Recording | None = None
         self._stack = ExitStack()
@@ -90,13 +90,13 @@ class CompiledEngine:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._recording = None  # frees the CUDA graphs and their memory
+        self._recording = None  # frees the CUDA graphs and their memory pool
         self._function.zero_grad()
         self._stack.close()
 
     def prepare(self, x: Tensor, kl_weight: float = 1.0) -> None:
-        """Trace, compile and check for batches of the shape of x."""
-        self._check_kl_weight(kl_weight)
+        """Trace, compile and check the graph for batches of the shape of x."""
+        check_kl_weight(kl_weight, self._function.kl_weighted)
         self.graph(x, torch.tensor(kl_weight, dtype=torch.float64, device=x.device))
 
     @torch.no_grad()
@@ -105,9 +105,9 @@ class CompiledEngine:
 
         Raises:
             InputError: a KL weight other than 1 on an engine that was not started for it.
-            NonFiniteError: with the step and the offending sites; the parameters are unchanged.
+            NonFiniteError: names the step and the non-finite sites; the parameters are unchanged.
         """
-        self._check_kl_weight(kl_weight)
+        check_kl_weight(kl_weight, self._function.kl_weighted)
         self._steps += 1
         weight = torch.tensor(kl_weight, dtype=torch.float64, device=x.device)
         graph = self.graph(x, weight)
@@ -124,7 +124,7 @@ class CompiledEngine:
         return self._info(losses, norms, len(x), learning_rate, kl_weight)
 
     def run(self, batches: Batches) -> Iterator[list[StepInfo]]:
-        """Take the steps of an epoch: one by one on the CPU, many to a replay on CUDA."""
+        """Take the steps of an epoch: one by one on the CPU, several per replay on CUDA."""
         if batches.images.device.type != "cuda" or not self._recordable:
             return one_by_one(self, batches)
         return self._recorded(batches)
@@ -143,7 +143,7 @@ class CompiledEngine:
         self._steps, self._shape = state["steps"], state["shape"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._function.load_estimator_state(state["estimator"])
-        self._recording = None  # its graphs hold the former state's memory
+        self._recording = None  # its graphs use the memory of the former state
 
     def trace(self, x: Tensor, weight: Tensor) -> TracedStep:
         """Return the traced step for batches of the shape of x, checked and not compiled."""
@@ -176,7 +176,7 @@ class CompiledEngine:
 
     def _recorded(self, batches: Batches) -> Iterator[list[StepInfo]]:
         for kl_weight in batches.kl_weights:
-            self._check_kl_weight(kl_weight)
+            check_kl_weight(kl_weight, self._function.kl_weighted)
         if self._recording is None or not self._recording.fits(batches):
             self._recording = Recording(self._function, self.graph, self._optimizer, batches.images, batches.size)
         size, count = batches.size, len(batches.order)
@@ -190,14 +190,10 @@ class CompiledEngine:
                 infos.append(self._info(losses, norms, examples, rates[number], weights[number]))
             yield infos
 
-    def _check_kl_weight(self, kl_weight: float) -> None:
-        if kl_weight != 1 and not self._function.kl_weighted:
-            raise InputError("a KL weight of 1 in an engine not started for another", kl_weight, "kl_weighted=True")
-
     def _check_finite(
         self, losses: list[float], norms: list[float], x: Tensor | Callable[[], Tensor], noise: Tensor | None = None
     ) -> None:
-        """Refuse a step that is not finite; without its noise, name what is not finite on other noise."""
+        """Raise for a non-finite step; without its noise, name the sites that are non-finite on the current noise."""
         bad = [i for i, pair in enumerate(zip(losses, norms, strict=True)) if not all(map(math.isfinite, pair))]
         if not bad:
             return
@@ -218,11 +214,11 @@ class CompiledEngine:
 
 
 def build_optimizer(spec: str, groups: list[dict[str, list[Tensor]]]) -> Optimizer:
-    """Return one optimiser over all groups of parameters, fused where torch can; rates are set before every step."""
+    """Return one optimiser over all groups, fused where torch supports it; rates are set before every step."""
     name, _, arguments = spec.partition(":")
     takes = inspect.signature(lookup(OPTIMIZERS, name.strip(), "optimizer")).parameters
     on_cuda = groups[0]["params"][0].device.type == "cuda"
     wanted = {"fused": True, **({"capturable": True} if on_cuda else {})}
-    said = {part.partition("=")[0].strip() for part in arguments.split(",")}
-    more = {} if said & HOW else {key: value for key, value in wanted.items() if key in takes}
+    given = {part.partition("=")[0].strip() for part in arguments.split(",")}
+    more = {} if given & IMPLEMENTATION else {key: value for key, value in wanted.items() if key in takes}
     return from_spec(OPTIMIZERS, spec, "optimizer", params=groups, lr=1e-3, **more)

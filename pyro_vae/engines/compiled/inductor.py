@@ -1,4 +1,4 @@
-"""Inductor: compiling a traced graph, and whether there is a compiler."""
+"""Compiling a traced graph by Inductor, and finding out whether a compiler is available."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -18,13 +18,13 @@ NO_COMPILER = (InvalidCxxCompiler, CppCompileError, TritonMissing, GPUTooOldForT
 
 
 def compile_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Flat:
-    """Compile a traced graph by Inductor, for inputs of these shapes; its noise stays that of torch's own generator.
+    """Compile a traced graph by Inductor for inputs of these shapes; noise comes from torch's default generator.
 
-    Inductor gets the graph itself. With ``torch.compile`` every step would pay for Dynamo's guards, which look for
-    changes that a graph without Python cannot have.
+    Inductor gets the graph directly: ``torch.compile`` would evaluate Dynamo's guards in every step, which a graph
+    without Python does not need.
 
     Raises:
-        InputError: no compiler, or one that cannot compile.
+        InputError: no compiler, or one that does not work.
     """
     try:
         call: Flat = torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
@@ -39,7 +39,7 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Flat:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether torch finds the compilers that Inductor needs on a device."""
+    """Whether torch finds the compilers that Inductor needs for a device."""
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler:

@@ -22,11 +22,9 @@ from pyro_vae.models.replicates import Replicates, members
 from pyro_vae.program.protocol import Program
 
 aten = torch.ops.aten
-Noise = tuple[Callable[..., Tensor], Tensor]  # what samples it, and a tensor of its shape and type
-FILLED: dict[
-    object, tuple[Callable[..., Tensor], Callable[..., Tensor]]
-] = {  # operations that fill a tensor with noise:
-    # a standard sample of its shape, and what the operation makes of it
+NoiseSource = tuple[Callable[..., Tensor], Tensor]  # the sampler, and a tensor of the shape and type of a sample
+# operations that fill a tensor with noise: the sampler of standard noise, and how the operation transforms it
+FILLED: dict[object, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     aten.normal_.default: (torch.randn, lambda z, mean=0.0, std=1.0: z * std + mean),
     aten.uniform_.default: (torch.rand, lambda u, low=0.0, high=1.0: u * (high - low) + low),
     aten.bernoulli_.float: (torch.rand, lambda u, p=0.5: (u < p).to(u.dtype)),
@@ -35,15 +33,15 @@ FILLED: dict[
 
 
 class ReplicatedFunction:
-    """The step of ``StepFunction`` for R programs at once; every tensor has R as its first dimension.
+    """The step of :class:`StepFunction` for R programs at once; the first dimension of every tensor is R.
 
-    The parameters of the programs become views of stacked ones, so each program stays up to date.
+    The parameters of the programs become views of the stacked ones, so each program stays up to date.
 
     Args:
         replicates: on their device.
         estimator: one of ours.
         clip_norm: largest norm of each program's gradient.
-        kl_weighted: whether the KL is weighted by the second argument; always, if a replicate has its own weight.
+        kl_weighted: whether the second argument weights the KL; always, where a replicate has a weight other than 1.
     """
 
     replicated = True
@@ -58,9 +56,9 @@ class ReplicatedFunction:
         self._parameters = {name: _stack([t.parameters[name] for t in twins]) for name in twins[0].parameters}
         self._constants = {name: _stack([t.constants[name] for t in twins]) for name in twins[0].constants}
         self.single = StepFunction(self.programs[0], estimator, clip_norm, kl_weighted=self.kl_weighted)
-        self.views = [list(t.parameters.values()) for t in twins]  # each program's own, which share the stacked storage
+        self.views = [list(t.parameters.values()) for t in twins]  # each program's; they share the stacked storage
         self._rates = replicates.rates
-        self.separate = len(set(replicates.rates)) > 1  # whether each has its own learning rate
+        self.separate = len(set(replicates.rates)) > 1  # whether learning rates differ
         for tensor in self.parameters.values():
             tensor.requires_grad_()
         self._tensors = [t.detach() for t in (*self.parameters.values(), *self.constants.values())]
@@ -95,7 +93,7 @@ class ReplicatedFunction:
         return kl_weight * self._weights
 
     def set_grads(self, result: StepResult) -> None:
-        """Set the gradients of the stacked parameters and, with separate rates, of each program's own."""
+        """Set the gradients of the stacked parameters and, with separate rates, of each program's views."""
         for name, gradient in result.gradients.items():
             self.parameters[name].grad = laid_out_as(self.parameters[name], gradient)
             if self.separate:
@@ -111,7 +109,7 @@ class ReplicatedFunction:
 
     @property
     def groups(self) -> list[dict[str, list[Tensor]]]:
-        """The optimiser's groups: all stacked parameters, or a group for each program."""
+        """The optimiser's groups: all stacked parameters, or one group per program."""
         return [{"params": view} for view in self.views] if self.separate else [{"params": [*self.parameters.values()]}]
 
     @property
@@ -136,29 +134,31 @@ def step_function(
     thing: Program | Replicates, estimator: Estimator, clip_norm: float, *, kl_weighted: bool
 ) -> StepFunction | ReplicatedFunction:
     """Return the step of a program, or of replicates."""
-    kind = ReplicatedFunction if isinstance(thing, Replicates) else StepFunction
-    return kind(thing, estimator, clip_norm, kl_weighted=kl_weighted)  # type: ignore[arg-type]
+    if isinstance(thing, Replicates):
+        return ReplicatedFunction(thing, estimator, clip_norm, kl_weighted=kl_weighted)
+    return StepFunction(thing, estimator, clip_norm, kl_weighted=kl_weighted)
 
 
 def trace_step(function: StepFunction | ReplicatedFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
-    """Trace a step and compare the trace with the eager program; of replicates, the first, and all with it."""
-    kind = batched if isinstance(function, ReplicatedFunction) else trace_checked
-    return kind(function, x, kl_weight)  # type: ignore[arg-type]
+    """Trace a step and compare it with the eager program; for replicates, batch the first one's trace over all."""
+    if isinstance(function, ReplicatedFunction):
+        return trace_batched(function, x, kl_weight)
+    return trace_checked(function, x, kl_weight)
 
 
-def batched(function: ReplicatedFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
+def trace_batched(function: ReplicatedFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
     """Trace the first program's step, check it, and batch it over the replicates.
 
     Raises:
-        InputError: the program cannot be traced, or samples in a way that cannot be batched.
+        InputError: the program cannot be traced, or its sampling cannot be batched.
     """
     with torch.no_grad():
         single = trace_checked(function.single, x, kl_weight)
         graph = single.graph
-        draws = _draws(graph, [x, kl_weight, *function.single.inputs()])
+        sources = _noise_sources(graph, [x, kl_weight, *function.single.inputs()])
 
         def step(x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
-            noise = [make((len(function.programs), *like.shape), like) for make, like in draws]
+            noise = [make((len(function.programs), *like.shape), like) for make, like in sources]
             return _each(graph, function, noise)(x, kl_weight, *tensors)
 
         with isolated_rng(x.device):
@@ -169,12 +169,12 @@ def batched(function: ReplicatedFunction, x: Tensor, kl_weight: Tensor) -> Trace
                 raise InputError(
                     "a program whose steps can be batched over replicates", got, "one run per seed"
                 ) from error
-            _check(graph, function, draws, x.roll(1, 0), kl_weight)
+            _check(graph, function, sources, x.roll(1, 0), kl_weight)
     return single.by(found)
 
 
 def _each(graph: GraphModule, function: ReplicatedFunction, noise: list[Tensor]) -> Flat:
-    """Return the graph as a function of stacked tensors and given noise, (R, ...) each."""
+    """Return the graph as a function of stacked tensors, on given noise; (R, ...) each."""
 
     def one(noise: list[Tensor], x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
         found: list[Tensor] = _Given(graph, noise).run(x, kl_weight, *tensors)
@@ -183,7 +183,7 @@ def _each(graph: GraphModule, function: ReplicatedFunction, noise: list[Tensor])
     def every(x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
         dims = (0, None, 0, *(0 for _ in tensors))
         mapped = torch.func.vmap(one, in_dims=dims, randomness="different")
-        with warnings.catch_warnings():  # operations without a rule are looped over, while tracing alone
+        with warnings.catch_warnings():  # operations without a batching rule are looped over, while tracing only
             warnings.filterwarnings("ignore", message="There is a performance drop")
             found: list[Tensor] = mapped(noise, x, function.weights(kl_weight), *tensors)
         return found
@@ -192,13 +192,15 @@ def _each(graph: GraphModule, function: ReplicatedFunction, noise: list[Tensor])
 
 
 @torch.no_grad()
-def _check(graph: GraphModule, function: ReplicatedFunction, draws: list[Noise], x: Tensor, kl_weight: Tensor) -> None:
+def _check(
+    graph: GraphModule, function: ReplicatedFunction, sources: list[NoiseSource], x: Tensor, kl_weight: Tensor
+) -> None:
     """Compare the batched step with the single one, replicate by replicate, on the same given noise."""
     seed_noise(20_001, x.device)
-    noise = [make((len(function.programs), *like.shape), like) for make, like in draws]
+    noise = [make((len(function.programs), *like.shape), like) for make, like in sources]
     together = _each(graph, function, noise)(x, kl_weight, *(t.clone() for t in function.inputs()))
-    if any(_draws_by_itself(node) for node in graph.graph.nodes):
-        return  # these operations take no given noise
+    if any(_ignores_given_noise(node) for node in graph.graph.nodes):
+        return  # noise cannot be given to these operations
     for index in range(len(function.programs)):
         tensors = [t[index].clone() for t in function.inputs()]
         alone = _Given(graph, [n[index] for n in noise]).run(x, function.weights(kl_weight)[index], *tensors)
@@ -208,15 +210,15 @@ def _check(graph: GraphModule, function: ReplicatedFunction, draws: list[Noise],
             raise InputError("replicates that equal single steps on the same noise", got, "one run per seed")
 
 
-def _draws_by_itself(node: Node) -> bool:
-    """Whether an operation samples noise that is not given: Bernoulli, categorical, gamma, dropout."""
+def _ignores_given_noise(node: Node) -> bool:
+    """Whether an operation samples its own noise: Bernoulli, categorical, gamma, dropout."""
     tags = getattr(node.target, "tags", ())
     return node.target not in FILLED and torch.Tag.nondeterministic_seeded in tags
 
 
-def _draws(graph: GraphModule, inputs: list[Tensor]) -> list[Noise]:
-    """Return, for every tensor that the graph fills with noise, what samples it and a tensor of its kind."""
-    found: list[Noise] = []
+def _noise_sources(graph: GraphModule, inputs: list[Tensor]) -> list[NoiseSource]:
+    """Return the source of each tensor that the graph fills with noise, in order."""
+    found: list[NoiseSource] = []
 
     class Watch(Interpreter):
         def call_function(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, object]) -> object:
@@ -230,12 +232,12 @@ def _draws(graph: GraphModule, inputs: list[Tensor]) -> list[Noise]:
     return found
 
 
-def _like(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda shape, like: draw(shape, dtype=like.dtype, device=like.device)
+def _like(sample: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda shape, like: sample(shape, dtype=like.dtype, device=like.device)
 
 
 class _Given(Interpreter):
-    """Runs a graph on given noise; each operation that samples takes the next."""
+    """Runs a graph on given noise; each operation that samples takes the next tensor."""
 
     def __init__(self, graph: GraphModule, noise: Sequence[Tensor]) -> None:
         super().__init__(graph)
@@ -245,9 +247,9 @@ class _Given(Interpreter):
         if n.op != "call_function" or n.target not in FILLED:
             return super().run_node(n)
         arguments, options = self.fetch_args_kwargs_from_env(n)
-        shape = FILLED[n.target][1]
-        value = shape(next(self._noise), *arguments[1:], **_without_generator(options))
-        self.env[n.all_input_nodes[0]] = value  # the tensor that is filled, for later nodes
+        transform = FILLED[n.target][1]
+        value = transform(next(self._noise), *arguments[1:], **_without_generator(options))
+        self.env[n.all_input_nodes[0]] = value  # later nodes read the filled tensor
         return value
 
 

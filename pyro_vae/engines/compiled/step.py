@@ -18,17 +18,17 @@ from pyro_vae.program.contexts import own_store
 from pyro_vae.program.protocol import Program
 
 REPLACED: dict[type[ELBO], Callable[[int], Estimator]] = {Trace_ELBO: SampledKL, TraceMeanField_ELBO: AnalyticKL}
-STOCK = 'engine="svi"'  # takes every program that Pyro takes
+STOCK = 'engine="svi"'  # runs every program that Pyro can train
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """One evaluation of the step, before any update; of replicates, R is the first dimension everywhere."""
+    """One evaluation of the step, before any update; for replicates, every tensor has a first dimension R."""
 
     loss: Tensor  # scalar, nats, summed over the batch
-    norm: Tensor  # scalar, of the whole gradient before clipping
-    gradients: dict[str, Tensor]  # clipped; of the parameters that the loss depends on
+    norm: Tensor  # scalar, global norm of the gradient before clipping
+    gradients: dict[str, Tensor]  # clipped; only of the parameters that the loss depends on
     state: list[Tensor]  # the estimator's next state, in the order of its state_dict
 
     def flat(self) -> list[Tensor]:
@@ -37,27 +37,27 @@ class StepResult:
 
     @classmethod
     def of_flat(cls, flat: Sequence[Tensor], names: Sequence[str]) -> "StepResult":
-        """Give the tensors of :meth:`flat` their names."""
+        """Rebuild a result from :meth:`flat` and the names of the gradients."""
         end = 2 + len(names)
         return cls(flat[0], flat[1], dict(zip(names, flat[2:end], strict=True)), list(flat[end:]))
 
 
 class Step(Protocol):
-    """What an engine asks of a step function, of one program or of replicates."""
+    """What an engine needs of a step function, of one program or of replicates."""
 
-    programs: list[Program]  # one, or the replicates
+    programs: list[Program]  # a single program, or the replicates
     replicated: bool
-    kl_weighted: bool  # whether the second argument weights the KL; else it is not used
-    least_kl_weight: float  # of the replicates' own weights
+    kl_weighted: bool  # whether the second argument weights the KL; it is ignored otherwise
+    least_kl_weight: float  # the least of the replicates' own weights; 1 for a single program
 
     def inputs(self) -> list[Tensor]:
-        """Return parameters, buffers and the estimator's state: the arguments after batch and KL weight."""
+        """Return the arguments after x and the KL weight: parameters, buffers, the estimator's state."""
 
     def tensors(self) -> list[Tensor]:
-        """Return parameters and buffers, detached; storage is shared."""
+        """Return parameters and buffers, detached; they share storage with the program's."""
 
     def set_grads(self, result: StepResult) -> None:
-        """Set the gradients that the optimiser reads."""
+        """Set the gradients for the optimiser."""
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
@@ -100,11 +100,11 @@ class StepFunction:
     Args:
         program: the program, an ``nn.Module``.
         estimator: one of ours; :func:`equal_estimator` gives it for Pyro's own.
-        clip_norm: largest norm of the whole gradient; infinity for no limit.
+        clip_norm: largest global norm of the gradient; infinity for no clipping.
         kl_weighted: whether the second argument weights the KL; it is ignored otherwise.
 
     Raises:
-        InputError: when called, what the estimator refuses of the program.
+        InputError: when called, the estimator does not support the program.
     """
 
     replicated = False
@@ -141,15 +141,15 @@ class StepFunction:
         return {k: torch.as_tensor(v, dtype=torch.float64, device=device) for k, v in state.items()}
 
     def tensors(self) -> list[Tensor]:
-        """Return parameters and buffers, detached; storage is shared."""
+        """Return parameters and buffers, detached; they share storage with the program's."""
         return self._tensors
 
     def inputs(self) -> list[Tensor]:
-        """Return parameters, buffers and the estimator's state: the arguments after batch and KL weight."""
+        """Return the arguments after x and the KL weight: parameters, buffers, the estimator's state."""
         return [*self.tensors(), *self.state.values()]
 
     def set_grads(self, result: StepResult) -> None:
-        """Set the gradients that the optimiser reads."""
+        """Set the gradients for the optimiser."""
         for name, gradient in result.gradients.items():
             self.parameters[name].grad = laid_out_as(self.parameters[name], gradient)
 
@@ -182,7 +182,7 @@ class StepFunction:
         return [1.0]
 
     def __call__(self, x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> StepResult:
-        """Evaluate the step; the gradient is taken inside."""
+        """Evaluate loss, gradients and the estimator's next state."""
         sizes = len(self.parameters), len(self.constants)
         leaves = [t.detach().requires_grad_() for t in tensors[: sizes[0]]]
         constants = tensors[sizes[0] : sum(sizes)]
@@ -215,14 +215,14 @@ class StepFunction:
 
 
 def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """Return a gradient in the parameter's memory layout, which fused optimisers take for granted."""
+    """Return a gradient in the parameter's memory layout, which fused optimisers assume without a check."""
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
 
 
 class _Holder(nn.Module):
-    """A module whose forward calls a function: what ``functional_call`` swaps parameters for."""
+    """A module whose ``forward`` calls a function, so that ``functional_call`` can swap the program's parameters."""
 
     def __init__(self, program: Program) -> None:
         super().__init__()
@@ -233,26 +233,26 @@ class _Holder(nn.Module):
 
 
 def held_tensors(program: Program) -> dict[str, Tensor]:
-    """Return parameters and buffers by name, the tensors themselves."""
+    """Return parameters and buffers by name; not copies."""
     module = cast(nn.Module, program)
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def swapped(program: Program, tensors: Mapping[str, Tensor], function: Callable[[], T]) -> T:
-    """Call a function while other tensors replace the program's parameters and buffers."""
+    """Call a function with other tensors in place of the program's parameters and buffers."""
     named = {f"program.{name}": tensor for name, tensor in tensors.items()}
     found: T = torch.func.functional_call(_Holder(program), named, (function,))
     return found
 
 
 def equal_estimator(estimator: ELBO) -> Estimator:
-    """Return an estimator of ours that equals the one given: itself, or the equal of Pyro's own.
+    """Return an :class:`Estimator` equal in value and gradient: the one given, or the equivalent of Pyro's own.
 
-    Pyro's ``Trace_ELBO`` waits for the device at every site; ``sampled_kl`` has the same value and gradient without
-    that, and so has ``analytic_kl`` for ``TraceMeanField_ELBO``.
+    Pyro's ``Trace_ELBO`` synchronises with the device at every site; ``SampledKL`` does not. ``AnalyticKL`` replaces
+    ``TraceMeanField_ELBO``.
 
     Raises:
-        InputError: another ``pyro.infer.ELBO``.
+        InputError: any other ``pyro.infer.ELBO``.
 
     Example:
         >>> equal_estimator(Trace_ELBO(num_particles=5))

@@ -1,4 +1,4 @@
-"""Evaluation compiled: the terms of K particles for a batch, from a program traced once."""
+"""Compiled evaluation: the terms of K particles for a batch, from a program traced once."""
 
 import pyro
 import torch
@@ -17,7 +17,7 @@ from pyro_vae.program.protocol import Program
 
 
 def can_be_compiled(program: Program, x: Tensor) -> bool:
-    """Whether the terms of a program can be traced, and there is a compiler; its store must be active."""
+    """Whether the terms of a program can be traced and a compiler is available; the program's store must be active."""
     try:
         with isolated_rng(x.device):
             CompiledTerms(program)(x, 2)
@@ -29,15 +29,15 @@ def can_be_compiled(program: Program, x: Tensor) -> bool:
 class CompiledTerms:
     """:func:`~pyro_vae.elbo.draw_terms` of one program, compiled: the same numbers on the same noise.
 
-    The shape that the caller names is compiled. Others (the last, smaller chunk) run as traced, so that the graph of a
-    chunk does not depend on the chunks before it. Every graph is compared with the eager program before its first use.
+    Only ``compiled_shape`` is compiled. Other shapes (a smaller last chunk) run as traced, so that the graph of a chunk
+    does not depend on the chunks before it. Every graph is compared with the eager program before its first use.
 
     Args:
-        program: the program, on its device, in evaluation mode; its store active when this is called.
-        compiled_shape: (examples, particles) of the draws that are compiled; None compiles nothing.
+        program: the program, on its device, in evaluation mode; its store must be active in every call.
+        compiled_shape: (examples, particles) of the draws that are compiled; None: none.
 
     Raises:
-        InputError: when called, a program that cannot be traced, or a trace that differs from it.
+        InputError: when called, a program that cannot be traced, or a trace that differs from the program.
 
     Example:
         >>> from pyro_vae import VAE

@@ -1,7 +1,7 @@
-"""Tracing a step: Pyro's handlers run while it is traced, never after.
+"""Tracing a step: Pyro's handlers run during the trace and never again.
 
-The traced graph consists of ATen operations alone: loss, the gradient of every parameter, its norm and its clipping.
-It samples from the device's generator as the eager program does, so that the two can be compared on the same noise.
+The traced graph consists of ATen operations: loss, gradients, their norm and its clipping. It samples from the
+device's generator in the order of the eager program, so the two can be compared on the same noise.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Flat = Callable[..., list[Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class TracedStep:
-    """A step as a graph, and the names of the parameters that have a gradient in it."""
+    """A step as a graph, and the names of the parameters that have a gradient."""
 
     flat: Flat
     trained: tuple[str, ...]
@@ -47,11 +47,11 @@ class TracedStep:
 
 @torch.no_grad()
 def traced(function: StepFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
-    """Trace the step on a batch, without changing the caller's random state or any global switch.
+    """Trace the step on a batch; random states and global switches are restored.
 
     Raises:
         InputError: the program cannot be traced (it branches on a sampled value, asks for a number with ``.item()``),
-            with the place and the site; what the estimator refuses.
+            with the place and the site; the estimator does not support the program.
     """
     visited, trained = LastSite(), list[str]()
 
@@ -73,17 +73,17 @@ def traced(function: StepFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
 
 
 def reference_run(function: StepFunction, x: Tensor, kl_weight: Tensor) -> list[Tensor]:
-    """Evaluate the eager program, validated by Pyro, on noise and data on which no graph is traced.
+    """Run the eager program with Pyro's validation on, on a rolled batch and other noise than the trace's.
 
     Raises:
-        InputError: an argument of a distribution that is not valid; what the estimator refuses.
+        InputError: an invalid argument of a distribution; the estimator does not support the program.
     """
     with explained("whose distributions get valid arguments"):
         return on_fixed_noise(lambda *t: function(x.roll(1, 0), kl_weight, *t).flat(), function.inputs(), validate=True)
 
 
 def trace_checked(function: StepFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
-    """Run the eager program once, trace it once, and compare.
+    """Run the eager program once (:func:`reference_run`), trace it once, and compare the two.
 
     Raises:
         InputError: the program cannot be traced, or the trace differs from it.
@@ -108,7 +108,7 @@ def check_step(step: TracedStep, function: Step, x: Tensor, kl_weight: Tensor, r
     """Compare a graph with a :func:`reference_run` on the same noise and data; return the largest error.
 
     Raises:
-        InputError: they differ: the trace has frozen a number (sampled by numpy, counted in Python).
+        InputError: they differ: the trace froze a number (sampled by NumPy, counted in Python).
     """
     found = on_fixed_noise(lambda *t: step.flat(x.roll(1, 0), kl_weight, *t), function.inputs())
     names = ["the loss", "the gradient's norm", *(f"the gradient of {name}" for name in step.trained)]

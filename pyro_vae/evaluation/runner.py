@@ -13,7 +13,6 @@ from pyro_vae.base.types import Json, Progress, no_progress
 from pyro_vae.data import Images
 from pyro_vae.evaluation.card.card import Card
 from pyro_vae.evaluation.card.entry import Entry, in_part
-from pyro_vae.evaluation.card.latents import LATENTS, per_dimension
 from pyro_vae.evaluation.card.part import Part, Results
 from pyro_vae.evaluation.card.table import PARTS
 from pyro_vae.evaluation.card.totals import paired_entries, total_entries
@@ -136,6 +135,7 @@ def evaluate(
     folder = None if save is None else Path(save).expanduser()
     results, entries = Results(), list[Entry]()
     per_example: dict[str, Tensor] = {}
+    per_latent: dict[str, Mapping[str, list[float]]] = {}
     left_out: dict[str, str] = {}
     for name in names:
         part = PARTS[name]
@@ -148,11 +148,11 @@ def evaluate(
             continue
         results.put(found)
         per_example |= part.per_example(found)
+        per_latent |= part.per_latent(found)
         entries += [in_part(entry, name) for entry in part.entries(subject, found)]
     for name, entry in [*paired_entries(results), *total_entries(subject, results)]:
         entries.insert(1 + [known.part for known in entries].index(name), in_part(entry, name))
-    latents = per_dimension(results.of(LATENTS))
-    return Card(tuple(entries), _about(subject, about or {}), left_out, per_example, subject.index, latents)
+    return Card(tuple(entries), _about(subject, about or {}), left_out, per_example, subject.index, per_latent)
 
 
 def _result(name: str, part: Part[R], subject: Subject, folder: Path | None, progress: Progress) -> R:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.files import atomic_write
+from pyro_vae.base.statistics import chunk_sizes
 
 R = TypeVar("R")
 Packed = dict[str, object]  # a result as nested dictionaries of tensors and plain values
@@ -103,8 +104,9 @@ def in_chunks(
         Doubled(twice=tensor([0, 2, 4, 6, 8]))
     """
     joined: Packed = {}
-    for number, start in enumerate(range(0, total, chunk)):
-        stop = min(start + chunk, total)
+    for number, size in enumerate(chunk_sizes(total, chunk)):
+        start = number * chunk
+        stop = start + size
         values = store.load(start, stop)
         if values is None:
             values = pack(work(slice(start, stop), number))
@@ -160,7 +162,7 @@ def _put(joined: Packed, values: Packed, start: int, total: int) -> None:
             assert isinstance(whole, Tensor)
             whole[start : start + len(value)] = value
         else:
-            joined[name] = value
+            assert joined.setdefault(name, value) == value, f"{name} differs between chunks"
 
 
 def chunk_seed(seed: int, part: str, number: int) -> int:

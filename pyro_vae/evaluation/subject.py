@@ -1,6 +1,5 @@
 """What an evaluation looks at: a program, the data it is judged on, and what can be said of both beforehand."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +11,11 @@ from torch import Tensor
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
+from pyro_vae.base.statistics import chunk_sizes
 from pyro_vae.base.types import Json
 from pyro_vae.data import Images, as_images
 from pyro_vae.elbo.draw import draw_terms
+from pyro_vae.evaluation.chunking import fitting
 from pyro_vae.evaluation.methods.bounds import Scorer, scorer
 from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.store import code, crc
@@ -74,12 +75,17 @@ class Subject:
     @cached_property
     def score(self) -> Scorer:
         """What samples and scores particles: compiled if the whole work has enough pieces, whatever is left of it."""
-        options, data = self.options, min(self.options.importance_examples, len(self))
-        chunk = min(IMPORTANCE_CHUNK, data)
-        particles = max(1, options.draws_at_once // chunk)
-        pieces = math.ceil(data / chunk) * math.ceil(options.num_particles / particles)
+        options, total = self.options, min(self.options.importance_examples, len(self))
+        chunk = min(IMPORTANCE_CHUNK, total)
+        particles = fitting(options.draws_at_once, chunk)
+        pieces = len(chunk_sizes(total, chunk)) * len(chunk_sizes(options.num_particles, particles))
         with evaluating(self.program, self.x.device, self.seed):
             return scorer(self.program, self.x[:2], pieces, (chunk, particles))
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples the figures of low cost are of."""
+        return min(self.options.num_examples or len(self), len(self))
 
     @property
     def dims(self) -> int:

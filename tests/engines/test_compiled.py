@@ -42,6 +42,7 @@ from pyro_vae.engines.optimizers import OPTIMIZERS
 from pyro_vae.engines.protocol import one_by_one
 from pyro_vae.engines.select import Auto, Compiled, StockSVI
 from pyro_vae.engines.svi import SVIEngine
+from pyro_vae.evaluation import chunking
 from pyro_vae.evaluation.methods import bounds as likelihood
 from pyro_vae.evaluation.methods.bounds import importance_bounds
 from pyro_vae.program.adapter import as_program
@@ -733,17 +734,17 @@ def test_compiled_terms_are_the_same(name):
 
 def test_compiled_importance_bounds_are_the_same(device, monkeypatch):
     vae, images = make_vae(device=device), Images(make_data(45, device=device))
-    monkeypatch.setattr(likelihood, "CHUNK", 60)
-    monkeypatch.setattr(likelihood, "PARTICLES_AT_ONCE", 6)
+    monkeypatch.setattr(likelihood, "SCORED_AT_ONCE", 60)
+    monkeypatch.setattr(chunking, "PARTICLES_AT_ONCE", 6)
     eager = importance_bounds(vae, images, 14, compiled=False)
     assert_close(importance_bounds(vae, images, 14, compiled=True), eager, 1e-12)
     x = images.batch(slice(0, 2))
     with evaluating(vae, x.device, seed=0):
-        assert type(likelihood.terms_of(vae, x, likelihood.COMPILED_FROM, (2, 2))) is CompiledTerms
-        assert type(likelihood.terms_of(vae, x, likelihood.COMPILED_FROM - 1, (2, 2))) is not CompiledTerms
+        assert type(likelihood.scorer(vae, x, likelihood.COMPILED_FROM, (2, 2))) is CompiledTerms
+        assert type(likelihood.scorer(vae, x, likelihood.COMPILED_FROM - 1, (2, 2))) is not CompiledTerms
     odd, ones = Odd(lambda z: 1.0 if z.sum() > 0 else 2.0), torch.ones(B, 1)
     with evaluating(odd, ones.device, seed=0):
-        assert type(likelihood.terms_of(odd, ones, likelihood.COMPILED_FROM, (2, 2))) is not CompiledTerms
+        assert type(likelihood.scorer(odd, ones, likelihood.COMPILED_FROM, (2, 2))) is not CompiledTerms
 
 
 def test_terms_that_cannot_be_traced_are_refused():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from pyro_vae.evaluation.card.entry import Entry
 from pyro_vae.evaluation.subject import Subject
 
 R = TypeVar("R")  # a frozen dataclass of tensors and plain values
+PerLatent: TypeAlias = Mapping[str, Mapping[str, list[float]]]
 ANNEALED_TOGETHER = 10  # examples
 
 
@@ -30,6 +31,7 @@ class Part(Generic[R]):
         depends: other things that a chunk depends on.
         takes_train: whether it depends on the training data.
         per_example: result -> name -> the values of each example.
+        per_latent: result -> site -> name -> a number for every latent dimension.
         refuses: why it cannot be computed for a subject; empty if it can.
     """
 
@@ -43,6 +45,7 @@ class Part(Generic[R]):
     depends: Callable[[Subject], Mapping[str, Json]] = lambda subject: {}
     takes_train: bool = False
     per_example: Callable[[R], Mapping[str, Tensor]] = lambda result: {}
+    per_latent: Callable[[R], PerLatent] = lambda result: {}
     refuses: Callable[[Subject], str] = lambda subject: ""
 
 
@@ -71,8 +74,3 @@ def tensors_of(result: object) -> dict[str, Tensor]:
 def continuous_only(subject: Subject) -> str:
     """Refuse discrete latents."""
     return "" if subject.continuous else "Expected continuous latents, which gradients move; got discrete ones"
-
-
-def all_examples(subject: Subject) -> int:
-    """Return how many examples the evaluation takes."""
-    return subject.options.num_examples or len(subject)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
-from pyro_vae.evaluation.card.part import Part, all_examples, tensors_of
+from pyro_vae.evaluation.card.part import Part, tensors_of
 from pyro_vae.evaluation.methods.elbo_decomposition import elbo_parts
 from pyro_vae.evaluation.methods.probe import reconstruction_scores
 from pyro_vae.evaluation.subject import Subject
@@ -47,7 +47,7 @@ def picture_entries(subject: Subject, found: PictureScores) -> list[Entry]:
 PICTURES = Part(
     what="reconstructions and samples, scored",
     result=PictureScores,
-    count=all_examples,
+    count=lambda subject: subject.num_examples,
     chunk=lambda subject: 1000,
     work=pictures,
     entries=picture_entries,

@@ -12,12 +12,12 @@ from pyro_vae.base.statistics import Estimate, chunk_sizes, estimate
 from pyro_vae.data import Images
 from pyro_vae.elbo.draw import Terms, draw_terms
 from pyro_vae.engines.compiled.terms import CompiledTerms, can_be_compiled
+from pyro_vae.evaluation.chunking import fitting, particle_chunks, split_examples
 from pyro_vae.models.replicates import Replicates, members
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
 
-CHUNK = 1000  # data (times particles, where these are many) scored at once; bounds memory
-PARTICLES_AT_ONCE = 100
+SCORED_AT_ONCE = 1000  # examples, times particles for the importance-weighted bounds; bounds memory
 COMPILED_FROM = 2000  # pieces; compiling costs some ten seconds and saves about as many milliseconds a piece
 
 
@@ -42,7 +42,7 @@ def held_out_elbo(program: Program, data: Images, num_particles: int = 1, seed: 
         >>> held_out_elbo(VAE((4,), latent_dim=2), as_images(torch.ones(10, 4))).shape
         torch.Size([10])
     """
-    return _over_data(program, data, seed, CHUNK, lambda x: draw_terms(program, x, num_particles).log_weight.mean(0))
+    return _over_data(program, data, seed, 1, lambda x: draw_terms(program, x, num_particles).log_weight.mean(0))
 
 
 @torch.no_grad()
@@ -70,8 +70,8 @@ def importance_bounds(
         >>> importance_bounds(VAE((4,), latent_dim=2), as_images(torch.ones(10, 4)), num_particles=50).shape
         torch.Size([10])
     """
-    counts = chunk_sizes(num_particles, PARTICLES_AT_ONCE)
-    chunk = max(1, CHUNK // counts[0])
+    counts = particle_chunks(num_particles)
+    chunk = fitting(SCORED_AT_ONCE, counts[0])
     few = data.batch(slice(0, 2), generator(data.device, seed))
     with evaluating(program, data.device, seed):
         pieces = len(counts) * math.ceil(len(data) / chunk)
@@ -81,7 +81,7 @@ def importance_bounds(
         sums = torch.stack([score(x, count).log_weight.logsumexp(0) for count in counts])
         return sums.logsumexp(0) - math.log(num_particles)
 
-    return _over_data(program, data, seed, chunk, bound)
+    return _over_data(program, data, seed, counts[0], bound)
 
 
 Scorer = Callable[[Tensor, int], Terms]  # samples and scores K particles for a batch
@@ -125,7 +125,7 @@ def draw_in_pieces(score: Scorer, x: Tensor, num_particles: int, draws_at_once: 
         ...     [piece.log_weight.shape[0] for piece in draw_in_pieces(score, torch.ones(10, 4), 5, draws_at_once=20)]
         [2, 2, 1]
     """
-    for count in chunk_sizes(num_particles, max(1, draws_at_once // len(x))):
+    for count in chunk_sizes(num_particles, fitting(draws_at_once, len(x))):
         yield score(x, count)
 
 
@@ -172,8 +172,8 @@ def held_out_bounds(
     return estimate(torch.stack(found).mean(0)), each if isinstance(program, Replicates) else ()
 
 
-def _over_data(program: Program, data: Images, seed: int, chunk: int, bound: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a bound to the data chunk by chunk: one binarization, own noise, evaluation mode, own store."""
+def _over_data(program: Program, data: Images, seed: int, each: int, bound: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a bound to chunks of examples, which take ``each`` rows: one binarization, evaluation mode, own store."""
     x = data.draw(seed)
     with evaluating(program, x.device, seed):
-        return torch.cat([bound(part) for part in x.split(chunk)])
+        return torch.cat([bound(part) for part in split_examples(x, each, SCORED_AT_ONCE)])

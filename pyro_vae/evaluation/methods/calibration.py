@@ -120,13 +120,12 @@ def _ranks(program: Program, like: Tensor, num_draws: int) -> Iterable[tuple[str
 def _calibration(ranks: Tensor, num_draws: int, bins: int) -> Calibration:
     flat = ranks.reshape(len(ranks), -1)
     counts = torch.nn.functional.one_hot(flat * bins // (num_draws + 1), bins).sum(0).double()
-    expected = len(ranks) / bins
-    chi_square = ((counts - expected).square() / expected).sum(-1)
+    chi_square = stats.chisquare(counts.numpy(), axis=-1)
     uniform = (flat.double() + torch.rand(flat.shape, dtype=torch.float64)) / (num_draws + 1)
     tests = [stats.kstest(column, "uniform") for column in uniform.T.numpy()]
     figures = (
-        chi_square,
-        torch.as_tensor(stats.chi2.sf(chi_square.numpy(), bins - 1)),
+        torch.as_tensor(chi_square.statistic),
+        torch.as_tensor(chi_square.pvalue),
         torch.tensor([test.statistic for test in tests], dtype=torch.float64),
         torch.tensor([test.pvalue for test in tests], dtype=torch.float64),
     )

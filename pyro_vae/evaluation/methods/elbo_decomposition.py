@@ -22,13 +22,13 @@ from torch import Tensor
 
 from pyro_vae.base.statistics import Estimate, estimate
 from pyro_vae.elbo.draw import Draw, Terms, draw_terms
-from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
+from pyro_vae.evaluation.chunking import example_chunks, fitting, particle_chunks, split_examples
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.joint import Joint
 from pyro_vae.program.protocol import Program
 
 PAIRS_AT_ONCE = 200_000  # (code, example) pairs whose log q(z|x) is taken together
-DATA_AT_ONCE = 500
+EXAMPLES_AT_ONCE = 500
 SATURATED = math.log(2)  # nats
 
 
@@ -175,12 +175,11 @@ def _concatenated(terms: list[Terms]) -> Terms:
 
 def _log_aggregate(program: Program, x: Tensor, codes: dict[str, Tensor]) -> Tensor:
     """Log q(z) of M codes, (M,), float64: the log of the mean of q(z|x) over all the data."""
-    parts = x.split(DATA_AT_ONCE)
-    at_once = max(1, PAIRS_AT_ONCE // len(parts[0]))
-    number = len(next(iter(codes.values())))
+    parts = split_examples(x, 1, EXAMPLES_AT_ONCE)
+    chunks = {name: z.split(fitting(PAIRS_AT_ONCE, len(parts[0]))) for name, z in codes.items()}
     totals = []
-    for start in range(0, number, at_once):
-        some = {name: z[start : start + at_once] for name, z in codes.items()}
+    for values in zip(*chunks.values(), strict=True):
+        some = dict(zip(chunks, values, strict=True))
         sums = torch.stack([_log_q_of_pairs(program, part, some).double().logsumexp(1) for part in parts])
         totals.append(sums.logsumexp(0) - math.log(len(x)))
     return torch.cat(totals)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError, lookup
-from pyro_vae.base.statistics import log_mean_exp
+from pyro_vae.base.statistics import chunk_sizes, log_mean_exp
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.evaluation.chunking import example_chunks
 from pyro_vae.program.contexts import evaluating, frozen
@@ -203,7 +203,7 @@ def _of_chunk(
     local = make(target.loc)
     with frozen(program):
         steps, converged = _optimise(target, local, num_particles, max_steps, tolerance)
-    counts = [min(num_particles, num_evaluation - start) for start in range(0, num_evaluation, num_particles)]
+    counts = chunk_sizes(num_evaluation, num_particles)
     of_local = torch.cat([target.log_weight(local, _noise(target, count)) for count in counts]).double()
     of_guide = torch.cat([draw_terms(program, x, count).log_weight for count in counts]).double()
     taken = torch.full((len(x),), steps, device=x.device)
@@ -233,8 +233,8 @@ class _Target:
         return self.joint.of_unconstrained(self.loc + self.scale * y).log_joint - log_q
 
     def _drawn_moments(self, num_particles: int) -> tuple[Tensor, Tensor]:
-        rounds = range(0, INITIAL_DRAWS, num_particles)
-        u = torch.cat([self.joint.unconstrain(self.joint.draw_guide(num_particles)) for _ in rounds])
+        chunks = chunk_sizes(INITIAL_DRAWS, num_particles)  # the last is drawn whole, too
+        u = torch.cat([self.joint.unconstrain(self.joint.draw_guide(num_particles)) for _ in chunks])
         return u.mean(0), u.std(0)
 
 

@@ -1,4 +1,4 @@
-r"""Information of any Pyro or torch distributions: in closed form where torch has one, else sampled with its error.
+r"""Entropies and divergences of Pyro and torch distributions: in closed form where torch has one, else sampled.
 
 ==================  ============================================
 self-information    :math:`-\log p(x)`

@@ -1,4 +1,4 @@
-"""Evaluation: every figure that says how good a program is, on examples it was not trained on."""
+"""The evaluation of a program: part by part, chunk by chunk, to a card."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 class Unable(Exception):
-    """A part cannot be computed for this program; the message says why."""
+    """A part is not available for this program; the message says why."""
 
 
 def evaluate(
@@ -58,11 +58,11 @@ def evaluate(
     only: Sequence[str] | None = None,
     skip: Sequence[str] = (),
 ) -> Card:
-    r"""Judge a program on held-out examples: bounds, log p(x), gaps, diagnostics, each with its standard error.
+    r"""Evaluate a program on held-out examples: bounds, log p(x), gaps, diagnostics, each with its standard error.
 
-    The examples are binarized once, by the seed, and put into an order drawn by the seed, so that every subset is
-    random and the beginning of every larger one. The work goes in chunks of examples and, within them, of particles;
-    the noise of a chunk is a function of (seed, part, number of the chunk).
+    The examples are binarized and shuffled once, by the seed: every subset is random and the beginning of every larger
+    one. Memory is bounded by chunks of examples and, within them, of particles; the noise of a chunk is a function of
+    (seed, part, number of the chunk).
 
     Args:
         program: a :class:`~pyro_vae.VAE`, any ``nn.Module`` with ``model(x)`` and ``guide(x)``, or a pair of
@@ -76,8 +76,8 @@ def evaluate(
             for bit on one device and number of threads.
         about: lines at the head of the card, such as ``{"data": "mnist, test"}``.
         num_particles: K of the importance-sampling estimate L_K of log p(x).
-        iwae: k of the importance-weighted bounds; the largest is the number of particles per example for the ELBO.
-        num_examples: for ELBO, decomposition and importance-weighted bounds; all by default.
+        iwae: k of the importance-weighted bounds; the largest is also the number of particles of the ELBO.
+        num_examples: for ELBO, its terms, importance-weighted bounds, latent usage and reconstructions; all by default.
         importance_examples: for L_K, k-hat and effective sample size.
         annealing_examples: for annealed importance sampling.
         sandwich_examples: simulated examples for the bounds from both sides.
@@ -87,19 +87,19 @@ def evaluate(
         hmc_examples: for the estimate from samples of the posterior, where latent dimensions are few.
         hmc_samples: of each of its 20 chains, after as many for warm-up.
         gap_examples: examples that get their own local q.
-        gap_steps: steps of its optimisation at most.
-        surgery_examples: examples whose mixture of q(z|x) is the aggregate posterior; the cost is quadratic.
+        gap_steps: largest number of steps of its optimisation.
+        surgery_examples: for mutual information and marginal KL; the cost is quadratic.
         simulations: simulated examples for the calibration of q.
         probe_examples: training examples of the linear probe.
-        draws_at_once: examples times particles that are scored together; bounds memory.
-        only: parts to compute, and no others.
-        skip: parts to leave out.
+        draws_at_once: examples times particles scored together; bounds memory.
+        only: the parts to compute.
+        skip: the parts to leave out.
 
     Returns:
-        The card; ``print`` it, index it by a figure's name, or take the values of each example from ``per_example``.
+        The card: ``print`` it, index it by a figure's name, or take the values of each example from ``per_example``.
 
     Raises:
-        InputError: an argument that does not fit, or a part asked for by ``only`` that this program does not admit.
+        InputError: an invalid argument, or a part named by ``only`` that is not available for this program.
 
     Example:
         >>> import torch

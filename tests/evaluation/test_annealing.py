@@ -447,7 +447,7 @@ BAD = {
     "start": (lambda: bidirectional(linear(), linear().simulate(2), start="guid"), "Try 'guide'"),
     "six numbers": (
         lambda: posterior_log_evidence(LinearGaussian(8, 6), torch.zeros(1, 8).double()),
-        "at most 5 latent numbers.*got 6",
+        "at most 5 latent dimensions.*got 6",
     ),
     "sampler": (lambda: posterior_log_evidence(linear(), linear().simulate(1), sampler="nut"), "Try 'nuts'"),
     "few chains": (lambda: posterior_log_evidence(linear(), linear().simulate(1), chains=3), "at least 4 chains"),

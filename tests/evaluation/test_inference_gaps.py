@@ -267,7 +267,7 @@ REFUSED = {
     "discrete": (lambda: Module(discrete(1)), {}, "a continuous latent at site 'z'"),
     "family": (lambda: linear(OBLIQUE), {"family": "flo"}, "Try 'flow'"),
     "odd": (lambda: linear(OBLIQUE), {"num_particles": 3}, "an even number of particles"),
-    "evaluation": (lambda: linear(OBLIQUE), {"num_evaluation": 1}, "at least 2 draws"),
+    "evaluation": (lambda: linear(OBLIQUE), {"num_evaluation": 1}, "at least 2 particles"),
     "evidence": (lambda: linear(OBLIQUE), {"log_evidence": torch.zeros(2)}, r"log_evidence of shape \(5,\)"),
 }
 

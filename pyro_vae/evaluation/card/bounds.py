@@ -13,7 +13,7 @@ from pyro_vae.evaluation.chunking import split_examples
 from pyro_vae.evaluation.methods.bounds import draw_in_pieces, group_bounds, scorer
 from pyro_vae.evaluation.subject import Subject
 
-BELOW = "a lower bound: a worse q lowers it as a worse model does; the inference gaps tell them apart"
+BELOW = "a lower bound: a poor q lowers it as a poor model does; the inference gaps tell them apart"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ def bits_entry(name: str, label: str, log_density: Tensor, subject: Subject) -> 
     if subject.discrete:
         return mean_entry(name, label, values, "bits per dim", f"over {subject.dims} dims; {subject.pixels}")
     how = f"over {subject.dims} dims, of a density at pixels {subject.pixels}"
-    caveat = "a density at data that were not dequantized: no code length; compare only at the same scaling of pixels"
+    caveat = "a density at pixels that were not dequantized: no code length; compare only at the same scaling"
     return mean_entry(name, label, values, "bits per dim", how, caveat)
 
 

@@ -1,4 +1,4 @@
-"""The part of the card on latent units in use."""
+"""The part of the card on latent usage: active units and posterior collapse."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ def usage_entries(subject: Subject, found: LatentUsage) -> list[Entry]:
         total = usage.kl.numel()
         if not usage.mean_variance.isnan().any():
             how = f"dimensions whose posterior mean varies by more than {ACTIVE_VARIANCE} over the examples"
-            caveat = "the threshold is a convention; a guide that rescales z moves units over it"
+            caveat = "the threshold is a convention and depends on the scale of z"
             active, all_units = float(usage.active_units), usage.mean_variance.numel()
             entries.append(
                 count_entry(f"active_units_{site}", f"active units{of}", active, all_units, count, how, caveat)
@@ -66,7 +66,7 @@ def _listed(values: Tensor) -> list[float]:
 
 
 LATENTS = Part(
-    what="latent units in use, posterior collapse",
+    what="active units, posterior collapse",
     result=LatentUsage,
     count=lambda subject: subject.num_examples,
     chunk=lambda subject: subject.num_examples,

@@ -1,4 +1,4 @@
-"""A part of an evaluation: a typed result for each chunk of examples, and the figures made of all chunks."""
+"""A part of an evaluation: a typed result for each chunk of examples, and the figures computed from all chunks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class Part(Generic[R]):
     """A part of the evaluation.
 
     Args:
-        what: one line for people.
+        what: one line that describes it.
         result: the type of the result, a frozen dataclass of tensors whose first dimension is the examples (if there is
             more than one chunk).
-        count: how many examples it takes.
-        chunk: examples in a chunk; a finished chunk is kept.
+        count: number of examples.
+        chunk: examples per chunk; a finished chunk is saved.
         work: (subject, where, seed) -> the result of a chunk; the caller isolates random states.
         entries: (subject, the result of all chunks) -> figures.
         options: the options that a chunk depends on.
@@ -32,7 +32,7 @@ class Part(Generic[R]):
         takes_train: whether it depends on the training data.
         per_example: result -> name -> the values of each example.
         per_latent: result -> site -> name -> a number for every latent dimension.
-        refuses: why it cannot be computed for a subject; empty if it can.
+        refuses: why it is not available for a subject; empty if it is.
     """
 
     what: str
@@ -73,4 +73,4 @@ def tensors_of(result: object) -> dict[str, Tensor]:
 
 def continuous_only(subject: Subject) -> str:
     """Refuse discrete latents."""
-    return "" if subject.continuous else "Expected continuous latents, which gradients move; got discrete ones"
+    return "" if subject.continuous else "Expected continuous latents, for gradients; got discrete ones"

@@ -33,8 +33,8 @@ def pictures(subject: Subject, where: slice, seed: int) -> PictureScores:
 def picture_entries(subject: Subject, found: PictureScores) -> list[Entry]:
     """Return the scores of reconstructions and samples."""
     caveat = (
-        "compare with the ELBO of held-out examples: samples far above it are simpler than the data, far below, "
-        "stranger; it is blind to whether samples vary as the data do"
+        "compare with the ELBO of held-out examples: samples far above it are simpler than the data, far below it "
+        "less plausible; it is blind to whether samples vary as the data do"
     )
     how = f"(x − E[x|z])², mean over pixels and {PARTICLES} particles; {subject.pixels}"
     own = "samples x ~ p(x)"

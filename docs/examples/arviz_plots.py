@@ -1,11 +1,11 @@
 # %% [markdown]
-# # The draws of an evaluation, as ArviZ plots them
+# # ArviZ plots of an evaluation
 #
-# `pyro-vae evaluate RUN --netcdf draws.nc` writes them; `python arviz_plots.py draws.nc` draws three pictures. The
-# cells run in a notebook as well, with ArviZ 0.x (`InferenceData`) and 1.x (`DataTree`).
+# `pyro-vae evaluate RUN --netcdf draws.nc` writes the file; `python arviz_plots.py draws.nc` plots three figures. The
+# cells also run in a notebook, with ArviZ 0.x (`InferenceData`) and 1.x (`DataTree`).
 #
-# The group `posterior` holds independent draws of q(z|x): ArviZ's plots of draws apply, its diagnostics of Markov
-# chains do not. Whether q may be taken for the posterior is what k-hat says, example by example.
+# The group `posterior` holds independent samples of q(z|x): ArviZ's plots of samples apply, its diagnostics of Markov
+# chains do not. k-hat says, for each example, whether q is close enough to the posterior for importance sampling.
 
 # %%
 import sys
@@ -17,14 +17,14 @@ import numpy as np
 ARVIZ_1 = int(az.__version__.partition(".")[0]) >= 1
 
 data = az.from_netcdf(sys.argv[1])
-example = int(data.posterior["example"][0])  # the first of the file; the number counts as the held-out data do
+example = int(data.posterior["example"][0])  # the first in the file; its index in the held-out data
 print(data.posterior)
 print(data.attrs["pixels"])
 
 # %% [markdown]
 # ## Posterior
 #
-# What q says of the latents of one example.
+# q(z|x) of one example.
 
 # %%
 if ARVIZ_1:
@@ -49,7 +49,7 @@ plt.savefig("pair.png")
 # %% [markdown]
 # ## k-hat
 #
-# One for each example: below 0.5 the weights of q are good, up to 0.7 usable, above not to be trusted.
+# One for each example: below 0.5 the weights of q are good, up to 0.7 usable, above unreliable.
 
 # %%
 k_hat = data.sample_stats["k_hat"]

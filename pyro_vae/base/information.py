@@ -1,4 +1,4 @@
-r"""Information of any Pyro or torch distributions: in closed form where torch has one, else sampled with its error.
+r"""Entropies and divergences of Pyro and torch distributions: in closed form where torch has one, else sampled.
 
 ==================  ============================================
 self-information    :math:`-\log p(x)`
@@ -23,6 +23,7 @@ from torch.distributions import Distribution, kl_divergence
 
 from pyro_vae.base.errors import InputError, lookup
 from pyro_vae.base.random import isolated_rng
+from pyro_vae.base.statistics import chunk_sizes
 
 Unit = Literal["nats", "bits"]
 SAMPLES_AT_ONCE = 1000
@@ -131,8 +132,10 @@ def kl(p: Distribution, q: Distribution, unit: Unit = "nats", num_samples: int =
         False
     """
     p, q = _alongside(p, q)
-    exact = _closed(lambda: kl_divergence(p, q))
-    return (exact or _sampled(p, lambda x: p.log_prob(x) - q.log_prob(x), num_samples, seed)).to(unit)
+    exact = closed_form_kl(p, q)
+    if exact is not None:
+        return Information(exact, None).to(unit)
+    return _sampled(p, lambda x: p.log_prob(x) - q.log_prob(x), num_samples, seed).to(unit)
 
 
 def closed_form_kl(p: Distribution, q: Distribution) -> Tensor | None:
@@ -145,18 +148,23 @@ def closed_form_kl(p: Distribution, q: Distribution) -> Tensor | None:
         >>> closed_form_kl(Normal(0.0, 1.0), Normal(2.0, 1.0)), closed_form_kl(Normal(0.0, 1.0), StudentT(3.0))
         (tensor(2.), None)
     """
-    shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)  # torch's formulas do not all broadcast
+    p, q = _expanded(p, q)
     try:
-        return kl_divergence(p.expand(shape), q.expand(shape))
+        return kl_divergence(p, q)
     except NotImplementedError:
         return None
 
 
 def _alongside(p: Distribution, q: Distribution) -> tuple[Distribution, Distribution]:
-    """Return both with one batch shape: some of torch's closed forms index one by the other."""
+    """Check that both have one event shape, and return them with one batch shape."""
     if p.event_shape != q.event_shape:
         got = f"{tuple(p.event_shape)} and {tuple(q.event_shape)}"
         raise InputError("two distributions of one event shape", got, "the same .to_event in both")
+    return _expanded(p, q)
+
+
+def _expanded(p: Distribution, q: Distribution) -> tuple[Distribution, Distribution]:
+    """Return both with one batch shape: some of torch's closed forms index one by the other."""
     shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
     both = (d if shape == d.batch_shape else d.expand(shape) for d in (p, q))
     return next(both), next(both)
@@ -174,9 +182,10 @@ def _closed(formula: Callable[[], Tensor]) -> Information | None:
 def _sampled(p: Distribution, integrand: Callable[[Tensor], Tensor], num_samples: int, seed: int) -> Information:
     if num_samples < 2:
         raise InputError("num_samples of at least 2, for a standard error", num_samples, "num_samples=10_000")
-    counts = [min(SAMPLES_AT_ONCE, num_samples - start) for start in range(0, num_samples, SAMPLES_AT_ONCE)]
     with isolated_rng(_device(p), seed):
-        terms = torch.cat([integrand(p.sample(torch.Size([count]))) for count in counts])
+        terms = torch.cat(
+            [integrand(p.sample(torch.Size([count]))) for count in chunk_sizes(num_samples, SAMPLES_AT_ONCE)]
+        )
     return Information(terms.mean(0), terms.std(0, correction=1) / math.sqrt(num_samples))
 
 

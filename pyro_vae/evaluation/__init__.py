@@ -1,4 +1,4 @@
-"""Evaluation: every figure that says how good a program is, on data it was not trained on."""
+"""Evaluation: figures of a program on held-out examples, each with its standard error."""
 
 from pyro_vae.evaluation.card.card import Card
 from pyro_vae.evaluation.inference_data import Sizes, save_netcdf, to_inference_data

@@ -1,16 +1,38 @@
-"""How much of an evaluation is in memory at once."""
+"""Chunks of examples and of particles: what bounds the memory of an evaluation."""
 
 from torch import Tensor
 
 from pyro_vae.base.statistics import chunk_sizes
 
-DECODED_AT_ONCE = 5000  # examples times particles that go through the decoder together
+DECODED_AT_ONCE = 5000  # examples times particles that the decoder maps together
 PARTICLES_AT_ONCE = 100
-STATES_AT_ONCE = 4000  # particles or chains, times examples
+STATES_AT_ONCE = 4000  # examples times particles or chains
+
+
+def fitting(at_once: int, each: int) -> int:
+    """Return how many groups of ``each`` rows fit into a chunk of ``at_once`` rows; at least one.
+
+    Example:
+        >>> fitting(2000, 50), fitting(10, 50)
+        (40, 1)
+    """
+    return max(1, at_once // each)
+
+
+def split_examples(x: Tensor, each: int, at_once: int) -> tuple[Tensor, ...]:
+    """Split examples into chunks of at most ``at_once`` rows, where each example takes ``each`` rows.
+
+    Example:
+        >>> import torch
+        >>> [len(part) for part in split_examples(torch.zeros(120, 4), 40, 2000)]
+        [50, 50, 20]
+    """
+    parts: tuple[Tensor, ...] = x.split(fitting(at_once, each))
+    return parts
 
 
 def particle_chunks(num_particles: int) -> list[int]:
-    """Return the particles of every chunk.
+    """Return the number of particles of every chunk.
 
     Example:
         >>> particle_chunks(250)
@@ -20,26 +42,21 @@ def particle_chunks(num_particles: int) -> list[int]:
 
 
 def example_chunks(x: Tensor, num_particles: int) -> tuple[Tensor, ...]:
-    """Split examples so that each chunk takes that many particles, in :func:`particle_chunks`.
+    """Split examples that draw their particles in :func:`particle_chunks`.
 
     Example:
         >>> import torch
         >>> [len(part) for part in example_chunks(torch.zeros(120, 4), 1000)]
         [50, 50, 20]
     """
-    return _split(x, max(1, min(num_particles, PARTICLES_AT_ONCE)), DECODED_AT_ONCE)
+    return split_examples(x, max(1, min(num_particles, PARTICLES_AT_ONCE)), DECODED_AT_ONCE)
 
 
 def state_chunks(x: Tensor, states: int) -> tuple[Tensor, ...]:
-    """Split examples so that ``states`` per example are in memory together."""
-    return _split(x, states, STATES_AT_ONCE)
+    """Split examples whose ``states`` particles or chains are in memory together."""
+    return split_examples(x, states, STATES_AT_ONCE)
 
 
 def sample_chunks(x: Tensor, samples: int) -> list[int]:
-    """Return the samples of every chunk, for examples whose samples are in memory together."""
-    return chunk_sizes(samples, max(1, STATES_AT_ONCE // len(x)))
-
-
-def _split(x: Tensor, states: int, at_once: int) -> tuple[Tensor, ...]:
-    parts: tuple[Tensor, ...] = x.split(max(1, at_once // states))
-    return parts
+    """Return the number of samples of every chunk, where a chunk holds them for all examples of ``x``."""
+    return chunk_sizes(samples, fitting(STATES_AT_ONCE, len(x)))

@@ -14,9 +14,11 @@ from torch import Tensor
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.files import atomic_write
+from pyro_vae.base.statistics import chunk_sizes
 from pyro_vae.base.version import __version__
 from pyro_vae.data import Images
 from pyro_vae.elbo.draw import Draw
+from pyro_vae.evaluation.chunking import fitting
 from pyro_vae.evaluation.methods.arviz import ArvizData, to_arviz, write_netcdf
 from pyro_vae.evaluation.methods.psis import pareto_k
 from pyro_vae.evaluation.options import EvaluationOptions
@@ -150,9 +152,8 @@ def groups(subject: Subject, sizes: Sizes) -> Groups:
 def _posterior(subject: Subject, x: Tensor, draws: int) -> tuple[Arrays, Tensor, Tensor]:
     """Draw from q: latents (K, B, *event), log p(x|z) and log w, (K, B)."""
     program, pieces = subject.program, []
-    most = max(1, subject.options.draws_at_once // len(x))
-    for done in range(0, draws, most):
-        draw = Draw(program.model, program.guide, (x,), {}, min(most, draws - done), "fixed")
+    for count in chunk_sizes(draws, fitting(subject.options.draws_at_once, len(x))):
+        draw = Draw(program.model, program.guide, (x,), {}, count, "fixed")
         shape = (draw.num_particles, len(x))
         latents = {n: draw.drawn[n].expand(*shape, *latent.shape).cpu() for n, latent in subject.latents.items()}
         pieces.append((latents, draw.terms))

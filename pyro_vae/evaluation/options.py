@@ -1,4 +1,4 @@
-"""What an evaluation computes, on how many data, with how many draws."""
+"""The options of an evaluation: parts, numbers of examples, numbers of particles."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,15 +27,15 @@ LEAST = {
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What is computed, on how many examples; the keywords of :func:`pyro_vae.evaluate` and options of the command.
+    """The keywords of :func:`pyro_vae.evaluate`, and options of the command.
 
-    A subset is drawn once, by the seed, and is the beginning of every larger one. Sizes above the number of examples
+    Subsets are random, fixed by the seed; each is the beginning of every larger one. Sizes above the number of examples
     mean all of them.
 
     Args:
         num_particles: K of the importance-sampling estimate L_K of log p(x).
-        iwae: k of the importance-weighted bounds; the largest is the number of particles per example for the ELBO.
-        num_examples: for ELBO, decomposition and importance-weighted bounds; all by default.
+        iwae: k of the importance-weighted bounds; the largest is also the number of particles of the ELBO.
+        num_examples: for ELBO, its terms, importance-weighted bounds, latent usage and reconstructions; all by default.
         importance_examples: for L_K, k-hat and effective sample size.
         annealing_examples: for annealed importance sampling.
         sandwich_examples: simulated examples for the bounds from both sides.
@@ -45,13 +45,13 @@ class EvaluationOptions:
         hmc_examples: for the estimate from samples of the posterior, where latent dimensions are few.
         hmc_samples: of each of its 20 chains, after as many for warm-up.
         gap_examples: examples that get their own local q.
-        gap_steps: steps of its optimisation at most.
-        surgery_examples: examples whose mixture of q(z|x) is the aggregate posterior; the cost is quadratic.
+        gap_steps: largest number of steps of its optimisation.
+        surgery_examples: for mutual information and marginal KL; the cost is quadratic.
         simulations: simulated examples for the calibration of q.
         probe_examples: training examples of the linear probe.
-        draws_at_once: examples times particles that are scored together; bounds memory.
-        only: parts to compute, and no others.
-        skip: parts to leave out.
+        draws_at_once: examples times particles scored together; bounds memory.
+        only: the parts to compute.
+        skip: the parts to leave out.
     """
 
     num_particles: int = 5000

@@ -1,4 +1,4 @@
-"""Evaluation: every figure that says how good a program is, on examples it was not trained on."""
+"""The evaluation of a program: part by part, chunk by chunk, to a card."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,6 @@ from pyro_vae.base.types import Json, Progress, no_progress
 from pyro_vae.data import Images
 from pyro_vae.evaluation.card.card import Card
 from pyro_vae.evaluation.card.entry import Entry, in_part
-from pyro_vae.evaluation.card.latents import LATENTS, per_dimension
 from pyro_vae.evaluation.card.part import Part, Results
 from pyro_vae.evaluation.card.table import PARTS
 from pyro_vae.evaluation.card.totals import paired_entries, total_entries
@@ -26,7 +25,7 @@ R = TypeVar("R")
 
 
 class Unable(Exception):
-    """A part cannot be computed for this program; the message says why."""
+    """A part is not available for this program; the message says why."""
 
 
 def evaluate(
@@ -59,11 +58,11 @@ def evaluate(
     only: Sequence[str] | None = None,
     skip: Sequence[str] = (),
 ) -> Card:
-    r"""Judge a program on held-out examples: bounds, log p(x), gaps, diagnostics, each with its standard error.
+    r"""Evaluate a program on held-out examples: bounds, log p(x), gaps, diagnostics, each with its standard error.
 
-    The examples are binarized once, by the seed, and put into an order drawn by the seed, so that every subset is
-    random and the beginning of every larger one. The work goes in chunks of examples and, within them, of particles;
-    the noise of a chunk is a function of (seed, part, number of the chunk).
+    The examples are binarized and shuffled once, by the seed: every subset is random and the beginning of every larger
+    one. Memory is bounded by chunks of examples and, within them, of particles; the noise of a chunk is a function of
+    (seed, part, number of the chunk).
 
     Args:
         program: a :class:`~pyro_vae.VAE`, any ``nn.Module`` with ``model(x)`` and ``guide(x)``, or a pair of
@@ -77,8 +76,8 @@ def evaluate(
             for bit on one device and number of threads.
         about: lines at the head of the card, such as ``{"data": "mnist, test"}``.
         num_particles: K of the importance-sampling estimate L_K of log p(x).
-        iwae: k of the importance-weighted bounds; the largest is the number of particles per example for the ELBO.
-        num_examples: for ELBO, decomposition and importance-weighted bounds; all by default.
+        iwae: k of the importance-weighted bounds; the largest is also the number of particles of the ELBO.
+        num_examples: for ELBO, its terms, importance-weighted bounds, latent usage and reconstructions; all by default.
         importance_examples: for L_K, k-hat and effective sample size.
         annealing_examples: for annealed importance sampling.
         sandwich_examples: simulated examples for the bounds from both sides.
@@ -88,19 +87,19 @@ def evaluate(
         hmc_examples: for the estimate from samples of the posterior, where latent dimensions are few.
         hmc_samples: of each of its 20 chains, after as many for warm-up.
         gap_examples: examples that get their own local q.
-        gap_steps: steps of its optimisation at most.
-        surgery_examples: examples whose mixture of q(z|x) is the aggregate posterior; the cost is quadratic.
+        gap_steps: largest number of steps of its optimisation.
+        surgery_examples: for mutual information and marginal KL; the cost is quadratic.
         simulations: simulated examples for the calibration of q.
         probe_examples: training examples of the linear probe.
-        draws_at_once: examples times particles that are scored together; bounds memory.
-        only: parts to compute, and no others.
-        skip: parts to leave out.
+        draws_at_once: examples times particles scored together; bounds memory.
+        only: the parts to compute.
+        skip: the parts to leave out.
 
     Returns:
-        The card; ``print`` it, index it by a figure's name, or take the values of each example from ``per_example``.
+        The card: ``print`` it, index it by a figure's name, or take the values of each example from ``per_example``.
 
     Raises:
-        InputError: an argument that does not fit, or a part asked for by ``only`` that this program does not admit.
+        InputError: an invalid argument, or a part named by ``only`` that is not available for this program.
 
     Example:
         >>> import torch
@@ -136,6 +135,7 @@ def evaluate(
     folder = None if save is None else Path(save).expanduser()
     results, entries = Results(), list[Entry]()
     per_example: dict[str, Tensor] = {}
+    per_latent: dict[str, Mapping[str, list[float]]] = {}
     left_out: dict[str, str] = {}
     for name in names:
         part = PARTS[name]
@@ -148,11 +148,11 @@ def evaluate(
             continue
         results.put(found)
         per_example |= part.per_example(found)
+        per_latent |= part.per_latent(found)
         entries += [in_part(entry, name) for entry in part.entries(subject, found)]
     for name, entry in [*paired_entries(results), *total_entries(subject, results)]:
         entries.insert(1 + [known.part for known in entries].index(name), in_part(entry, name))
-    latents = per_dimension(results.of(LATENTS))
-    return Card(tuple(entries), _about(subject, about or {}), left_out, per_example, subject.index, latents)
+    return Card(tuple(entries), _about(subject, about or {}), left_out, per_example, subject.index, per_latent)
 
 
 def _result(name: str, part: Part[R], subject: Subject, folder: Path | None, progress: Progress) -> R:

@@ -1,4 +1,4 @@
-"""Chunks kept as they are finished: a killed evaluation resumes where it stopped."""
+"""Finished chunks in files: a killed evaluation resumes where it stopped."""
 
 import functools
 import hashlib
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.files import atomic_write
+from pyro_vae.base.statistics import chunk_sizes
 
 R = TypeVar("R")
 Packed = dict[str, object]  # a result as nested dictionaries of tensors and plain values
@@ -23,16 +24,16 @@ Tick = Callable[[int], None]
 
 
 class ChunkStore:
-    """Finished chunks in a folder, a file each, under a fingerprint of all that determines them.
+    """Finished chunks in a folder, one file each, under a fingerprint of everything that determines them.
 
-    Chunks of another fingerprint are in folders of their own: they are neither used nor removed. A chunk is the
-    result of a part, a frozen dataclass of tensors and plain values; the file holds dictionaries and loads with
+    Chunks of other fingerprints lie in other folders; they are neither used nor removed. A chunk is the result of a
+    part, a frozen dataclass of tensors and plain values; its file holds dictionaries and loads with
     ``weights_only=True``.
 
     Args:
-        folder: where; None keeps nothing.
+        folder: where to save; None saves nothing.
         part: the part of the evaluation.
-        determined_by: all that the chunks depend on, ready for JSON.
+        determined_by: everything that the chunks depend on, as JSON values.
     """
 
     def __init__(self, folder: Path | None, part: str, determined_by: Mapping[str, object]) -> None:
@@ -42,7 +43,7 @@ class ChunkStore:
         self.folder = None if folder is None else folder / "chunks" / f"{part}-{digest}"
 
     def load(self, start: int, stop: int) -> Packed | None:
-        """Return a finished chunk; None where there is none.
+        """Return a finished chunk, or None.
 
         Raises:
             InputError: the file is damaged.
@@ -57,7 +58,7 @@ class ChunkStore:
         return values
 
     def save(self, start: int, stop: int, values: Packed) -> None:
-        """Keep a finished chunk.
+        """Save a finished chunk.
 
         Raises:
             InputError: the folder cannot be written.
@@ -85,7 +86,7 @@ def in_chunks(
     """Work on examples chunk by chunk and join the results along the examples.
 
     Args:
-        store: finished chunks are read from it and kept in it.
+        store: finished chunks are loaded from it and saved to it.
         total: number of examples.
         chunk: examples in a chunk.
         work: (where, number of the chunk) -> a dataclass of tensors, the examples in their first dimension.
@@ -103,8 +104,9 @@ def in_chunks(
         Doubled(twice=tensor([0, 2, 4, 6, 8]))
     """
     joined: Packed = {}
-    for number, start in enumerate(range(0, total, chunk)):
-        stop = min(start + chunk, total)
+    for number, size in enumerate(chunk_sizes(total, chunk)):
+        start = number * chunk
+        stop = start + size
         values = store.load(start, stop)
         if values is None:
             values = pack(work(slice(start, stop), number))
@@ -131,7 +133,7 @@ def _packed(value: object) -> object:
 
 
 def unpack(kind: type[R], values: Packed) -> R:
-    """Return the dataclass that :func:`pack` took apart, by the types of its fields."""
+    """Return the dataclass that :func:`pack` took apart, from the types of its fields."""
     hints = get_type_hints(kind)
     return kind(**{name: _unpacked(hints[name], values[name]) for name in values})
 
@@ -150,7 +152,7 @@ def _unpacked(kind: type[object], value: object) -> object:
 def _put(joined: Packed, values: Packed, start: int, total: int) -> None:
     """Write a chunk's tensors into one tensor for all examples.
 
-    Small tensors that outlive their chunk, one by one, would keep the heap from giving back what chunks used.
+    Small tensors that outlive their chunk would fragment the heap, and the memory of chunks would not be freed.
     """
     for name, value in values.items():
         if isinstance(value, dict):
@@ -160,11 +162,11 @@ def _put(joined: Packed, values: Packed, start: int, total: int) -> None:
             assert isinstance(whole, Tensor)
             whole[start : start + len(value)] = value
         else:
-            joined[name] = value
+            assert joined.setdefault(name, value) == value, f"{name} differs between chunks"
 
 
 def chunk_seed(seed: int, part: str, number: int) -> int:
-    """Return the seed of a chunk: a function of (seed, part, number), so that no chunk needs those before it.
+    """Return the seed of a chunk, a function of (seed, part, number): chunks do not depend on earlier ones.
 
     Example:
         >>> chunk_seed(0, "bounds", 3) == chunk_seed(0, "bounds", 3) != chunk_seed(0, "bounds", 4)
@@ -175,7 +177,7 @@ def chunk_seed(seed: int, part: str, number: int) -> int:
 
 
 def crc(tensors: Mapping[str, object]) -> str:
-    """Return a checksum of named tensors, names and shapes included; other values by their text.
+    """Return a checksum of named tensors, their names and shapes; of other values, of their ``repr``.
 
     Example:
         >>> crc({"a": torch.zeros(2)}) == crc({"a": torch.zeros(2)}) != crc({"a": torch.zeros(3)})
@@ -194,7 +196,7 @@ def crc(tensors: Mapping[str, object]) -> str:
 
 @functools.cache
 def code() -> str:
-    """Return a checksum of this package's sources: figures of other code are other figures."""
+    """Return a checksum of this package's sources: other code, other figures."""
     package = Path(__file__).parents[1]
     total = 0
     for file in sorted(package.rglob("*.py")):

@@ -1,6 +1,5 @@
-"""What an evaluation looks at: a program, the data it is judged on, and what can be said of both beforehand."""
+"""The subject of an evaluation: a program and held-out examples, checked and described."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +11,11 @@ from torch import Tensor
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
+from pyro_vae.base.statistics import chunk_sizes
 from pyro_vae.base.types import Json
 from pyro_vae.data import Images, as_images
 from pyro_vae.elbo.draw import draw_terms
+from pyro_vae.evaluation.chunking import fitting
 from pyro_vae.evaluation.methods.bounds import Scorer, scorer
 from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.store import code, crc
@@ -24,13 +25,13 @@ from pyro_vae.program.protocol import Program
 from pyro_vae.program.tracing import Site, observed_site, sample_sites, trace_program
 from pyro_vae.program.validation import check_particles, check_program
 
-IMPORTANCE_CHUNK = 50  # data of L_K in a chunk
-TRIED = 100  # data on which a program is tried out before the work
+IMPORTANCE_CHUNK = 50  # examples per chunk of L_K
+TRIED = 100  # examples that a program is checked on
 
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """A latent site: its event shape, and whether a gradient can be had at its values."""
+    """A latent site: its event shape, and whether it is discrete."""
 
     shape: tuple[int, ...]
     discrete: bool
@@ -38,21 +39,21 @@ class Latent:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A program and the data it is judged on, binarized once and in the order in which subsets take them.
+    """A program and held-out examples, binarized and shuffled.
 
     Args:
-        program: in its place, on the device.
+        program: on the device.
         x: (N, *event_shape).
         labels: (N,), or None.
-        index: (N,): where each example stood.
+        index: (N,), the position of each example in the data set.
         train: the training data, for figures that need them.
-        options: what is wanted.
+        options: of the evaluation.
         seed: of binarization, order and noise.
-        pixels: how the data became numbers, in words.
+        pixels: how the examples were binarized, in words.
         likelihood: the distribution of the observed site.
         discrete: whether the likelihood is a probability (True) or a density.
         latents: the model's latent sites.
-        fingerprint: what tells this program and these data from others.
+        fingerprint: what identifies this program and these examples.
     """
 
     program: Program
@@ -73,13 +74,18 @@ class Subject:
 
     @cached_property
     def score(self) -> Scorer:
-        """What samples and scores particles: compiled if the whole work has enough pieces, whatever is left of it."""
-        options, data = self.options, min(self.options.importance_examples, len(self))
-        chunk = min(IMPORTANCE_CHUNK, data)
-        particles = max(1, options.draws_at_once // chunk)
-        pieces = math.ceil(data / chunk) * math.ceil(options.num_particles / particles)
+        """Samples and scores particles; compiled if L_K has enough pieces in all, however many are already finished."""
+        options, total = self.options, min(self.options.importance_examples, len(self))
+        chunk = min(IMPORTANCE_CHUNK, total)
+        particles = fitting(options.draws_at_once, chunk)
+        pieces = len(chunk_sizes(total, chunk)) * len(chunk_sizes(options.num_particles, particles))
         with evaluating(self.program, self.x.device, self.seed):
             return scorer(self.program, self.x[:2], pieces, (chunk, particles))
+
+    @property
+    def num_examples(self) -> int:
+        """The number of examples for cheap figures."""
+        return min(self.options.num_examples or len(self), len(self))
 
     @property
     def dims(self) -> int:
@@ -105,14 +111,14 @@ def look_at(
     seed: int,
     options: EvaluationOptions,
 ) -> Subject:
-    """Try a program on held-out data and say what it is.
+    """Check a program on held-out examples and describe both.
 
     Raises:
-        InputError: not a program, or one that cannot be evaluated on these data.
+        InputError: not a program, or one that cannot be evaluated on these examples.
     """
     images = as_images(data).to(device)
     if len(images) < 2:
-        raise InputError("at least two held-out examples: a standard error needs them", len(images), "more examples")
+        raise InputError("at least two held-out examples, for a standard error", len(images), "more examples")
     program = _program(thing, images.batch(slice(0, TRIED), generator(device, seed, 0)).cpu())
     program.to(device)
     order = torch.randperm(len(images), generator=generator(torch.device("cpu"), seed, 2))
@@ -151,7 +157,7 @@ def look_at(
 
 
 def _program(thing: object, example: Tensor) -> Program:
-    """Return the program; functions take the parameters that the caller's store has for them."""
+    """Return the program; functions get their parameters from the caller's store."""
     program = as_program(thing, example)
     if isinstance(program, FunctionProgram) and program is not thing:
         trained = pyro.get_param_store().get_state()["params"]

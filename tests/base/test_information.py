@@ -9,7 +9,7 @@ from checks import assert_close, assert_mean
 from torch import distributions as td
 
 from pyro_vae.base.errors import InputError
-from pyro_vae.base.information import cross_entropy, entropy, kl, self_information
+from pyro_vae.base.information import closed_form_kl, cross_entropy, entropy, kl, self_information
 
 
 def doubles(*values):
@@ -125,6 +125,26 @@ def test_more_samples_are_taken_as_asked():
 def test_device_follows_the_distribution(device):
     p = td.Independent(Unclosed(torch.zeros(3, device=device), 1.0), 0)
     assert entropy(p).value.device.type == device.type
+
+
+class Fixed(td.Normal):
+    """A normal of one batch shape: it cannot be expanded."""
+
+    def expand(self, batch_shape, _instance=None):
+        raise NotImplementedError
+
+
+def test_closed_forms_need_no_expansion_where_batch_shapes_agree():
+    p, q = Fixed(doubles(0.0, 1.0), 1.0), td.Normal(doubles(2.0, 1.0), 1.0)
+    assert_close(closed_form_kl(p, q), doubles(2.0, 0.0))
+    assert kl(p, q).exact
+
+
+def test_closed_forms_broadcast_or_are_none():
+    p = td.MultivariateNormal(doubles(0.0, 0.0), torch.eye(2).double())
+    q = p.expand((3,))
+    assert_close(closed_form_kl(p, q), doubles(0.0, 0.0, 0.0))
+    assert closed_form_kl(Unclosed(doubles(0.0), 1.0), td.Normal(doubles(0.0), 1.0)) is None
 
 
 BAD = {

@@ -41,6 +41,7 @@ from pyro_vae.engines.optimizers import OPTIMIZERS
 from pyro_vae.engines.protocol import one_by_one
 from pyro_vae.engines.select import Auto, StockSVI
 from pyro_vae.engines.svi import SVIEngine
+from pyro_vae.evaluation import chunking
 from pyro_vae.evaluation.methods import bounds as likelihood
 from pyro_vae.evaluation.methods.bounds import importance_bounds
 from pyro_vae.program.adapter import as_program
@@ -768,8 +769,8 @@ def test_compiled_terms_are_the_same(name):
 
 def test_compiled_importance_bounds_are_the_same(device, monkeypatch):
     vae, images = make_vae(device=device), Images(make_data(45, device=device))
-    monkeypatch.setattr(likelihood, "CHUNK", 60)
-    monkeypatch.setattr(likelihood, "PARTICLES_AT_ONCE", 6)
+    monkeypatch.setattr(likelihood, "SCORED_AT_ONCE", 60)
+    monkeypatch.setattr(chunking, "PARTICLES_AT_ONCE", 6)
     eager = importance_bounds(vae, images, 14, compiled=False)
     assert_close(importance_bounds(vae, images, 14, compiled=True), eager, 1e-12)
     x = images.batch(slice(0, 2))

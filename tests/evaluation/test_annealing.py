@@ -1,5 +1,7 @@
 """log p(x) by annealing, from both sides, from the prior and from posterior samples: against oracles."""
 
+import dataclasses
+import inspect
 import math
 
 import pyro
@@ -16,7 +18,7 @@ from pyro_vae.base.random import isolated_rng
 from pyro_vae.evaluation import chunking
 from pyro_vae.evaluation.methods import annealing
 from pyro_vae.evaluation.methods import posterior_sampling as hmc
-from pyro_vae.evaluation.methods.annealing import TEMPERATURES, annealed_log_evidence, bidirectional
+from pyro_vae.evaluation.methods.annealing import TEMPERATURES, Annealing, annealed_log_evidence, bidirectional
 from pyro_vae.evaluation.methods.log_evidence import LogEvidence, prior_log_evidence
 from pyro_vae.evaluation.methods.posterior_sampling import posterior_log_evidence
 from pyro_vae.models.oracles.integration import log_evidence_by_quadrature
@@ -409,6 +411,26 @@ def test_schedules_rise_from_0_to_1():
     assert annealing.sigmoid(100)[1] < 0.01 * 0.5
 
 
+def defaults(function):
+    """The keywords of a function that say how to anneal, with their defaults."""
+    found = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    return {name: default for name, default in found.items() if name not in OTHER_ARGUMENTS}
+
+
+OTHER_ARGUMENTS = {"program", "x", "like", "preliminary", "seed"}
+
+
+@pytest.mark.parametrize("function", [annealed_log_evidence, bidirectional])
+def test_keywords_are_those_of_annealing(function):
+    assert defaults(function) == dataclasses.asdict(Annealing())
+
+
+def test_a_keyword_with_another_default_is_caught():
+    def planted(program, x, *, chains=17, temperatures=1000, schedule="sigmoid", start="prior", leapfrog_steps=10): ...
+
+    assert defaults(planted) != dataclasses.asdict(Annealing())
+
+
 def mixture():
     return GaussianMixture(torch.zeros(2), torch.tensor([[-1.0], [1.0]]), torch.tensor(0.5))
 
@@ -425,7 +447,7 @@ BAD = {
     "start": (lambda: bidirectional(linear(), linear().simulate(2), start="guid"), "Try 'guide'"),
     "six numbers": (
         lambda: posterior_log_evidence(LinearGaussian(8, 6), torch.zeros(1, 8).double()),
-        "at most 5 latent numbers.*got 6",
+        "at most 5 latent dimensions.*got 6",
     ),
     "sampler": (lambda: posterior_log_evidence(linear(), linear().simulate(1), sampler="nut"), "Try 'nuts'"),
     "few chains": (lambda: posterior_log_evidence(linear(), linear().simulate(1), chains=3), "at least 4 chains"),

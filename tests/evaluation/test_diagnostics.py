@@ -9,11 +9,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from checks import assert_close, assert_mean
-from scipy.stats import genpareto
+from scipy.stats import chi2, genpareto
 from toys import Discrete, Module, TwoUnits, hierarchy, scalar_gaussian
 
 from pyro_vae import VAE, FunctionProgram, InputError
 from pyro_vae.evaluation.methods import arviz as arviz_adapter
+from pyro_vae.evaluation.methods import calibration
 from pyro_vae.evaluation.methods import psis as diagnostics
 from pyro_vae.evaluation.methods.calibration import simulation_based_calibration
 from pyro_vae.evaluation.methods.latent_usage import latent_diagnostics
@@ -246,6 +247,14 @@ def test_ranks_of_discrete_latents_break_ties_at_random(right):
     guide = prior if right else torch.tensor([[0.3, -2.0, 0.5]], dtype=torch.float64)
     found = simulation_based_calibration(Module(Discrete(prior, guide)), torch.zeros(1, dtype=torch.float64), 2000)["z"]
     assert (found.p_value > 0.01) is right
+
+
+def test_chi_square_is_pearsons():
+    """Ranks 0 … 3 of 3 draws in 4 bins: counts 4, 2, 1, 1 against 2 each, 3 degrees of freedom."""
+    ranks = torch.tensor([0, 0, 0, 0, 1, 1, 2, 3])[:, None]
+    found = calibration._calibration(ranks, num_draws=3, bins=4)
+    assert found.chi_square.tolist() == [(4 + 0 + 1 + 1) / 2]
+    assert found.chi_square_p.item() == pytest.approx(chi2.sf(3.0, 3))
 
 
 def test_calibration_of_functions_with_parameters_in_the_store():

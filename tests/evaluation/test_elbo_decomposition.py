@@ -77,7 +77,7 @@ def check_against_hand(program, x):
 def test_the_aggregate_posterior_is_a_mixture_over_all_data(monkeypatch):
     program, x = scalar_gaussian(), data(40)
     check_against_hand(program, x)
-    monkeypatch.setattr(surgery, "DATA_AT_ONCE", 7)
+    monkeypatch.setattr(surgery, "EXAMPLES_AT_ONCE", 7)
     monkeypatch.setattr(surgery, "PAIRS_AT_ONCE", 90)
     check_against_hand(program, x)
 

@@ -108,7 +108,7 @@ def test_planted_errors_are_caught(planted, monkeypatch):
         assert_mean(ratio(oracle, x, card), 1.0)
 
 
-def test_the_error_of_the_figure_for_all_data_is_its_spread():
+def test_the_error_of_the_figure_for_all_examples_is_its_spread():
     """Over repetitions the variance equals the one that the entry states, to the accuracy of 400 of them."""
     torch.manual_seed(0)
     found = []
@@ -213,7 +213,7 @@ def test_the_callers_world_is_left_alone():
 
 
 @pytest.mark.parametrize("binarize", ["dynamic", "threshold", "none"])
-def test_how_the_data_were_binarized_stands_beside_every_likelihood(binarize):
+def test_the_binarization_is_stated_with_every_likelihood(binarize):
     grey = torch.randint(0, 256, (30, 4), dtype=torch.uint8)
     images = Images(grey if binarize != "none" else grey // 128, max_value=255 if binarize != "none" else 1)
     images = Images(images.pixels, max_value=images.max_value, binarize=binarize)
@@ -278,7 +278,7 @@ def same(one, other):
     )
 
 
-def test_a_killed_evaluation_goes_on_and_ends_bit_identical(tmp_path):
+def test_a_killed_evaluation_resumes_bit_identical(tmp_path):
     """Killed at the seventh call of its progress: five chunks of seven are kept; a half-written one is passed by."""
     script = KILLED.format(
         tests=os.path.dirname(__file__),
@@ -394,7 +394,7 @@ def test_a_damaged_chunk_is_refused(tmp_path):
         evaluate(*subject(), save=tmp_path, **options)
 
 
-def test_progress_counts_data():
+def test_progress_counts_examples():
     ticks = []
     evaluate(*subject(), progress=lambda *tick: ticks.append(tick), **options)
     assert ticks == [
@@ -488,19 +488,9 @@ def test_one_figure_passes_six_files():
         evaluate(oracle, x, **{**SMALL, "only": ["bounds"]})
     finally:
         sys.setprofile(None)
-    shared = {
-        "evaluation/options.py",
-        "card/card.py",
-        "card/part.py",
-        "card/totals.py",
-        "card/latents.py",
-    }  # of all parts
-    files = {"runner", "subject", "store"}
-    assert seen - shared == {f"evaluation/{f}.py" for f in files} | {
-        "card/bounds.py",
-        "methods/bounds.py",
-        "card/entry.py",
-    }
+    no_figures = {"evaluation/options.py", "evaluation/chunking.py", "card/part.py", "card/totals.py", "card/card.py"}
+    of_all = {"evaluation/runner.py", "evaluation/subject.py", "evaluation/store.py", "card/entry.py"}
+    assert seen - no_figures == of_all | {"card/bounds.py", "methods/bounds.py"}
 
 
 def test_bad_subjects(tmp_path):
@@ -563,7 +553,7 @@ def test_command_prints_the_card_and_keeps_it(run, tmp_path, capsys):
     assert all(str(figure["count"]) in out and figure["label"] in out for figure in card["figures"])
 
 
-def test_command_goes_on_where_it_stood(run, monkeypatch, capsys):
+def test_command_resumes_where_it_stopped(run, monkeypatch, capsys):
     assert main(["evaluate", str(run), *QUICK]) == 0
     first = (run / "evaluation" / PARTIAL).read_text()
     numbers = counting(monkeypatch)

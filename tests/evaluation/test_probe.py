@@ -65,7 +65,7 @@ def test_a_subsample_of_the_training_data_is_fixed_by_the_seed(monkeypatch):
 
 def test_what_is_refused():
     x, labels = separated(20)
-    with pytest.raises(InputError, match="a label for each of 20 data"):
+    with pytest.raises(InputError, match="a label for each of 20 examples"):
         linear_probe(TwoUnits(), (x, labels[:5]), (x, labels))
     with pytest.raises(InputError, match="at least two classes"):
         linear_probe(TwoUnits(), (x, 0 * labels), (x, labels))

@@ -23,7 +23,7 @@ from pyro_vae.base.statistics import Moments, estimate, jackknife
 from pyro_vae.cli.main import main
 from pyro_vae.cli.tables import comparison_tables
 from pyro_vae.data import as_images
-from pyro_vae.evaluation.methods import bounds as likelihood
+from pyro_vae.evaluation import chunking
 from pyro_vae.evaluation.methods.bounds import importance_bounds
 from pyro_vae.program.contexts import own_store
 from pyro_vae.studies.gradients import compare_gradients, effective_sample_size, parameter_groups
@@ -246,7 +246,7 @@ def test_importance_bounds_do_not_depend_on_how_they_are_cut(monkeypatch):
     """At the posterior each chunk is exact; off it, chunks of particles must be averaged inside the logarithm."""
     x = as_images(torch.full((4000, 1), 0.4, dtype=torch.float64))
     whole = importance_bounds(Known(0.5), x, 60, seed=1)
-    monkeypatch.setattr(likelihood, "PARTICLES_AT_ONCE", 7)
+    monkeypatch.setattr(chunking, "PARTICLES_AT_ONCE", 7)
     cut = importance_bounds(Known(0.5), x, 60, seed=2)
     error = math.hypot(estimate(whole).standard_error, estimate(cut).standard_error)
     assert abs(whole.mean() - cut.mean()) <= 5 * error

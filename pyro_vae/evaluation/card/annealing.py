@@ -39,7 +39,7 @@ def annealing(subject: Subject, where: slice, seed: int) -> Annealed:
 
 def annealing_entries(subject: Subject, found: Annealed) -> list[Entry]:
     """Return log p(x) by annealed importance sampling."""
-    caveat = "a lower bound: few temperatures make it too low; the sandwich shows by how much, on simulated examples"
+    caveat = "a lower bound, too low with few temperatures; the sandwich shows by how much, on simulated examples"
     how = f"{_chains(subject)}; {found.acceptance.mean():.0%} accepted; {subject.pixels}"
     return [mean_entry("annealed", "log p(x), AIS", found.annealed, NATS, how, caveat)]
 
@@ -52,9 +52,9 @@ def sandwich(subject: Subject, where: slice, seed: int) -> BothSides:
 
 
 def sandwich_entries(subject: Subject, found: BothSides) -> list[Entry]:
-    """Return both sides, and their distance."""
-    how = f"simulated examples; {_chains(subject)}, tuned before"
-    caveat = "on simulated examples; on held-out examples annealing may be less accurate than the width says"
+    """Return both bounds, and their difference."""
+    how = f"simulated examples; {_chains(subject)}, step sizes tuned in a separate run"
+    caveat = "on simulated examples; on held-out examples annealing may be less accurate than the width shows"
     lower, upper = f"forward; {how}", f"reverse; {how}"
     return [
         mean_entry("sandwich_lower", "log p(x) of simulated x, lower", found.lower, NATS, lower, caveat),

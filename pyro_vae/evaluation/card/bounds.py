@@ -8,11 +8,12 @@ from torch import Tensor
 
 from pyro_vae.elbo.draw import Terms
 from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
-from pyro_vae.evaluation.card.part import Part, all_examples, tensors_of
+from pyro_vae.evaluation.card.part import Part, tensors_of
+from pyro_vae.evaluation.chunking import split_examples
 from pyro_vae.evaluation.methods.bounds import draw_in_pieces, group_bounds, scorer
 from pyro_vae.evaluation.subject import Subject
 
-BELOW = "a lower bound: a worse q lowers it as a worse model does; the inference gaps tell them apart"
+BELOW = "a lower bound: a poor q lowers it as a poor model does; the inference gaps tell them apart"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ def bounds(subject: Subject, where: slice, seed: int) -> Bounds:
     particles = max(options.iwae)
     score = scorer(subject.program, subject.x[:2], pieces=1, shape=(1, 1))  # few, of other sizes than those of L_K
     found: list[Bounds] = []
-    for x in subject.x[where].split(max(1, options.draws_at_once // particles)):
+    for x in split_examples(subject.x[where], particles, options.draws_at_once):
         pieces = list(draw_in_pieces(score, x, particles, options.draws_at_once))
         log_weight = torch.cat([piece.log_weight for piece in pieces]).double()
         log_px_z, log_pz, log_qz = (_mean(pieces, name) for name in ("log_px_z", "log_pz", "log_qz"))
@@ -86,14 +87,14 @@ def bits_entry(name: str, label: str, log_density: Tensor, subject: Subject) -> 
     if subject.discrete:
         return mean_entry(name, label, values, "bits per dim", f"over {subject.dims} dims; {subject.pixels}")
     how = f"over {subject.dims} dims, of a density at pixels {subject.pixels}"
-    caveat = "a density at data that were not dequantized: no code length; compare only at the same scaling of pixels"
+    caveat = "a density at pixels that were not dequantized: no code length; compare only at the same scaling"
     return mean_entry(name, label, values, "bits per dim", how, caveat)
 
 
 BOUNDS = Part(
     what="ELBO, its terms, IWAE-k",
     result=Bounds,
-    count=all_examples,
+    count=lambda subject: subject.num_examples,
     chunk=lambda subject: 500,
     work=bounds,
     entries=bound_entries,

@@ -51,8 +51,8 @@ def calibration_entries(subject: Subject, found: SiteCalibrations) -> list[Entry
     """Return the number of dimensions whose ranks are not uniform, and how much too narrow q is on average."""
     count = subject.options.simulations
     caveat = (
-        "of q on simulated examples, not on held-out ones; uniform ranks do not prove that q is right: "
-        "the prior passes, too"
+        "on simulated examples, not on held-out ones; uniform ranks do not prove that q is the posterior: "
+        "the prior has them, too"
     )
     entries = []
     for site, of_site in found.sites.items():
@@ -61,7 +61,7 @@ def calibration_entries(subject: Subject, found: SiteCalibrations) -> list[Entry
         how = f"ranks not uniform at p < {REJECTED}, Bonferroni; simulated examples, 99 samples each"
         label = f"miscalibrated dimensions{of}"
         entries.append(count_entry(f"miscalibrated_{site}", label, rejected, total, count, how, caveat))
-        how = "spread of the ranks over its value were q the posterior, mean over dimensions; above 1: q too narrow"
+        how = "variance of the ranks relative to a calibrated q, mean over dimensions; above 1: q too narrow"
         spread = Estimate(of_site.dispersion.mean().item(), of_site.dispersion_error.item(), count)
         entries.append(Entry(f"dispersion_{site}", f"rank dispersion{of}", spread, "ratio", how, caveat))
     return entries

@@ -18,10 +18,10 @@ class Entry:
     Args:
         name: the key of the figure in a :class:`~pyro_vae.evaluation.Card`.
         label: its name in the printed card.
-        estimate: the figure, its standard error (NaN if none is known), and of how many examples.
+        estimate: the figure, its standard error (NaN if none is known), and its number of examples.
         unit: nats per example, bits per dim, share of the examples, ...
         how: how it was computed.
-        caveat: when it misleads, on this program where that can be told.
+        caveat: when it misleads.
         part: the part of the evaluation that computed it.
 
     Example:
@@ -49,7 +49,7 @@ class Entry:
 
     @property
     def count(self) -> int:
-        """Of how many examples it is."""
+        """The number of examples."""
         return self.estimate.count or 0
 
     def __str__(self) -> str:
@@ -70,8 +70,9 @@ def mean_entry(name: str, label: str, values: Tensor, unit: str, how: str, cavea
 def share_entry(name: str, label: str, hits: Tensor, how: str, caveat: str = "") -> Entry:
     r"""Return the entry of a share of examples, (n,) bool, with its binomial standard error.
 
-    The error is that at :math:`(h + 2) / (n + 4)` for h hits (Agresti and Coull, The American Statistician 52,
-    1998): no hit among n examples does not mean that there is none among all.
+    The standard error is that of the share :math:`(h + 2) / (n + 4)` for h hits, so that shares of 0 and 1 have one.
+
+    Source: Agresti and Coull, The American Statistician 52, 1998.
 
     Example:
         >>> import torch

@@ -12,8 +12,8 @@ from pyro_vae.evaluation.subject import Subject
 
 LOCAL_CAVEAT = "a lower bound, nearer than L_K where the guide's q is poor; too low where the flow misses modes"
 GAP_CAVEAT = (
-    "log p(x) is that of the local flow: where it is too low so is the approximation gap; where the optimisation falls "
-    "short it is too large, and the amortization gap too small"
+    "log p(x) is that of the local flow: where it is too low, so is the approximation gap; an optimisation that falls "
+    "short makes the approximation gap too large and the amortization gap too small"
 )
 KINDS = {
     "approximation": "the limit of the variational family",
@@ -39,7 +39,7 @@ class LocalGaps:
 
 
 def gaps(subject: Subject, where: slice, seed: int) -> LocalGaps:
-    """Return approximation and amortization gap for each family, against log p(x) by the richest one's weights."""
+    """Return the gaps of each family, relative to log p(x) by the weights of the local flow."""
     x, steps = subject.x[where], subject.options.gap_steps
     unknown = torch.zeros(len(x))
     found = {
@@ -51,7 +51,7 @@ def gaps(subject: Subject, where: slice, seed: int) -> LocalGaps:
 
 
 def gap_entries(subject: Subject, found: LocalGaps) -> list[Entry]:
-    """Return log p(x) from local flows, and log p(x) − ELBO in two parts, for each family."""
+    """Return log p(x) by local flows, and the two gaps of each family."""
     how = f"1000 particles of a flow fitted to each example; {subject.pixels}"
     entries = [mean_entry("local_evidence", "log p(x), local q", found.local_evidence, NATS, how, LOCAL_CAVEAT)]
     for family, of_family in found.families.items():

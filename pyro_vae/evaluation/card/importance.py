@@ -19,7 +19,7 @@ K_HAT_LIMITS = (0.5, 0.7)  # Yao et al.: good below the first, usable below the 
 
 @dataclass(frozen=True, eq=False)
 class Importance:
-    """L_K and what its weights say, each (B,)."""
+    """L_K and the diagnostics of its weights, each (B,)."""
 
     log_evidence: Tensor  # log of the mean weight, nats
     evidence_elbo: Tensor  # the ELBO from the same particles, nats

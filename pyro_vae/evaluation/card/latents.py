@@ -1,11 +1,11 @@
-"""The part of the card on latent units in use."""
+"""The part of the card on latent usage: active units and posterior collapse."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from pyro_vae.evaluation.card.entry import Entry, count_entry
-from pyro_vae.evaluation.card.part import Part, all_examples
+from pyro_vae.evaluation.card.part import Part, PerLatent
 from pyro_vae.evaluation.methods.latent_usage import (
     ACTIVE_VARIANCE,
     COLLAPSED_KL,
@@ -29,14 +29,14 @@ def usage(subject: Subject, where: slice, seed: int) -> LatentUsage:
 
 def usage_entries(subject: Subject, found: LatentUsage) -> list[Entry]:
     """Return active units and collapsed dimensions, site by site."""
-    count = min(all_examples(subject), len(subject))
+    count = subject.num_examples
     entries = []
     for site, usage in found.sites.items():
         of = "" if len(found.sites) == 1 else f" of {site}"
         total = usage.kl.numel()
         if not usage.mean_variance.isnan().any():
             how = f"dimensions whose posterior mean varies by more than {ACTIVE_VARIANCE} over the examples"
-            caveat = "the threshold is a convention; a guide that rescales z moves units over it"
+            caveat = "the threshold is a convention and depends on the scale of z"
             active, all_units = float(usage.active_units), usage.mean_variance.numel()
             entries.append(
                 count_entry(f"active_units_{site}", f"active units{of}", active, all_units, count, how, caveat)
@@ -47,9 +47,8 @@ def usage_entries(subject: Subject, found: LatentUsage) -> list[Entry]:
     return entries
 
 
-def per_dimension(found: LatentUsage | None) -> dict[str, dict[str, list[float]]]:
+def usage_per_latent(found: LatentUsage) -> PerLatent:
     """Return variance of the posterior mean and KL of every latent dimension, with errors, site by site."""
-    sites = {} if found is None else found.sites
     return {
         site: {
             "mean_variance": _listed(usage.mean_variance),
@@ -57,7 +56,7 @@ def per_dimension(found: LatentUsage | None) -> dict[str, dict[str, list[float]]
             "kl_by_dimension": _listed(usage.kl),
             "kl_by_dimension_error": _listed(usage.kl_error),
         }
-        for site, usage in sites.items()
+        for site, usage in found.sites.items()
     }
 
 
@@ -67,10 +66,11 @@ def _listed(values: Tensor) -> list[float]:
 
 
 LATENTS = Part(
-    what="latent units in use, posterior collapse",
+    what="active units, posterior collapse",
     result=LatentUsage,
-    count=all_examples,
-    chunk=all_examples,
+    count=lambda subject: subject.num_examples,
+    chunk=lambda subject: subject.num_examples,
     work=usage,
     entries=usage_entries,
+    per_latent=usage_per_latent,
 )

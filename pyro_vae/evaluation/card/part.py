@@ -1,8 +1,8 @@
-"""A part of an evaluation: a typed result for each chunk of examples, and the figures made of all chunks."""
+"""A part of an evaluation: a typed result for each chunk of examples, and the figures computed from all chunks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from pyro_vae.evaluation.card.entry import Entry
 from pyro_vae.evaluation.subject import Subject
 
 R = TypeVar("R")  # a frozen dataclass of tensors and plain values
+PerLatent: TypeAlias = Mapping[str, Mapping[str, list[float]]]
 ANNEALED_TOGETHER = 10  # examples
 
 
@@ -19,18 +20,19 @@ class Part(Generic[R]):
     """A part of the evaluation.
 
     Args:
-        what: one line for people.
+        what: one line that describes it.
         result: the type of the result, a frozen dataclass of tensors whose first dimension is the examples (if there is
             more than one chunk).
-        count: how many examples it takes.
-        chunk: examples in a chunk; a finished chunk is kept.
+        count: number of examples.
+        chunk: examples per chunk; a finished chunk is saved.
         work: (subject, where, seed) -> the result of a chunk; the caller isolates random states.
         entries: (subject, the result of all chunks) -> figures.
         options: the options that a chunk depends on.
         depends: other things that a chunk depends on.
         takes_train: whether it depends on the training data.
         per_example: result -> name -> the values of each example.
-        refuses: why it cannot be computed for a subject; empty if it can.
+        per_latent: result -> site -> name -> a number for every latent dimension.
+        refuses: why it is not available for a subject; empty if it is.
     """
 
     what: str
@@ -43,6 +45,7 @@ class Part(Generic[R]):
     depends: Callable[[Subject], Mapping[str, Json]] = lambda subject: {}
     takes_train: bool = False
     per_example: Callable[[R], Mapping[str, Tensor]] = lambda result: {}
+    per_latent: Callable[[R], PerLatent] = lambda result: {}
     refuses: Callable[[Subject], str] = lambda subject: ""
 
 
@@ -70,9 +73,4 @@ def tensors_of(result: object) -> dict[str, Tensor]:
 
 def continuous_only(subject: Subject) -> str:
     """Refuse discrete latents."""
-    return "" if subject.continuous else "Expected continuous latents, which gradients move; got discrete ones"
-
-
-def all_examples(subject: Subject) -> int:
-    """Return how many examples the evaluation takes."""
-    return subject.options.num_examples or len(subject)
+    return "" if subject.continuous else "Expected continuous latents, for gradients; got discrete ones"

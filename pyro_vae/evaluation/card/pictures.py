@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
-from pyro_vae.evaluation.card.part import Part, all_examples, tensors_of
+from pyro_vae.evaluation.card.part import Part, tensors_of
 from pyro_vae.evaluation.methods.elbo_decomposition import elbo_parts
 from pyro_vae.evaluation.methods.probe import reconstruction_scores
 from pyro_vae.evaluation.subject import Subject
@@ -33,8 +33,8 @@ def pictures(subject: Subject, where: slice, seed: int) -> PictureScores:
 def picture_entries(subject: Subject, found: PictureScores) -> list[Entry]:
     """Return the scores of reconstructions and samples."""
     caveat = (
-        "compare with the ELBO of held-out examples: samples far above it are simpler than the data, far below, "
-        "stranger; it is blind to whether samples vary as the data do"
+        "compare with the ELBO of held-out examples: samples far above it are simpler than the data, far below it "
+        "less plausible; it is blind to whether samples vary as the data do"
     )
     how = f"(x − E[x|z])², mean over pixels and {PARTICLES} particles; {subject.pixels}"
     own = "samples x ~ p(x)"
@@ -47,7 +47,7 @@ def picture_entries(subject: Subject, found: PictureScores) -> list[Entry]:
 PICTURES = Part(
     what="reconstructions and samples, scored",
     result=PictureScores,
-    count=all_examples,
+    count=lambda subject: subject.num_examples,
     chunk=lambda subject: 1000,
     work=pictures,
     entries=picture_entries,

@@ -30,17 +30,17 @@ def posterior(subject: Subject, where: slice, seed: int) -> FromPosterior:
 
 def posterior_entries(subject: Subject, found: FromPosterior) -> list[Entry]:
     """Return log p(x) by AEVB's Appendix D."""
-    caveat = "an upper bound, and wrong where the posterior has modes that the sampler does not find"
+    caveat = "an upper bound in expectation; wrong where the sampler misses modes of the posterior"
     how = f"NUTS, 20 chains of {subject.options.hmc_samples} samples per example; {subject.pixels}"
     entries = [mean_entry("from_posterior", "log p(x), HMC", found.from_posterior, NATS, how, caveat)]
     if found.r_hat is not None:
-        mixed = "an example's chains have not mixed: neither its value nor its error holds"
+        mixed = "the chains of these examples have not converged: their values and errors are invalid"
         unmixed = ~(found.r_hat <= R_HAT_LIMIT)
         entries.append(share_entry("unmixed_posterior", f"R-hat > {R_HAT_LIMIT}", unmixed, how, mixed))
     unsure = ~(found.from_posterior_error <= 1)  # NaN is unsure, too
     if unsure.any():
-        own = "an example's own standard error"
-        entries.append(share_entry("unsure_posterior", "HMC unsure by > 1 nat", unsure, own, caveat))
+        own = "the standard error of an example"
+        entries.append(share_entry("unsure_posterior", "HMC error > 1 nat", unsure, own, caveat))
     return entries
 
 

@@ -26,7 +26,7 @@ def prior(subject: Subject, where: slice, seed: int) -> FromPrior:
 def prior_entries(subject: Subject, found: FromPrior) -> list[Entry]:
     """Return log p(x) by sampling the prior."""
     how = f"{subject.options.num_particles} samples of p(z); {subject.pixels}"
-    caveat = "shown to say why q is needed: hardly a sample of the prior resembles x, so it is far too low"
+    caveat = "far too low, because hardly any sample of the prior resembles x; it shows why q is needed"
     return [mean_entry("from_prior", "log p(x), prior alone", found.from_prior, NATS, how, caveat)]
 
 

@@ -27,10 +27,10 @@ def probe_entries(subject: Subject, found: Probe) -> list[Entry]:
     """Return the accuracy of the probe."""
     how = (
         f"logistic regression on posterior means, {found.trained_on} training examples; "
-        f"the commonest class: {found.chance:.3f}"
+        f"most frequent class: {found.chance:.3f}"
     )
-    caveat = "says what a line reads off the means, not what the latents hold"
-    stopped = "" if found.converged else "; the regression had not converged"
+    caveat = "what a linear classifier reads from the means, not what the latents contain"
+    stopped = "" if found.converged else "; the regression did not converge"
     accuracy = replace(found.accuracy, count=len(subject))
     return [Entry("probe", "linear probe", accuracy, "accuracy", how, caveat + stopped)]
 
@@ -46,7 +46,7 @@ def _labels(subject: Subject) -> str:
         return "Expected held-out examples with labels; got none"
     if subject.train is None or subject.train.labels is None:
         return (
-            "Expected training data, with labels of the same meaning, other than the examples judged; got none. "
+            "Expected training data with labels of the same meaning, other than the held-out examples; got none. "
             "Try train=data.train"
         )
     return ""

@@ -26,10 +26,10 @@ def surgery(subject: Subject, where: slice, seed: int) -> KLParts:
 
 
 def surgery_entries(subject: Subject, found: KLParts) -> list[Entry]:
-    """Return how much a code tells about its example, and how far all codes together are from the prior."""
+    """Return mutual information and marginal KL, with a caveat where the information is saturated."""
     information, n = found.mutual_information, len(found.mutual_information)
     limit = math.log(n)
-    how = f"q(z) the mixture over these {n} examples, 1 code each"
+    how = f"q(z) is the mixture over these {n} examples, 1 code each"
     caveat = f"the information is at most log {n} = {limit:.2f} nats"
     if limit - information.mean().item() < SATURATED:
         caveat += (

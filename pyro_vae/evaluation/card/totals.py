@@ -1,4 +1,4 @@
-"""Figures made of several parts: log p(x) over all examples, and paired differences."""
+"""Figures that combine parts: log p(x) over all examples, and paired differences."""
 
 import math
 
@@ -18,20 +18,20 @@ from pyro_vae.evaluation.subject import Subject
 
 
 def all_examples_entry(name: str, label: str, elbo: Tensor, gap: Tensor, of: str, caveat: str) -> Entry:
-    r"""Return log p(x) over all examples: their mean ELBO, plus the mean gap to a better estimate where that is known.
+    r"""Return log p(x) over all examples: their mean ELBO, plus the mean gap to a better estimate on a subset.
 
     .. math:: \frac1N \sum_{n \le N} e_n + \frac1m \sum_{n \le m} g_n, \qquad
         \frac{\mathrm{var}(e)}{N} + \frac{\mathrm{var}(g)}{m} + 2 \frac{\mathrm{cov}(e, g)}{N}
 
     The gap varies less between examples than log p(x) does, so the error is near that of all N examples. The subset is
-    random and the beginning of all, so the covariance counts once.
+    the beginning of a random order, hence the covariance term.
 
     Args:
         name: of the entry.
         label: of the entry.
         elbo: e of all examples, (N,).
         gap: g, the better estimate minus an ELBO, of the first of them, (m,).
-        of: the better estimate, and how the pixels were binarized, in words.
+        of: the better estimate and the binarization, in words.
         caveat: of the entry.
 
     Example:

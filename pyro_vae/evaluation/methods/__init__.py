@@ -1,4 +1,4 @@
-"""The methods that the card stands on, each on any program."""
+"""The methods behind the card; each takes any program."""
 
 from pyro_vae.evaluation.methods.annealing import Annealing, Sandwich, annealed_log_evidence, bidirectional
 from pyro_vae.evaluation.methods.bounds import held_out_bound, held_out_bounds, held_out_elbo, importance_bounds

@@ -1,13 +1,13 @@
-r"""Annealed importance sampling: log p(x) from chains that walk from the prior, or from q, to p(x, z).
+r"""Annealed importance sampling: log p(x) from chains that move from the prior, or from q, to p(x, z).
 
-The path is geometric in unconstrained latents u, with :math:`z = T(u)`:
+The path is geometric in unconstrained latents u, where :math:`z = T(u)`:
 
 .. math:: \log f_t(u) = (1 - \beta_t) \log f_0(u) + \beta_t \log f_1(u), \quad 0 = \beta_0 < \dots < \beta_T = 1
 
 f₁ is :math:`p(x, T(u))\, |\partial z / \partial u|`, whose integral is p(x); f₀ is p(z) or q(z|x) with the same
-Jacobian. A chain starts at u₀ ~ f₀, and for t = 1 … T collects
-:math:`(\beta_t - \beta_{t-1}) (\log f_1 - \log f_0)(u_{t-1})` and then takes a step of Hamiltonian Monte Carlo that
-leaves f_t invariant. The sum is log w, and E w = p(x) for any T.
+Jacobian. A chain starts at u₀ ~ f₀. For t = 1 … T it adds
+:math:`(\beta_t - \beta_{t-1}) (\log f_1 - \log f_0)(u_{t-1})` to log w and takes a step of Hamiltonian Monte Carlo that
+leaves f_t invariant. E w = p(x) for any T.
 
 Sources: Neal, Annealed importance sampling, 2001; Wu, Burda, Salakhutdinov and Grosse,
 `On the Quantitative Analysis of Decoder-Based Generative Models <https://arxiv.org/abs/1611.04273>`_.
@@ -33,13 +33,13 @@ from pyro_vae.program.protocol import Program
 Start = Literal["prior", "guide"]
 Where = tuple[Tensor, Tensor, Tensor]  # u (K, B, n), log f0 (K, B), log f1 − log f0 (K, B)
 TARGET_ACCEPTANCE = 0.65
-ADAPTATION = 0.2  # change of the log step size for a unit of acceptance
-JITTER = 0.2  # of the step size, so that no trajectory closes upon itself
+ADAPTATION = 0.2  # change of the log step size per unit of acceptance
+JITTER = 0.2  # of the step size, relative: trajectories of one length may return to their start
 TUNING_CHAINS = 16
 
 
 def linear(temperatures: int) -> Tensor:
-    """Equal steps of β from 0 to 1, (T + 1,).
+    """Return equal steps of β from 0 to 1, (T + 1,).
 
     Example:
         >>> linear(4)
@@ -49,9 +49,9 @@ def linear(temperatures: int) -> Tensor:
 
 
 def sigmoid(temperatures: int, steepness: float = 4.0) -> Tensor:
-    r"""Small steps of β at both ends, (T + 1,): a logistic function over [−4, 4], stretched to [0, 1].
+    r"""Return β with small steps at both ends, (T + 1,): a logistic function over [−4, 4], scaled to [0, 1].
 
-    As Wu et al. have it, arXiv 1611.04273.
+    Source: Wu et al., arXiv 1611.04273.
 
     Example:
         >>> sigmoid(4)
@@ -66,18 +66,18 @@ TEMPERATURES: dict[str, Callable[[int], Tensor]] = {"linear": linear, "sigmoid":
 
 @dataclass(frozen=True)
 class Annealing:
-    """How to anneal.
+    """The settings of annealing.
 
     Args:
-        chains: K, for every example.
-        temperatures: T, the steps from β = 0 to β = 1.
-        schedule: of β, a name of :data:`TEMPERATURES`.
+        chains: K, per example.
+        temperatures: T, the number of steps from β = 0 to β = 1.
+        schedule: of β, ``sigmoid`` or ``linear``.
         start: ``prior``, or ``guide``, which is nearer to the posterior but may lack its tails.
-        leapfrog_steps: of a trajectory.
-        step_size: of the first trajectory; adapted from there, example by example.
+        leapfrog_steps: per trajectory.
+        step_size: of the first trajectory; adapted per example.
 
     Raises:
-        InputError: numbers that are not positive, unknown names.
+        InputError: a number that is not positive, an unknown name.
     """
 
     chains: int = 16
@@ -105,7 +105,7 @@ class Annealing:
 
 @dataclass(frozen=True, eq=False)
 class Sandwich:
-    """log p(x) of simulated data between two bounds, both in expectation; nats per example."""
+    """Lower and upper bound, in expectation, of log p(x) of simulated examples; nats per example."""
 
     x: Tensor  # (B, *event_shape)
     lower: LogEvidence
@@ -113,7 +113,7 @@ class Sandwich:
 
     @property
     def width(self) -> Tensor:
-        """Upper minus lower, (B,): at least as much, on average, as either is away from log p(x)."""
+        """Upper − lower, (B,): on average at least the error of either bound."""
         return self.upper.value - self.lower.value
 
 
@@ -131,27 +131,27 @@ def annealed_log_evidence(
     leapfrog_steps: int = 10,
     step_size: float = 0.2,
 ) -> LogEvidence:
-    r"""Return log p(x) of every example by annealed importance sampling: from below, and tight for many temperatures.
+    r"""Return log p(x) of every example by annealed importance sampling: a lower bound, tight for many temperatures.
 
     .. math:: \log p(x) \ge E \log \frac1K \sum_k w_k
 
-    Step sizes are adapted during the run, example by example, towards an acceptance rate of 0.65, which is common
-    practice (Wu et al.) and makes transitions depend a little on the chain's past. With ``preliminary`` they come
-    from a run of its own and are then fixed: E w = p(x) holds strictly, at about twice the cost.
+    Step sizes adapt during the run, per example, to an acceptance rate of 0.65. This is common practice (Wu et al.),
+    but makes a transition depend on the chain's past. With ``preliminary``, a separate run tunes the step sizes and
+    they are then fixed: E w = p(x) holds exactly, at about twice the cost.
 
-    The program's parameters, gradients and mode are left as they are. Memory is bounded by chunks of data.
+    The program's parameters, gradients and mode do not change. Memory is bounded by chunks of examples.
 
     Args:
-        program: a program whose latents are continuous, in any support.
-        x: data, (B, *event_shape), binarized where the likelihood is binary, on the program's device.
-        preliminary: tune step sizes in a run before.
-        seed: of the noise.
+        program: a program with continuous latents, of any support.
+        x: examples, (B, *event_shape), binarized where the likelihood is binary, on the program's device.
+        preliminary: tune step sizes in a separate run.
+        seed: fixes the noise.
         chains: K, per example.
-        temperatures: T, the steps from β = 0 to β = 1.
+        temperatures: T, the number of steps from β = 0 to β = 1.
         schedule: of β, ``sigmoid`` or ``linear``.
         start: ``prior``, or ``guide``, which is nearer to the posterior but may lack its tails.
-        leapfrog_steps: of a trajectory.
-        step_size: of the first trajectory; adapted from there, per example.
+        leapfrog_steps: per trajectory.
+        step_size: of the first trajectory; adapted per example.
 
     Returns:
         Value and standard error (B,), log weights (chains, B), mean acceptance rate (B,).
@@ -185,31 +185,30 @@ def bidirectional(
     leapfrog_steps: int = 10,
     step_size: float = 0.2,
 ) -> Sandwich:
-    r"""Return bounds of log p(x) from both sides, for data simulated from the model (bidirectional Monte Carlo).
+    r"""Return lower and upper bounds of log p(x) for examples simulated from the model (bidirectional Monte Carlo).
 
-    Data x come with the z that made them, an exact draw from p(z|x). Chains that start there and walk back to f₀ have
-    E 1/w = 1/p(x), so that with forward chains
+    The z that generated x is an exact sample from p(z|x). For chains that start there and run backwards to f₀,
+    E 1/w = 1/p(x); with w of forward and w' of reverse chains
 
     .. math:: E \log \frac1K \sum_k w_k \;\le\; \log p(x) \;\le\; -E \log \frac1K \sum_k \frac1{w_k'}
 
-    The upper side is an expectation over z too: one example's K reverse chains share their start, so that their
-    standard error understates the spread; average over data. Step sizes are tuned in a preliminary run and then
-    fixed, so that both inequalities hold exactly; they hold for the model's own data, not for other data. Where p(x|z)
-    falls off faster than the prior, 1/w' may have no variance: few data then give an upper side that is too low, which
-    more temperatures, or ``start="guide"``, make rarer.
+    A preliminary run tunes the step sizes, which are then fixed, so that both inequalities hold exactly, for examples
+    simulated from the model. The K reverse chains of an example share their start: their standard error understates the
+    spread; average over examples. Where p(x|z) decays faster than the prior, 1/w' may have infinite variance, and the
+    mean upper bound of few examples is often too low. More temperatures or ``start="guide"`` make this rarer.
 
-    Source: Grosse, Ghahramani and Adams, 2015, and Wu et al., arXiv 1611.04273.
+    Sources: Grosse, Ghahramani and Adams, 2015; Wu et al., arXiv 1611.04273.
 
     Args:
-        program: a program whose latents are continuous.
-        like: any tensor (B, *event_shape) on the program's device: as many data are simulated; its values are not used.
-        seed: of the data and the noise.
+        program: a program with continuous latents.
+        like: any tensor (B, *event_shape) on the program's device: B examples are simulated; its values are not used.
+        seed: fixes the examples and the noise.
         chains: K, per example.
-        temperatures: T, the steps from β = 0 to β = 1.
+        temperatures: T, the number of steps from β = 0 to β = 1.
         schedule: of β, ``sigmoid`` or ``linear``.
         start: ``prior``, or ``guide``, which is nearer to the posterior but may lack its tails.
-        leapfrog_steps: of a trajectory.
-        step_size: of the first trajectory; adapted from there, per example.
+        leapfrog_steps: per trajectory.
+        step_size: of the first trajectory; adapted per example.
 
     Example:
         >>> from pyro_vae.models.oracles import LinearGaussian
@@ -251,7 +250,7 @@ def _run(path: "GeometricPath", u: Tensor, settings: Annealing, steps: Tensor | 
 
 
 def _tuned(path: "GeometricPath", settings: Annealing) -> Tensor:
-    """Return step sizes, (T + 1, B), from an adaptive run of other chains."""
+    """Return step sizes, (T + 1, B), from an adaptive run of separate chains."""
     return _walk(path, path.draw(min(settings.chains, TUNING_CHAINS)), settings)[2]
 
 
@@ -262,7 +261,7 @@ class GeometricPath:
         self.joint, self.start = joint, start
 
     def draw(self, chains: int) -> Tensor:
-        """Draw u from f_0, (K, B, n)."""
+        """Sample u from f_0, (K, B, n)."""
         joint = self.joint
         return joint.unconstrain(joint.draw_prior(chains)[0] if self.start == "prior" else joint.draw_guide(chains))
 
@@ -275,7 +274,7 @@ class GeometricPath:
         return log_q + terms.log_jacobian, terms.log_px_z + terms.log_pz - log_q
 
     def gradient(self, u: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ∇ log f_β, (K, B, n), and what :meth:`at` returns."""
+        """Return ∇ log f_β, (K, B, n), and the values of :meth:`at`."""
         with torch.enable_grad():
             leaf = u.detach().requires_grad_()
             base, difference = self.at(leaf)
@@ -288,8 +287,8 @@ def _walk(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return log weights (K, B), the mean acceptance rate (B,) and the step size at every temperature (T + 1, B).
 
-    Forward, a transition at β_t follows the weight of (β_{t−1}, β_t); backwards one at β_{t−1} does. Both leave out
-    those at the ends, which change no weight.
+    A transition at β_t follows the weight of (β_{t−1}, β_t); backwards, one at β_{t−1} does. Those at β = 0 and β = 1
+    change no weight and are left out.
     """
     betas = settings.betas
     here: Where = (u, *path.at(u))
@@ -313,10 +312,10 @@ def _walk(
 def transition(
     path: GeometricPath, here: Where, beta: float, step: Tensor, leapfrog_steps: int
 ) -> tuple[Where, Tensor]:
-    """Take one step of Hamiltonian Monte Carlo that leaves f_β invariant, for every chain and example by itself.
+    """Take one step of Hamiltonian Monte Carlo that leaves f_β invariant, for each chain and example separately.
 
-    Momenta are standard normal. The step size is drawn anew around ``step``, independently of the state, so that no
-    trajectory closes upon itself. A proposal that is not finite is refused.
+    Momenta are standard normal. The step size is jittered around ``step``, independently of the state. A proposal that
+    is not finite is rejected.
 
     Args:
         path: the path.
@@ -326,7 +325,7 @@ def transition(
         leapfrog_steps: of the trajectory.
 
     Returns:
-        The new state, and the probability with which each proposal was accepted, (K, B).
+        The new state, and the acceptance probability of each proposal, (K, B).
     """
     u, base, difference = here
     size = (step * (1 + JITTER * (2 * torch.rand_like(step) - 1))).unsqueeze(-1)

@@ -1,9 +1,8 @@
-"""The one place that imports ArviZ: 0.23 and 1.x behind the same functions.
+"""ArviZ 0.23 and 1.x behind the same functions; no other module imports it.
 
-ArviZ 1.x is three packages, and some functions changed their sign on the way: ``psislw`` took log weights and takes the
-negated log ratios.
+ArviZ 1.x is three packages, and ``psislw`` changed its sign: it took log weights and now takes negative log weights.
 
-It is imported when it is first needed: importing ArviZ 0.23 writes a file and warns, once a day, of the coming of 1.x.
+ArviZ is imported on first use: importing 0.23 writes a file and warns, once a day, about 1.x.
 """
 
 import functools
@@ -26,7 +25,7 @@ ARVIZ_1 = int(version("arviz").partition(".")[0]) >= 1
 
 @functools.cache
 def imported(name: str) -> Any:
-    """Import a module of ArviZ, or of what it stands on, and leave out its daily notice."""
+    """Import a module of ArviZ or of its dependencies, without its daily warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "\\nArviZ is undergoing a major refactor", FutureWarning)
         return importlib.import_module(name)
@@ -35,8 +34,8 @@ def imported(name: str) -> Any:
 def pareto_shape(log_weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the shape k̂ of the generalized Pareto distribution that ArviZ fits to the largest weights of each row.
 
-    Where a row has no tail that could be fitted the two versions differ, in what they return and in what they raise:
-    :func:`pyro_vae.evaluation.methods.pareto_k` treats those rows and is what to call.
+    Call :func:`pyro_vae.evaluation.methods.pareto_k` instead: it handles rows without a tail to fit, for which the two
+    versions return and raise different things.
 
     Args:
         log_weights: (B, K), natural logarithms; not changed.
@@ -53,11 +52,11 @@ def pareto_shape(log_weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64
 
 
 def to_arviz(groups: "Mapping[str, xarray.Dataset]", attributes: Mapping[str, object]) -> ArvizData:
-    """Return labelled groups as ArviZ keeps them: ``InferenceData`` (0.x) or an xarray ``DataTree`` (1.x).
+    """Return labelled groups as ArviZ's data structure: ``InferenceData`` (0.x) or an xarray ``DataTree`` (1.x).
 
     Args:
         groups: group (``posterior``, ``observed_data``, ...) -> variables with named dimensions.
-        attributes: of the whole, numbers and text.
+        attributes: of the whole file, numbers and text.
     """
     if ARVIZ_1:
         tree = imported("xarray").DataTree.from_dict(dict(groups))

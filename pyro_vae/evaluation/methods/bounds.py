@@ -1,4 +1,4 @@
-"""Held-out bounds: how many nats the program gives data it was not trained on, with a standard error."""
+"""Held-out bounds: ELBO and importance-weighted bounds of examples that the program was not trained on."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,29 +12,28 @@ from pyro_vae.base.statistics import Estimate, chunk_sizes, estimate
 from pyro_vae.data import Images
 from pyro_vae.elbo.draw import Terms, draw_terms
 from pyro_vae.engines.compiled.terms import CompiledTerms, can_be_compiled
+from pyro_vae.evaluation.chunking import fitting, particle_chunks, split_examples
 from pyro_vae.models.replicates import Replicates, members
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
 
-CHUNK = 1000  # data (times particles, where these are many) scored at once; bounds memory
-PARTICLES_AT_ONCE = 100
-COMPILED_FROM = 2000  # pieces; compiling costs some ten seconds and saves about as many milliseconds a piece
+SCORED_AT_ONCE = 1000  # examples, times particles for the importance-weighted bounds; bounds memory
+COMPILED_FROM = 2000  # pieces; compilation takes about 10 s and saves about 10 ms per piece
 
 
 @torch.no_grad()
 def held_out_elbo(program: Program, data: Images, num_particles: int = 1, seed: int = 0) -> Tensor:
-    r"""Return the ELBO of every example, (N,), in nats: the mean over K draws of log w.
+    r"""Return the ELBO of every example, (N,), in nats: the mean of log w over K particles.
 
     .. math:: \frac1K \sum_k \log p(x|z_k) + \log p(z_k) - \log q(z_k|x), \quad z_k \sim q(z|x)
 
-    The data are binarized once, with the seed; the program is put into evaluation mode for the call. The
-    global random state is left as it was.
+    Examples are binarized once, by the seed; the program runs in evaluation mode. Global random states do not change.
 
     Args:
         program: the program.
-        data: the held-out images, on the program's device.
+        data: held-out images, on the program's device.
         num_particles: K.
-        seed: fixes binarization and noise, so that two programs are judged on the same data.
+        seed: fixes binarization and noise, so that two programs see the same examples.
 
     Example:
         >>> from pyro_vae import VAE
@@ -42,27 +41,28 @@ def held_out_elbo(program: Program, data: Images, num_particles: int = 1, seed: 
         >>> held_out_elbo(VAE((4,), latent_dim=2), as_images(torch.ones(10, 4))).shape
         torch.Size([10])
     """
-    return _over_data(program, data, seed, CHUNK, lambda x: draw_terms(program, x, num_particles).log_weight.mean(0))
+    return _over_data(program, data, seed, 1, lambda x: draw_terms(program, x, num_particles).log_weight.mean(0))
 
 
 @torch.no_grad()
 def importance_bounds(
     program: Program, data: Images, num_particles: int, seed: int = 0, *, compiled: bool | None = None
 ) -> Tensor:
-    r"""Return the importance-weighted bound of every example, (N,), in nats: log p(x) from below, tight for large K.
+    r"""Return the importance-weighted bound of every example, (N,), in nats: below log p(x), tight for large K.
 
     .. math:: \mathcal L_K = \log \frac1K \sum_k w_k
 
-    in bounded memory: at most :data:`PARTICLES_AT_ONCE` particles of a chunk of data at a time.
+    Memory is bounded: at most 100 particles of a chunk of examples at a time.
+
     Source: Burda, Grosse and Salakhutdinov, arXiv 1509.00519.
 
     Args:
-        program: as for :func:`held_out_elbo`, and so are data and seed.
-        data: the held-out images.
+        program: the program.
+        data: held-out images, on the program's device.
         num_particles: K.
         seed: fixes binarization and noise.
-        compiled: whether the program is traced and compiled for it (``CompiledTerms``):
-            the same numbers but for rounding. By default from :data:`COMPILED_FROM` pieces on.
+        compiled: whether to trace and compile the program (``CompiledTerms``): the same values up to rounding. None
+            compiles from 2000 pieces on.
 
     Example:
         >>> from pyro_vae import VAE
@@ -70,8 +70,8 @@ def importance_bounds(
         >>> importance_bounds(VAE((4,), latent_dim=2), as_images(torch.ones(10, 4)), num_particles=50).shape
         torch.Size([10])
     """
-    counts = chunk_sizes(num_particles, PARTICLES_AT_ONCE)
-    chunk = max(1, CHUNK // counts[0])
+    counts = particle_chunks(num_particles)
+    chunk = fitting(SCORED_AT_ONCE, counts[0])
     few = data.batch(slice(0, 2), generator(data.device, seed))
     with evaluating(program, data.device, seed):
         pieces = len(counts) * math.ceil(len(data) / chunk)
@@ -81,22 +81,22 @@ def importance_bounds(
         sums = torch.stack([score(x, count).log_weight.logsumexp(0) for count in counts])
         return sums.logsumexp(0) - math.log(num_particles)
 
-    return _over_data(program, data, seed, chunk, bound)
+    return _over_data(program, data, seed, counts[0], bound)
 
 
-Scorer = Callable[[Tensor, int], Terms]  # samples and scores K particles for a batch
+Scorer = Callable[[Tensor, int], Terms]  # (x, K) -> the terms of K particles per example
 
 
 def scorer(program: Program, x: Tensor, pieces: int, shape: tuple[int, int], compiled: bool | None = None) -> Scorer:
-    """Return what samples and scores K particles for a batch: compiled if asked for, by default where it amortises.
+    """Return a function that samples and scores K particles for a batch, compiled where compilation amortises.
 
     Args:
         program: the program; its store must be active.
-        x: a few examples, on which tracing is tried.
-        pieces: how often it will be called.
-        shape: (examples, particles) of nearly all of them.
-        compiled: True, False, or None: from :data:`COMPILED_FROM` pieces on, if the program can be traced and there is
-            a compiler.
+        x: a few examples, to try tracing.
+        pieces: the number of calls.
+        shape: (examples, particles) of nearly all calls.
+        compiled: None compiles from :data:`COMPILED_FROM` calls on, if the program can be traced and a compiler is
+            available.
     """
     if compiled or (compiled is None and pieces >= COMPILED_FROM and can_be_compiled(program, x)):
         return CompiledTerms(program, shape)
@@ -111,7 +111,7 @@ def draw_in_pieces(score: Scorer, x: Tensor, num_particles: int, draws_at_once: 
     active (:func:`~pyro_vae.program.evaluating`).
 
     Args:
-        score: samples and scores, of :func:`scorer`.
+        score: what :func:`scorer` returned.
         x: a chunk of examples, (B, \*event_shape).
         num_particles: K.
         draws_at_once: particles times examples in a piece.
@@ -125,20 +125,20 @@ def draw_in_pieces(score: Scorer, x: Tensor, num_particles: int, draws_at_once: 
         ...     [piece.log_weight.shape[0] for piece in draw_in_pieces(score, torch.ones(10, 4), 5, draws_at_once=20)]
         [2, 2, 1]
     """
-    for count in chunk_sizes(num_particles, max(1, draws_at_once // len(x))):
+    for count in chunk_sizes(num_particles, fitting(draws_at_once, len(x))):
         yield score(x, count)
 
 
 def group_bounds(log_weight: Tensor, k: int) -> Tensor:
-    r"""Return the importance-weighted bound of k draws, averaged over the groups of k that M draws make; (B,), nats.
+    r"""Return the importance-weighted bound of k particles, averaged over groups of k of M particles; (B,), nats.
 
     .. math:: \frac1{\lfloor M/k \rfloor} \sum_g \log \frac1k \sum_{i \in g} w_i
 
-    Draws left over by the last whole group are not used.
+    Particles after the last whole group are not used.
 
     Args:
         log_weight: log w, (M, B), M ≥ k.
-        k: draws in a group.
+        k: particles in a group.
 
     Example:
         >>> log_weight = torch.tensor([[0.0], [2.0], [1.0]])
@@ -152,9 +152,9 @@ def group_bounds(log_weight: Tensor, k: int) -> Tensor:
 
 
 def held_out_bound(program: Program, data: Images, num_particles: int = 1, seed: int = 0) -> Estimate:
-    """Return the mean of :func:`held_out_elbo` over the data, nats per example, with its standard error.
+    """Return the mean of :func:`held_out_elbo`, nats per example, with its standard error.
 
-    The standard error is over data and holds the noise of the particles too: an example's draws are its own.
+    The standard error is over examples. It includes the noise of the particles: each example has its own.
     """
     return estimate(held_out_elbo(program, data, num_particles, seed))
 
@@ -162,18 +162,18 @@ def held_out_bound(program: Program, data: Images, num_particles: int = 1, seed:
 def held_out_bounds(
     program: Program | Replicates, data: Images, num_particles: int = 1, seed: int = 0
 ) -> tuple[Estimate, tuple[float, ...]]:
-    """Return the held-out bound of a program, or the mean over replicates and that of each of them.
+    """Return the held-out bound of a program; of replicates, the mean of their bounds, and the bound of each.
 
-    The standard error is over the data, whose bounds are averaged over replicates first: it says how sure the mean of
-    these replicates is, and not how much another seed would change it. That is the spread of the bounds.
+    The standard error is over examples, after averaging over replicates. It does not include the variation between
+    seeds, which the spread of the replicates' bounds shows.
     """
     found = [held_out_elbo(member, data, num_particles, seed) for member in members(program)]
     each = tuple(float(bounds.double().mean()) for bounds in found)
     return estimate(torch.stack(found).mean(0)), each if isinstance(program, Replicates) else ()
 
 
-def _over_data(program: Program, data: Images, seed: int, chunk: int, bound: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a bound to the data chunk by chunk: one binarization, own noise, evaluation mode, own store."""
+def _over_data(program: Program, data: Images, seed: int, each: int, bound: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a bound to chunks of examples, which take ``each`` rows: one binarization, evaluation mode, own store."""
     x = data.binarized(seed)
     with evaluating(program, x.device, seed):
-        return torch.cat([bound(part) for part in x.split(chunk)])
+        return torch.cat([bound(part) for part in split_examples(x, each, SCORED_AT_ONCE)])

@@ -17,12 +17,12 @@ from pyro_vae.program.protocol import Program
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    r"""Ranks of true latents among draws of q, for one latent site of event shape S.
+    r"""Ranks of true latents among samples of q, for one latent site of event shape S.
 
-    ``ranks``, (simulations, S): how many of the ``num_draws`` draws lie below the true value, 0 … num_draws, ties
-    broken at random. If q were the posterior they would be uniform. ``chi_square`` and ``ecdf_distance``, both S, are
-    Pearson's statistic over ``bins`` equal bins and the largest distance of the ranks' distribution function from the
-    uniform one; ``chi_square_p`` and ``ecdf_p`` are the probabilities of more, were q calibrated.
+    ``ranks``, (simulations, S): the number of the ``num_draws`` samples below the true value, 0 … num_draws, ties
+    broken at random; uniform if q is the posterior. ``chi_square``, S, is Pearson's statistic over ``bins`` equal bins,
+    ``ecdf_distance``, S, the Kolmogorov-Smirnov distance of the ranks from uniform; ``chi_square_p`` and ``ecdf_p`` are
+    their p-values.
     """
 
     ranks: Tensor
@@ -35,21 +35,21 @@ class Calibration:
 
     @property
     def shift(self) -> Tensor:
-        """Mean of the scaled rank − ½, S: above 0 where q lies too low; standard error 1/√(12 simulations)."""
+        """Mean of the scaled rank − ½, S: above 0 where q is too low; standard error 1/√(12 simulations)."""
         return (self._scaled() - 0.5).mean(0)
 
     @property
     def dispersion(self) -> Tensor:
-        """Mean squared distance of the scaled rank from ½, over its value when calibrated, S.
+        """Mean squared distance of the scaled rank from ½, relative to its value for a calibrated q, S.
 
-        Above 1 where q is too narrow (or shifted from example to example), below where it is too wide.
+        Above 1 where q is too narrow (or its location errs from example to example), below 1 where it is too wide.
         """
         uniform = (1 - 1 / (self.num_draws + 1) ** 2) / 12
         return (self._scaled() - 0.5).square().mean(0) / uniform
 
     @property
     def p_value(self) -> float:
-        """The smaller p-value of the worst dimension, times how many were looked at (Bonferroni), at most 1."""
+        """The smallest p-value times the number of p-values (Bonferroni), at most 1."""
         both = torch.stack([self.chi_square_p, self.ecdf_p])
         return min(1.0, both.min().item() * both.numel())
 
@@ -61,22 +61,22 @@ class Calibration:
 def simulation_based_calibration(
     program: Program, like: Tensor, num_simulations: int = 1000, num_draws: int = 99, bins: int = 20, seed: int = 0
 ) -> dict[str, Calibration]:
-    r"""Compare q with the posterior on data that the model made: the rank of the true z among draws from q(z|x).
+    r"""Compare q with the posterior on simulated examples, by the rank of the true z among samples of q(z|x).
 
     .. math:: z^* \sim p(z), \quad x \sim p(x|z^*), \quad z_{1 \dots L} \sim q(z|x), \quad
         r = \#\{l: z_l < z^*\}
 
-    is uniform on 0 … L, dimension by dimension, where q is the posterior. Uniform ranks do not prove that q is: the
-    prior itself passes. The figure is of q on the model's own data; on other data q may be better or worse.
+    is uniform on 0 … L, in each dimension, if q is the posterior. The converse does not hold: the prior, used as q, has
+    uniform ranks, too. It judges q on simulated examples; on others q may be better or worse.
 
     Sources: Talts et al., arXiv 1804.06788; for variational inference Yao, Vehtari, Simpson and Gelman, ICML 2018.
 
     Args:
         program: the program.
-        like: any data, (n, *event_shape), for shape, type and device; the values are not used.
-        num_simulations: how many pairs (z, x) are drawn.
+        like: any examples, (n, *event_shape), for shape, type and device; the values are not used.
+        num_simulations: number of simulated pairs (z, x).
         num_draws: L, such that ``bins`` divides L + 1.
-        bins: of the histogram that chi-square is made of; at least 5 simulations each.
+        bins: of the histogram for chi-square; at least 5 simulations per bin.
         seed: fixes the noise.
 
     Raises:
@@ -91,7 +91,7 @@ def simulation_based_calibration(
     if bins < 2 or (num_draws + 1) % bins:
         raise InputError("bins that divide num_draws + 1", f"{bins} bins, {num_draws} draws", "num_draws=99, bins=20")
     if num_simulations < 5 * bins:
-        raise InputError(f"at least {5 * bins} simulations, 5 a bin", num_simulations, "num_simulations=1000")
+        raise InputError(f"at least {5 * bins} simulations, 5 per bin", num_simulations, "num_simulations=1000")
     shape = like[:1].expand(num_simulations, *like.shape[1:])
     ranks: dict[str, list[Tensor]] = {}
     with evaluating(program, like.device, seed):
@@ -120,13 +120,12 @@ def _ranks(program: Program, like: Tensor, num_draws: int) -> Iterable[tuple[str
 def _calibration(ranks: Tensor, num_draws: int, bins: int) -> Calibration:
     flat = ranks.reshape(len(ranks), -1)
     counts = torch.nn.functional.one_hot(flat * bins // (num_draws + 1), bins).sum(0).double()
-    expected = len(ranks) / bins
-    chi_square = ((counts - expected).square() / expected).sum(-1)
+    chi_square = stats.chisquare(counts.numpy(), axis=-1)
     uniform = (flat.double() + torch.rand(flat.shape, dtype=torch.float64)) / (num_draws + 1)
     tests = [stats.kstest(column, "uniform") for column in uniform.T.numpy()]
     figures = (
-        chi_square,
-        torch.as_tensor(stats.chi2.sf(chi_square.numpy(), bins - 1)),
+        torch.as_tensor(chi_square.statistic),
+        torch.as_tensor(chi_square.pvalue),
         torch.tensor([test.statistic for test in tests], dtype=torch.float64),
         torch.tensor([test.pvalue for test in tests], dtype=torch.float64),
     )

@@ -1,17 +1,17 @@
-r"""What the ELBO is made of: reconstruction and KL, cross-entropy and entropy of q, and the KL cut in two.
+r"""Decompositions of the ELBO: reconstruction, cross-entropy and entropy of q; mutual information and marginal KL.
 
 .. math::
 
     \mathcal L = E_q \log p(x|z) - KL(q(z|x) \| p(z)), \qquad
     KL = \underbrace{-E_q \log p(z)}_{\text{cross-entropy}} - \underbrace{-E_q \log q(z|x)}_{\text{entropy}}
 
-and, averaged over N data,
+and, averaged over N examples,
 
 .. math::
 
     \frac1N \sum_n KL(q(z|x_n) \| p(z)) = I_q(n; z) + KL(q(z) \| p(z)), \qquad q(z) = \frac1N \sum_n q(z|x_n)
 
-All figures of one call come from the same draws, so that they add up to rounding.
+All figures of one call come from the same particles, so that they add up to rounding.
 """
 
 import math
@@ -22,13 +22,13 @@ from torch import Tensor
 
 from pyro_vae.base.statistics import Estimate, estimate
 from pyro_vae.elbo.draw import Draw, Terms, draw_terms
-from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
+from pyro_vae.evaluation.chunking import example_chunks, fitting, particle_chunks, split_examples
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.joint import Joint
 from pyro_vae.program.protocol import Program
 
 PAIRS_AT_ONCE = 200_000  # (code, example) pairs whose log q(z|x) is taken together
-DATA_AT_ONCE = 500
+EXAMPLES_AT_ONCE = 500
 SATURATED = math.log(2)  # nats
 
 
@@ -56,11 +56,11 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Surgery:
-    """The KL of a data set in two, each (B,), nats, one term an example: their means are the figures.
+    """The KL of a data set in two terms, each (N,), nats; the figures are their means over examples.
 
-    ``mutual_information`` is log q(z|x_n) − log q(z), how much a code tells of which example it was drawn for, and
-    ``marginal_kl`` is log q(z) − log p(z), how far the codes of all data are from the prior. ``parts`` holds the whole
-    ELBO from the same draws: the two add up to its KL.
+    ``mutual_information``, log q(z|x_n) − log q(z): what a code z says about which example it encodes. ``marginal_kl``,
+    log q(z) − log p(z): how far the aggregate posterior is from the prior. ``parts`` is the ELBO of the same particles;
+    the two terms add up to its KL.
     """
 
     mutual_information: Tensor
@@ -69,19 +69,20 @@ class Surgery:
 
     @property
     def log_n(self) -> float:
-        """Log N, in nats, which the mutual information cannot exceed."""
+        """Log N, nats: the largest possible mutual information."""
         return math.log(len(self.mutual_information))
 
     @property
     def index_entropy(self) -> Estimate:
-        """Log N − I, nats: what remains unknown of the example when its code is known; 0 where codes never overlap."""
+        """Log N − I, nats: the entropy of the example's index given its code; 0 where codes never overlap."""
         return estimate(self.log_n - self.mutual_information.double())
 
     @property
     def saturated(self) -> bool:
-        """Whether I is within log 2 of log N: a code names its example among fewer than two.
+        """Whether I is within log 2 of log N: a code leaves fewer than two examples to choose from.
 
-        Then I speaks of N and not of the program, the marginal KL takes the rest, and more data would move both.
+        Saturated at log N, I reflects the sample size, not the model; the marginal KL takes the rest, and more examples
+        change both.
         """
         return self.index_entropy.value < SATURATED
 
@@ -92,7 +93,7 @@ def elbo_parts(program: Program, x: Tensor, num_particles: int = 100, seed: int 
 
     Args:
         program: the program.
-        x: the data, (B, *event_shape).
+        x: examples, (B, *event_shape).
         num_particles: K.
         seed: fixes the noise.
 
@@ -109,19 +110,18 @@ def elbo_parts(program: Program, x: Tensor, num_particles: int = 100, seed: int 
 
 @torch.no_grad()
 def elbo_surgery(program: Program, x: Tensor, num_particles: int = 1, seed: int = 0) -> Surgery:
-    r"""Cut the KL of a data set into mutual information and marginal KL.
+    r"""Decompose the KL of a data set into mutual information and marginal KL.
 
-    The aggregate posterior q(z) is the mixture over the N data given, all of them, so the cost grows with K N²; the
-    memory does not. Of this data set the figures are unbiased; of the distribution that it was drawn from, the mutual
-    information is too low, the more so the nearer to log N (:attr:`Surgery.saturated`). A standard error over data
-    knows of the draws and of the spread over data, not of that bias.
+    The aggregate posterior q(z) is the mixture over all N examples: the cost grows with K N², the memory does not. For
+    these examples the figures are unbiased. As an estimate for the data distribution, the mutual information is too
+    low, the more so the closer it is to log N (:attr:`Surgery.saturated`); the standard error ignores that bias.
 
     Source: Hoffman and Johnson, ELBO surgery: yet another way to carve up the variational evidence lower bound, 2016.
 
     Args:
         program: the program; its guide's density must be computable at any z.
-        x: the data, (N, *event_shape).
-        num_particles: K codes for every example; averages are over them.
+        x: examples, (N, *event_shape).
+        num_particles: K codes per example, averaged over.
         seed: fixes the noise.
 
     Raises:
@@ -159,7 +159,7 @@ def _joined(parts: list[Parts]) -> Parts:
 
 
 def _codes(program: Program, x: Tensor, num_particles: int) -> tuple[dict[str, Tensor], Terms]:
-    """Draw K codes an example: {site: (K, B, *S)}, and their terms, in float64."""
+    """Draw K codes per example, {site: (K, B, *S)}, and their terms, in float64."""
     draws = [Draw(program.model, program.guide, (x,), {}, k, "fixed") for k in particle_chunks(num_particles)]
     codes = {name: torch.cat([draw.drawn[name] for draw in draws]) for name in draws[0].drawn}
     terms = [draw.terms for draw in draws]
@@ -174,19 +174,18 @@ def _concatenated(terms: list[Terms]) -> Terms:
 
 
 def _log_aggregate(program: Program, x: Tensor, codes: dict[str, Tensor]) -> Tensor:
-    """Log q(z) of M codes, (M,), float64: the log of the mean of q(z|x) over all the data."""
-    parts = x.split(DATA_AT_ONCE)
-    at_once = max(1, PAIRS_AT_ONCE // len(parts[0]))
-    number = len(next(iter(codes.values())))
+    """Return log q(z) of M codes, (M,), float64: the log of the mean of q(z|x) over all examples."""
+    parts = split_examples(x, 1, EXAMPLES_AT_ONCE)
+    chunks = {name: z.split(fitting(PAIRS_AT_ONCE, len(parts[0]))) for name, z in codes.items()}
     totals = []
-    for start in range(0, number, at_once):
-        some = {name: z[start : start + at_once] for name, z in codes.items()}
+    for values in zip(*chunks.values(), strict=True):
+        some = dict(zip(chunks, values, strict=True))
         sums = torch.stack([_log_q_of_pairs(program, part, some).double().logsumexp(1) for part in parts])
         totals.append(sums.logsumexp(0) - math.log(len(x)))
     return torch.cat(totals)
 
 
 def _log_q_of_pairs(program: Program, x: Tensor, codes: dict[str, Tensor]) -> Tensor:
-    """Log q(z_m|x_n), (M, N): the guide of every example at every code."""
+    """Return log q(z_m|x_n), (M, N): the guide of every example at every code."""
     number = len(next(iter(codes.values())))
     return Joint(program, x).log_q({n: z[:, None].expand(number, len(x), *z.shape[1:]) for n, z in codes.items()})

@@ -1,4 +1,4 @@
-r"""Inference gaps: what q loses against log p(x), cut into what its family cannot do and what its encoder does not do.
+r"""Inference gaps: log p(x) − ELBO as the limit of the variational family plus the suboptimality of the encoder.
 
 .. math::
 
@@ -6,7 +6,7 @@ r"""Inference gaps: what q loses against log p(x), cut into what its family cann
     \underbrace{\log p(x) - \mathcal L[q^*]}_{\text{approximation gap}} +
     \underbrace{\mathcal L[q^*] - \mathcal L[q]}_{\text{amortization gap}}
 
-where q* is the best member of a family for this one example, found by optimising parameters that are the example's own.
+where q* is the best member of a family for one example, found by optimising parameters of that example alone.
 
 Source: Cremer, Li and Duvenaud, Inference Suboptimality in Variational Autoencoders, arXiv 1801.03558.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError, lookup
-from pyro_vae.base.statistics import log_mean_exp
+from pyro_vae.base.statistics import chunk_sizes, log_mean_exp
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.evaluation.chunking import example_chunks
 from pyro_vae.program.contexts import evaluating, frozen
@@ -31,22 +31,22 @@ from pyro_vae.program.joint import Joint
 from pyro_vae.program.protocol import Program
 from pyro_vae.program.tracing import sample_sites, trace_program
 
-LEARNING_RATES = (0.05, 0.01, 0.002)  # in units of the standard deviation of q(z|x), one after the other
-ROUND = 50  # steps whose mean objective is compared with that of the rounds before
+LEARNING_RATES = (0.05, 0.01, 0.002)  # in units of the standard deviation of q(z|x), in this order
+ROUND = 50  # steps whose mean objective is compared with the best round so far
 PATIENCE = 2  # rounds without improvement that end a learning rate
 PLANAR_LAYERS = 8
-INITIAL_DRAWS = 100  # for the moments of a q that does not say its own
+INITIAL_DRAWS = 100  # for the moments of a q that is not one diagonal normal
 
 
 @dataclass(frozen=True, eq=False)
 class Gaps:
-    """The gaps of every example for one family of local q, in nats; tensors of shape (B,).
+    """The gaps of every example for one family of local q, nats, each (B,).
 
-    ``log_evidence`` is as given. ``local_elbo`` is L[q*] and ``amortized_elbo`` L[q], each a mean over draws that the
-    optimisation has not seen, with its standard error. ``local_evidence`` is the log of the mean weight of the draws
-    from q*, a lower bound on log p(x) of its own: where it is far above ``log_evidence``, that was too low, and
-    ``dataclasses.replace(gaps, log_evidence=...)`` makes gaps of a better one. ``steps`` is how many the example's
-    chunk took, ``converged`` whether it stopped because nothing improved any more.
+    ``log_evidence`` is the argument. ``local_elbo`` is L[q*] and ``amortized_elbo`` L[q], means over particles that the
+    optimisation has not used, with standard errors. ``local_evidence`` is the log of the mean weight of particles from
+    q*, another lower bound of log p(x): where it is far above ``log_evidence``, that is too low, and
+    ``dataclasses.replace(gaps, log_evidence=...)`` gives the gaps to a better one. ``steps`` is the number of steps of
+    the example's chunk, ``converged`` whether it stopped because the objective no longer improved.
     """
 
     family: str
@@ -61,17 +61,17 @@ class Gaps:
 
     @property
     def approximation(self) -> Tensor:
-        """Log p(x) − L[q*], (B,): what the family cannot do; its error is that of ``local_elbo``."""
+        """Log p(x) − L[q*], (B,): the limit of the variational family; its error is that of ``local_elbo``."""
         return self.log_evidence - self.local_elbo
 
     @property
     def amortization(self) -> Tensor:
-        """L[q*] − L[q], (B,): what the encoder does not do; below 0 where the guide's family is richer."""
+        """L[q*] − L[q], (B,): the suboptimality of the amortised encoder; below 0 where its family is richer."""
         return self.local_elbo - self.amortized_elbo
 
     @property
     def amortization_error(self) -> Tensor:
-        """The standard error of the amortization gap, (B,): the two ELBOs have noise of their own."""
+        """The standard error of the amortization gap, (B,): the two ELBOs have independent noise."""
         return (self.local_elbo_error.square() + self.amortized_elbo_error.square()).sqrt()
 
     @property
@@ -81,11 +81,11 @@ class Gaps:
 
 
 class Local(Protocol):
-    """A family of distributions, one member for each of B data: standard normal noise, transformed."""
+    """A family of distributions, one member for each of B examples: transformed standard normal noise."""
 
     @property
     def parameters(self) -> Sequence[Tensor]:
-        """What is optimised; the first dimension or the second is the data."""
+        """What is optimised; the first or the second dimension is the examples."""
 
     def __call__(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the transformed noise, (K, B, D), and the log of its Jacobian determinant, (K, B)."""
@@ -106,23 +106,24 @@ class Diagonal:
 class Flow:
     r"""Planar layers and then a full-covariance normal: m + T f(ε), T lower triangular.
 
-    Each layer is :math:`f(y) = y + \hat u \tanh(w \cdot y + b)` with :math:`\hat u` such that it is one to one (Rezende
-    and Mohamed, arXiv 1505.05770, appendix). The layers begin as the identity: the family, which contains every normal,
-    begins at a diagonal one.
+    Each layer is :math:`f(y) = y + \hat u \tanh(w \cdot y + b)` with :math:`\hat u` such that it is invertible (Rezende
+    and Mohamed, arXiv 1505.05770, appendix). It starts as the identity; the family contains every normal.
+
+    The layers equal Pyro's ``ConditionedPlanar``, at half the time: no matrix products with one row.
     """
 
     def __init__(self, like: Tensor) -> None:
-        data, dims = like.shape
+        examples, dims = like.shape
         self.loc, self.log_scale = torch.zeros_like(like), torch.zeros_like(like)
-        self.lower = like.new_zeros(data, dims, dims)
-        direction = torch.randn_like(like.expand(PLANAR_LAYERS, data, dims)) / math.sqrt(dims)
+        self.lower = like.new_zeros(examples, dims, dims)
+        direction = torch.randn_like(like.expand(PLANAR_LAYERS, examples, dims)) / math.sqrt(dims)
         identity = math.log(math.e - 1) / direction.square().sum(-1, keepdim=True)  # where û is 0
         self.direction, self.push = direction, identity * direction
-        self.offset = like.new_zeros(PLANAR_LAYERS, data)
+        self.offset = like.new_zeros(PLANAR_LAYERS, examples)
         self.parameters = [self.loc, self.log_scale, self.lower, self.direction, self.push, self.offset]
 
     def __call__(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Bend, then scale, turn and shift."""
+        """Apply the planar layers, then the triangular matrix and the shift."""
         y, log_det = noise, self.log_scale.sum(-1).expand(noise.shape[:-1])
         for w, u, b in zip(self.direction, self.push, self.offset, strict=True):
             along = (w * u).sum(-1, keepdim=True)
@@ -151,24 +152,23 @@ def inference_gaps(
 ) -> Gaps:
     r"""Return approximation and amortization gap of every example.
 
-    For each example a member of the family is optimised by Adam on the ELBO, starting from mean and standard
-    deviation of q(z|x); program and encoder stay as they are. Objectives are averaged over rounds of 50 steps and
-    over the chunk of data that is optimised together; after two rounds without an improvement of ``tolerance`` the
-    learning rate falls, and at the last one the optimisation has converged. Both ELBOs are then taken with fresh
-    noise: what was fitted to the noise of the steps does not count. Optimisation may fall short: but for the errors
-    given, the approximation gap can only be too large for it and the amortization gap too small. A log p(x) that is
-    itself a lower bound makes the approximation gap too small.
+    For each example, Adam maximises the ELBO over one member of the family, from mean and standard deviation of q(z|x);
+    the program does not change. The objective is averaged over rounds of 50 steps and over the examples of a chunk.
+    After two rounds without an improvement of ``tolerance`` the learning rate drops; after the last learning rate the
+    optimisation has converged. Both ELBOs are then estimated with fresh noise. An optimisation that falls short makes
+    the approximation gap too large and the amortization gap too small; a log p(x) that is itself a lower bound makes
+    the approximation gap too small.
 
     Args:
-        program: the program; its latents, any number of sites, must be continuous. Where they are bounded, the local q
-            is a normal or flow of the real numbers that they are a function of (:class:`pyro_vae.program.Joint`).
-        x: the data, (B, *event_shape).
+        program: the program; its latents, any number of sites, must be continuous. For bounded latents the local q is
+            defined on the unconstrained space (:class:`pyro_vae.program.Joint`).
+        x: examples, (B, *event_shape).
         log_evidence: log p(x) of every example, (B,), nats: exact, or by importance sampling or annealing.
         family: ``diagonal`` or ``flow`` (:class:`Flow`).
-        num_particles: draws a step, an even number: they come in pairs ε, −ε.
-        num_evaluation: draws that the ELBOs are means of, at least 2.
-        max_steps: after these the optimisation stops in any case.
-        tolerance: in nats per example.
+        num_particles: particles per step, an even number, in antithetic pairs ε, −ε.
+        num_evaluation: particles of each final ELBO, at least 2.
+        max_steps: the largest number of steps.
+        tolerance: nats per example.
         seed: fixes the noise.
 
     Raises:
@@ -203,7 +203,7 @@ def _of_chunk(
     local = make(target.loc)
     with frozen(program):
         steps, converged = _optimise(target, local, num_particles, max_steps, tolerance)
-    counts = [min(num_particles, num_evaluation - start) for start in range(0, num_evaluation, num_particles)]
+    counts = chunk_sizes(num_evaluation, num_particles)
     of_local = torch.cat([target.log_weight(local, _noise(target, count)) for count in counts]).double()
     of_guide = torch.cat([draw_terms(program, x, count).log_weight for count in counts]).double()
     taken = torch.full((len(x),), steps, device=x.device)
@@ -219,27 +219,27 @@ def _of_chunk(
 
 
 class _Target:
-    """Log p(x, z) of some data as a function of one real vector, whose unit is the standard deviation of q(z|x)."""
+    """Log p(x, z) of a chunk of examples in one real vector, in units of the standard deviation of q(z|x)."""
 
     def __init__(self, program: Program, x: Tensor, num_particles: int) -> None:
         self.joint = Joint(program, x)
         self.loc, self.scale = _own_moments(program, x) or self._drawn_moments(num_particles)
 
     def log_weight(self, local: Local, noise: Tensor) -> Tensor:
-        """Log p(x, z) − log q(z), (K, B), at the z that a local q makes of standard normal noise (K, B, D)."""
+        """Return log p(x, z) − log q(z), (K, B), at z = local(noise) for standard normal noise (K, B, D)."""
         y, log_det = local(noise)
         log_noise = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(-1)
         log_q = log_noise - log_det - self.scale.log().sum(-1)
         return self.joint.of_unconstrained(self.loc + self.scale * y).log_joint - log_q
 
     def _drawn_moments(self, num_particles: int) -> tuple[Tensor, Tensor]:
-        rounds = range(0, INITIAL_DRAWS, num_particles)
-        u = torch.cat([self.joint.unconstrain(self.joint.draw_guide(num_particles)) for _ in rounds])
+        chunks = chunk_sizes(INITIAL_DRAWS, num_particles)  # the last is drawn whole, too
+        u = torch.cat([self.joint.unconstrain(self.joint.draw_guide(num_particles)) for _ in chunks])
         return u.mean(0), u.std(0)
 
 
 def _own_moments(program: Program, x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation, (B, D), of a guide that is one diagonal normal; None for others."""
+    """Return mean and standard deviation, (B, D), of a guide that is one diagonal normal; None for others."""
     sites = [site for _, site in sample_sites(trace_program(program, x)[0])]
     fn = innermost(sites[0]["fn"])
     if len(sites) > 1 or not isinstance(fn, dist.Normal):
@@ -253,7 +253,7 @@ def _noise(target: _Target, count: int) -> Tensor:
 
 
 def _optimise(target: _Target, local: Local, num_particles: int, max_steps: int, tolerance: float) -> tuple[int, bool]:
-    """Climb until the objective no longer improves; returns the steps taken and whether that is why it stopped."""
+    """Maximise until the objective no longer improves; return the number of steps, and whether it converged."""
     steps = 0
     for learning_rate in LEARNING_RATES:
         optimizer = torch.optim.Adam(local.parameters, lr=learning_rate)
@@ -273,7 +273,7 @@ def _optimise(target: _Target, local: Local, num_particles: int, max_steps: int,
 
 
 def _step(target: _Target, local: Local, optimizer: torch.optim.Optimizer, num_particles: int) -> Tensor:
-    """One step of every example; returns the mean objective before it, nats per example."""
+    """Take one step for every example; return the mean objective before it, nats per example."""
     half = _noise(target, num_particles // 2)
     with torch.enable_grad():
         for parameter in local.parameters:
@@ -292,4 +292,4 @@ def _check_arguments(x: Tensor, log_evidence: Tensor, num_particles: int, num_ev
     if num_particles < 2 or num_particles % 2:
         raise InputError("an even number of particles, at least 2", num_particles, "num_particles=8")
     if num_evaluation < 2:
-        raise InputError("at least 2 draws for the evaluation", num_evaluation, "num_evaluation=1000")
+        raise InputError("at least 2 particles for the evaluation", num_evaluation, "num_evaluation=1000")

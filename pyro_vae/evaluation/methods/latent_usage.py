@@ -19,23 +19,18 @@ from pyro_vae.program.protocol import Program
 from pyro_vae.program.tracing import Site, sample_sites
 
 ACTIVE_VARIANCE = 0.01  # Burda et al.
-
-
 COLLAPSED_KL = 0.01  # nats
-
-
 CLOSED_FORM, SAMPLED = "closed form", "sampled"
 
 
 @dataclass(frozen=True, eq=False)
 class LatentDiagnostics:
-    """How much one latent site is used, over the data; its event shape is written S.
+    """The usage of one latent site of event shape S.
 
-    ``mean_variance``, S: variance over the data of the mean of q, Var E[z|x], with its standard error; NaN for a
-    categorical site, whose class numbers have no mean. ``mean_from`` says how the mean was had.
-    ``kl``, S, or () where it does not come apart into dimensions: KL(q‖p) in nats, averaged over the data, with its
-    standard error over the data; ``kl_from`` says how it was had. A sampled figure holds the noise of the particles in
-    its error too.
+    ``mean_variance``, S: variance over examples of the mean of q, Var E[z|x], with its standard error; NaN for a
+    categorical site, whose class numbers have no mean. ``kl``, S, or () where it is not a sum over dimensions: KL(q‖p)
+    in nats, averaged over examples, with its standard error. ``mean_from`` and ``kl_from`` say how mean and KL were
+    computed: closed form, or sampled, where the standard error includes the noise of the particles.
     """
 
     mean_variance: Tensor
@@ -47,17 +42,17 @@ class LatentDiagnostics:
 
     @property
     def active(self) -> Tensor:
-        """Which dimensions are active, S: the variance of their posterior mean is above 0.01."""
+        """Whether each dimension is active, S: the variance of its posterior mean is above 0.01."""
         return self.mean_variance > ACTIVE_VARIANCE
 
     @property
     def active_units(self) -> int:
-        """How many dimensions are active."""
+        """The number of active dimensions."""
         return int(self.active.sum())
 
     @property
     def collapsed(self) -> Tensor:
-        """Which dimensions (or whether the site) have collapsed to the prior: a KL below 0.01 nats on average."""
+        """Whether each dimension (or the site) has collapsed to the prior: a mean KL below 0.01 nats."""
         return self.kl < COLLAPSED_KL
 
 
@@ -65,21 +60,21 @@ class LatentDiagnostics:
 def latent_diagnostics(
     program: Program, x: Tensor, num_particles: int = 10, seed: int = 0
 ) -> dict[str, LatentDiagnostics]:
-    r"""Return which latent dimensions are active and which have collapsed, site by site.
+    r"""Return the usage of every latent site: which dimensions are active, which have collapsed.
 
     .. math:: A = \mathrm{Var}_x\, E_{q(z|x)}[z], \qquad
         \frac1N \sum_n KL(q(z_j|x_n) \,\|\, p(z_j))
 
-    The posterior mean is the distribution's own where the first site of the guide has one; elsewhere it is the mean of
-    the K particles, and the variance that their number adds to A is taken off. The KL is in closed form where both
-    distributions have one and the guide draws its sites in the model's order (then it is given what was drawn before);
-    else it is sampled, log q − log p.
+    The posterior mean is in closed form for the guide's first site, if its distribution has a mean; otherwise it is the
+    mean of K particles, whose variance / K is subtracted from A. The KL is in closed form where torch has a formula and
+    the guide samples its sites in the model's order (conditional on the earlier sites); otherwise it is sampled,
+    log q − log p.
 
     Source: Burda, Grosse and Salakhutdinov, arXiv 1509.00519.
 
     Args:
         program: the program.
-        x: the data, (B, *event_shape).
+        x: examples, (B, *event_shape).
         num_particles: K, at least 2.
         seed: fixes the noise.
 
@@ -90,7 +85,7 @@ def latent_diagnostics(
         (torch.Size([2]), 'closed form', 0)
     """
     if num_particles < 2:
-        raise InputError("at least 2 particles, which show their own spread", num_particles, "num_particles=10")
+        raise InputError("at least 2 particles, for their variance", num_particles, "num_particles=10")
     parts: dict[str, list[_SitePart]] = {}
     with evaluating(program, x.device, seed):
         for part in example_chunks(x, num_particles):
@@ -101,7 +96,7 @@ def latent_diagnostics(
 
 @dataclass(frozen=True, eq=False)
 class _SitePart:
-    """One site, some data: means (B, *S), variance of the particles (B, *S) or None, KL (B, *S) or (B,)."""
+    """One site, a chunk of examples: means (B, *S), variance of particles (B, *S) or None, KL (B, *S) or (B,)."""
 
     mean: Tensor
     particle_variance: Tensor | None
@@ -124,8 +119,8 @@ def _site_parts(program: Program, x: Tensor, num_particles: int) -> Iterable[tup
 def posterior_mean(site: Site, depends_on_x_alone: bool) -> tuple[Tensor, Tensor | None]:
     """Return the mean of q at one site of a guide's trace with K particles, (B, S), float64.
 
-    It is the distribution's own where the site depends on x alone and has one (the second part is then None); else the
-    mean of the particles, and their variance. NaN for a categorical site, whose class numbers have no mean.
+    In closed form, with None for the variance, where the site depends on x alone and its distribution has a mean;
+    otherwise mean and variance of the particles. NaN for a categorical site, whose class numbers have no mean.
     """
     particles = site["value"].double()
     if isinstance(innermost(site["fn"]), dist.Categorical):
@@ -139,7 +134,7 @@ def posterior_mean(site: Site, depends_on_x_alone: bool) -> tuple[Tensor, Tensor
 
 
 def _site_kl(q: Site, p: Site, same_order: bool) -> tuple[Tensor, str]:
-    """The KL of one site, (K, B, *S) or (K, B), and how it was had."""
+    """Return the KL of one site, (K, B, *S) or (K, B), and how it was computed."""
     apart = [innermost(q["fn"]), innermost(p["fn"])]
     whole = any(fn.event_shape for fn in apart)
     q_fn, p_fn = (q["fn"], p["fn"]) if whole else apart
@@ -171,7 +166,7 @@ def _joined(parts: list[_SitePart], num_particles: int) -> LatentDiagnostics:
 
 
 def _error(terms: Tensor) -> Tensor:
-    """The standard error of the mean along the first dimension; NaN of a single term."""
+    """Return the standard error of the mean along the first dimension; NaN for a single term."""
     if len(terms) < 2:
         return torch.full_like(terms[0], math.nan)
     return terms.std(0) / math.sqrt(len(terms))

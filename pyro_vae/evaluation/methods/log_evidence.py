@@ -1,4 +1,4 @@
-"""log p(x) of every example from weights, with its standard error: the value that every estimator of it returns."""
+"""log p(x) of each example from weights, with its standard error: what every estimator of log p(x) returns."""
 
 import math
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from pyro_vae.program.protocol import Program
 
 @dataclass(frozen=True, eq=False)
 class LogEvidence:
-    r"""An estimate of log p(x) for each of B data, in nats.
+    r"""An estimate of log p(x) for each of B examples, in nats.
 
-    The standard error is the delta method's, from the spread of the weights themselves. It is itself an estimate: where
-    few weights hold most of the sum, both it and the value are too small.
+    The standard error comes from the spread of the weights by the delta method. Where few weights dominate the sum,
+    both value and standard error are too small.
     """
 
     value: Tensor  # (B,)
     standard_error: Tensor  # (B,)
     log_weights: Tensor  # (K, B)
-    acceptance: Tensor | None = None  # (B,), mean rate of annealed chains
-    r_hat: Tensor | None = None  # (B,), of chains that sample the posterior; near 1 where they agree
+    acceptance: Tensor | None = None  # (B,), mean acceptance rate of annealed chains
+    r_hat: Tensor | None = None  # (B,), of the chains of a posterior sampler; near 1 where they agree
 
     @classmethod
     def of_weights(cls, log_weights: Tensor, acceptance: Tensor | None = None) -> "LogEvidence":
@@ -51,7 +51,7 @@ class LogEvidence:
 
     @classmethod
     def cat(cls, parts: "list[LogEvidence]") -> "LogEvidence":
-        """Join the estimates of several chunks of data."""
+        """Join the estimates of several chunks of examples."""
         whole = {n: _cat([getattr(part, n) for part in parts]) for n in ("acceptance", "r_hat")}
         value, error = (torch.cat([getattr(part, n) for part in parts]) for n in ("value", "standard_error"))
         return cls(value, error, torch.cat([part.log_weights for part in parts], 1), **whole)
@@ -59,19 +59,20 @@ class LogEvidence:
 
 @torch.no_grad()
 def prior_log_evidence(program: Program, x: Tensor, *, num_particles: int = 1000, seed: int = 0) -> LogEvidence:
-    r"""Return log p(x) from draws of the prior, which shows why a guide is needed.
+    r"""Return log p(x) from samples of the prior, which shows why a guide is needed.
 
     .. math:: \log p(x) \approx \log \frac1K \sum_k p(x|z_k), \quad z_k \sim p(z)
 
-    Nearly all draws make nothing that looks like x, so that the sum is that of its few luckiest terms, and far too
-    low for any K that can be had (Doersch, `Tutorial on Variational Autoencoders <https://arxiv.org/abs/1606.05908>`_,
-    section 2). The standard error knows of the drawn terms only and is too small as well.
+    Hardly any sample of the prior resembles x, so that a few terms dominate the sum: for any affordable K the estimate
+    is far too low, and so is its standard error.
+
+    Source: Doersch, `Tutorial on Variational Autoencoders <https://arxiv.org/abs/1606.05908>`_, section 2.
 
     Args:
         program: the program.
-        x: data, (B, *event_shape), binarized where the likelihood is binary, on the program's device.
+        x: examples, (B, *event_shape), binarized where the likelihood is binary, on the program's device.
         num_particles: K.
-        seed: of the noise.
+        seed: fixes the noise.
 
     Example:
         >>> from pyro_vae.models.oracles import LinearGaussian
@@ -97,7 +98,7 @@ def _from_prior(program: Program, x: Tensor, num_particles: int) -> LogEvidence:
 
 
 def _relative_error(log_ratio: Tensor) -> Tensor:
-    """Standard error of a mean of ratios whose mean is 1, (B,); NaN for a single one."""
+    """Return the standard error of a mean of ratios whose mean is 1, (B,); NaN for a single ratio."""
     ratios = log_ratio.exp()
     spread = ratios.std(0, correction=1) if len(ratios) > 1 else torch.full_like(ratios[0], math.nan)
     return spread / math.sqrt(len(ratios))

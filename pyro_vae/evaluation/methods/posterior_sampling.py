@@ -1,4 +1,4 @@
-r"""log p(x) from samples of the posterior: the estimator of AEVB's Appendix D, with Pyro's own HMC or NUTS."""
+r"""log p(x) from samples of the posterior: the estimator of AEVB's Appendix D, with Pyro's HMC or NUTS."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,8 +22,8 @@ from pyro_vae.program.protocol import Program
 
 Sampler = Literal["nuts", "hmc"]
 MAX_DIMENSIONS = 5
-INSIDE = 0.9  # mass of the fitted normal that is kept
-TRAJECTORY = 1.5  # about a quarter of a period where masses fit: the next sample owes least to the last
+INSIDE = 0.9  # mass of the fitted normal inside the ellipsoid
+TRAJECTORY = 1.5  # about a quarter of a period if the masses fit: successive samples are least correlated
 
 KERNELS: dict[str, Callable[[Callable[[dict[str, Tensor]], Tensor]], HMC]] = {
     "nuts": lambda potential: NUTS(potential_fn=potential),
@@ -44,7 +44,7 @@ def posterior_log_evidence(
 ) -> LogEvidence:
     r"""Return log p(x) of every example from samples of p(z|x), by a density fitted to half of them.
 
-    For any density q that is 0 wherever p(z|x) is,
+    For any density q whose support lies in that of p(z|x),
 
     .. math::
 
@@ -53,34 +53,34 @@ def posterior_log_evidence(
         \quad\text{so that}\quad
         \log p(x) \approx -\log \frac1L \sum_l \frac{q(z_l)}{p(x, z_l)}, \quad z_l \sim p(z|x)
 
-    The nearer q is to the posterior, the less the terms vary: at q(z) = p(z|x) each is 1/p(x). They vary without limit
-    where q has heavier tails than the posterior. So q is a normal with mean and covariance of the samples, cut off
-    outside the ellipsoid that holds 0.9 of it (Geweke, 1999) and divided by that 0.9: the terms are bounded as long
-    as p(x, z) does not vanish within. Half of the chains serve to fit q, the other half are put into the sum, so that
-    q is independent of what it weighs. All in unconstrained latents u, with the Jacobian of z = T(u) in p(x, z).
+    At q(z) = p(z|x) every term is 1/p(x); where q has heavier tails than the posterior, the variance may be infinite.
+    So q is a normal with mean and covariance of the samples, truncated to the ellipsoid that contains 0.9 of its mass
+    (Geweke, 1999): the terms are bounded unless p(x, z) vanishes inside. Half of the chains fit q, the sum is over the
+    other half, so that q is independent of the samples it is evaluated at. Computed in unconstrained latents u, with
+    the Jacobian of z = T(u) in p(x, z).
 
-    A posterior of several modes far apart is out of its reach, as it is out of the sampler's; so are many dimensions,
-    where no fitted density is near. All chains of all data are one state of Pyro's sampler (the potential is their
-    sum), which shares the step size and adapts the masses of each. The standard error is over the chains, so that it
-    holds what successive samples have in common. In expectation the value is an upper bound, close where L is large.
+    In expectation the value is an upper bound, tight for large L. It fails for posteriors with separated modes, which
+    the sampler misses, and in many dimensions, where no fitted density is close. All chains of all examples are one
+    state of Pyro's sampler (the potential is their sum): they share the step size; each has its own masses. The
+    standard error is over chains and so includes the autocorrelation within them.
 
     Source: Kingma and Welling, `Auto-Encoding Variational Bayes <https://arxiv.org/abs/1312.6114>`_, Appendix D.
 
     Args:
-        program: a program whose latents are continuous, and 5 numbers or fewer.
-        x: data, (B, *event_shape), binarized where the likelihood is binary, on the program's device.
-        chains: for every example; 4 or more.
-        num_samples: of each chain, after warm-up; with few, q is fitted badly.
-        warmup_steps: in which step size and masses are adapted.
+        program: a program with at most 5 latent dimensions, all continuous.
+        x: examples, (B, *event_shape), binarized where the likelihood is binary, on the program's device.
+        chains: per example; at least 4.
+        num_samples: of each chain, after warm-up; with few, q fits badly.
+        warmup_steps: steps that adapt step size and masses.
         sampler: ``nuts``, or ``hmc`` with trajectories of length 1.5 in units of the adapted masses.
-        seed: of the noise.
+        seed: fixes the noise.
 
     Returns:
-        Value and standard error (B,); log weights (chains/2, B), each of one chain; the largest R-hat of latents (B,):
-        where it is above 1.05, chains have not found the same posterior, and neither value nor error can be trusted.
+        Value and standard error (B,); log weights (chains/2, B), one per averaged chain; the largest R-hat of the
+        latents (B,). Above 1.05 the chains have not converged to one distribution: value and error are invalid.
 
     Raises:
-        InputError: more than 5 latent numbers; discrete latents; fewer than 4 chains; an unknown sampler.
+        InputError: more than 5 latent dimensions; discrete latents; fewer than 4 chains; an unknown sampler.
 
     Example:
         >>> from pyro_vae.models.oracles import LinearGaussian
@@ -112,7 +112,7 @@ def sample_posterior(
     num_samples: int,
     warmup_steps: int,
 ) -> Tensor:
-    """Draw unconstrained latents from the posterior with one of Pyro's kernels, (S, K, B, n); it starts from q."""
+    """Sample unconstrained latents from the posterior with one of Pyro's kernels, (S, K, B, n); chains start from q."""
 
     def potential(state: dict[str, Tensor]) -> Tensor:
         with torch.enable_grad():
@@ -140,7 +140,7 @@ def _reciprocal(joint: Joint, fitted_to: Tensor, summed: Tensor) -> LogEvidence:
 
 
 def truncated_normal(samples: Tensor, at: Tensor) -> Tensor:
-    r"""Log-density of the normal fitted to samples (N, B, n) and cut off, at (..., B, n); −∞ outside.
+    r"""Return the log-density at (..., B, n) of the normal fitted to samples (N, B, n) and truncated; −∞ outside.
 
     .. math:: q(u) = \frac{1}{0.9} N(u; m, C) \; [(u - m)^\top C^{-1} (u - m) \le \chi^2_{n; 0.9}]
 
@@ -164,7 +164,7 @@ def truncated_normal(samples: Tensor, at: Tensor) -> Tensor:
 def _check_size(size: int) -> None:
     if size > MAX_DIMENSIONS:
         raise InputError(
-            f"at most {MAX_DIMENSIONS} latent numbers: no density fitted to samples is near enough in more",
+            f"at most {MAX_DIMENSIONS} latent dimensions: in more, no density fitted to samples is close enough",
             size,
             "annealed_log_evidence, or importance sampling",
         )

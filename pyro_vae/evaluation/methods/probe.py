@@ -1,4 +1,4 @@
-"""Is it useful: a linear probe on what q says of the data, and how near reconstructions come."""
+"""Usefulness: a linear probe on posterior means, and the error of reconstructions."""
 
 import warnings
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ MAX_ITERATIONS = 1000
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """How well a linear classifier tells labels from posterior means.
+    """The accuracy of a linear classifier of labels on posterior means.
 
-    ``accuracy`` is the share of test data told right, with its standard error over them; ``chance`` the share of the
-    test labels' most frequent class; ``features`` how many numbers an example gave; ``trained_on`` how many data the
-    classifier saw; ``converged`` whether its fit had ended when it was stopped.
+    ``accuracy`` is the share of test examples classified correctly, with its standard error over them; ``chance`` the
+    share of the most frequent test label; ``features`` the number of features; ``trained_on`` the number of training
+    examples; ``converged`` whether the fit converged within 1000 iterations.
     """
 
     accuracy: Estimate
@@ -42,12 +42,11 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """How near reconstructions come, example by example, (B,).
+    """The error of reconstructions, per example, (B,); means over samples of z from q(z|x).
 
-    ``squared_error``: (x − mean of p(x|z))², averaged over the event's dimensions, in the data's unit squared.
-    ``log_likelihood``: log p(x|z) in nats, over all dimensions; for binary data minus the cross-entropy.
-    ``cross_entropy``: that cross-entropy, nats; None where p(x|z) is not a distribution of binary data.
-    All are means over draws of z from q(z|x).
+    ``squared_error``: (x − E[x|z])², mean over the event's dimensions, in squared units of x.
+    ``log_likelihood``: log p(x|z) in nats, sum over all dimensions.
+    ``cross_entropy``: −log p(x|z), nats, for binary x; None for other likelihoods.
     """
 
     squared_error: Tensor
@@ -57,9 +56,9 @@ class Reconstruction:
 
 @torch.no_grad()
 def latent_features(program: Program, x: Tensor, num_particles: int = 10, seed: int = 0) -> Tensor:
-    """Return the posterior means of all latents as one vector an example, (B, D), float64.
+    """Return the posterior means of all latents, concatenated, (B, D), float64.
 
-    The mean is the distribution's own for the first site of a guide, where it has one; elsewhere it is that of K draws.
+    The mean is in closed form for the guide's first site, if its distribution has one; otherwise that of K particles.
 
     Raises:
         InputError: a categorical latent, whose class numbers have no mean.
@@ -86,19 +85,19 @@ def linear_probe(
 ) -> Probe:
     """Fit a logistic regression from posterior means to labels on one split and score it on another.
 
-    Features are standardised by the training data; scikit-learn's default penalty stays. The accuracy's standard error
-    is over the test data: it does not hold what another training set would have given.
+    Features are standardised by the training split; the penalty is scikit-learn's default. The standard error of the
+    accuracy is over test examples: it does not include the variation between training sets.
 
     Args:
         program: the program.
-        train: data (N, *event_shape) and labels (N,), whole numbers.
-        test: likewise; data that neither the classifier nor, for an honest figure, the program was trained on.
-        max_train: at most so many training data, drawn without replacement by the seed; None takes all.
+        train: examples (N, *event_shape) and labels (N,), whole numbers.
+        test: likewise; examples that neither the classifier nor the program was trained on.
+        max_train: the largest number of training examples, a random subset fixed by the seed; None takes all.
         num_particles: K, where the means must be sampled.
-        seed: fixes noise and subsample.
+        seed: fixes noise and subset.
 
     Raises:
-        InputError: data and labels of other lengths, fewer than two classes.
+        InputError: examples and labels of different lengths, fewer than two classes.
 
     Example:
         >>> from pyro_vae import VAE
@@ -110,7 +109,7 @@ def linear_probe(
     for x, labels in (train, test):
         if labels.shape != x.shape[:1]:
             raise InputError(
-                f"a label for each of {len(x)} data", f"labels of shape {tuple(labels.shape)}", "labels (N,)"
+                f"a label for each of {len(x)} examples", f"labels of shape {tuple(labels.shape)}", "labels (N,)"
             )
     x, labels = _subsample(*train, max_train, seed)
     if len(labels.unique()) < 2:
@@ -133,12 +132,12 @@ def linear_probe(
 
 @torch.no_grad()
 def reconstruction_scores(program: Program, x: Tensor, num_particles: int = 10, seed: int = 0) -> Reconstruction:
-    """Score reconstructions of data: z from q(z|x), then p(x|z) against x.
+    """Score reconstructions: z from q(z|x), then p(x|z) against x.
 
     Args:
         program: the program.
-        x: the data, (B, *event_shape).
-        num_particles: K draws of z for every example.
+        x: examples, (B, *event_shape).
+        num_particles: K samples of z per example.
         seed: fixes the noise.
 
     Example:

@@ -14,19 +14,15 @@ from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
 
 FEWEST_PARTICLES = 30  # fewer leave a tail that ArviZ cannot fit
-
-
 EQUAL_WEIGHTS = 1e-6  # log weights that differ by less, in nats, count as equal: importance sampling without variance
-
-
 ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)
 class WeightDiagnostics:
-    """What the importance weights of a program say of q, example by example.
+    """Diagnostics of a program's importance weights, per example.
 
-    ``k_hat`` (B,), as :func:`pareto_k` gives it; ``effective_sample_size`` (B,), between 1 and ``num_particles``.
+    ``k_hat`` (B,), by :func:`pareto_k`; ``effective_sample_size`` (B,), between 1 and ``num_particles``.
     """
 
     k_hat: Tensor
@@ -34,28 +30,28 @@ class WeightDiagnostics:
     num_particles: int
 
     def share_over(self, threshold: float) -> float:
-        """Return the share of the data whose k̂ is above a threshold, of those that have one; NaN if none has."""
+        """Return the share of examples with k̂ above a threshold, among those whose k̂ is defined; NaN if none is."""
         defined = self.k_hat[~self.k_hat.isnan()]
         return (defined > threshold).double().mean().item()
 
     @property
     def undefined(self) -> int:
-        """How many data have no k̂."""
+        """The number of examples whose k̂ is undefined."""
         return int(self.k_hat.isnan().sum())
 
 
 @torch.no_grad()
 def weight_diagnostics(program: Program, x: Tensor, num_particles: int = 1000, seed: int = 0) -> WeightDiagnostics:
-    """Draw K particles for every example and return what their weights say.
+    """Draw K particles for every example and return the diagnostics of their weights.
 
     Args:
         program: the program.
-        x: the data, (B, *event_shape).
+        x: examples, (B, *event_shape).
         num_particles: K, at least 30; k̂ is biased towards 0.5 and noisy (about ± 0.2) below a few hundred.
         seed: fixes the noise.
 
     Raises:
-        InputError: too few particles, log weights that are not numbers.
+        InputError: too few particles, log weights that are NaN.
 
     Example:
         >>> from pyro_vae import VAE
@@ -77,12 +73,12 @@ def weight_diagnostics(program: Program, x: Tensor, num_particles: int = 1000, s
 def pareto_k(log_weights: Tensor) -> Tensor:
     r"""Return the PSIS k̂ of every example: the shape of the generalized Pareto distribution of its largest weights.
 
-    Weights have moments of order below 1/k only: below 0.5 importance sampling is good, up to 0.7 usable, above not to
-    be trusted. ArviZ fits; it shrinks k̂ towards 0.5 by ten pseudo-observations. Where there is nothing to fit:
+    Weights have finite moments of order below 1/k only: importance sampling is good below 0.5, usable up to 0.7 and
+    unreliable above. ArviZ fits; it shrinks k̂ towards 0.5 by ten pseudo-observations. Where nothing can be fitted it is
 
     * 0 where all log weights are equal (to 10⁻⁶ nats): q is the posterior, the weights have no tail;
-    * ∞ where the tail spans more than float64 holds: fewer than a quarter of its weights are not 0 beside the largest;
-    * NaN, undefined, where the tail is made of ties, as discrete latents make them.
+    * ∞ where at least a quarter of the tail's weights underflow float64 relative to the largest;
+    * NaN, undefined, where the smallest quarter of the tail's weights are tied, as with discrete latents.
 
     Sources: Vehtari et al., Pareto Smoothed Importance Sampling, arXiv 1507.02646; Yao, Vehtari, Simpson and Gelman,
     Yes, but Did It Work?, ICML 2018.
@@ -109,7 +105,9 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 def effective_sample_size(log_weights: Tensor) -> Tensor:
     r"""Return :math:`(\sum_k w_k)^2 / \sum_k w_k^2` of every example, (B,), from log weights (K, B).
 
-    Between 1 and K; K where the weights are equal. Source: Kong, 1992. Where k̂ is above 0.7 it is too large itself.
+    Between 1 and K; K where the weights are equal. Too large where k̂ is above 0.7.
+
+    Source: Kong, A note on importance sampling using standardized weights, 1992.
 
     Example:
         >>> effective_sample_size(torch.tensor([[0.0, 0.0], [0.0, -99.0]]))
@@ -127,17 +125,17 @@ def _check_weights(log_weights: Tensor) -> None:
         raise InputError(
             "log weights below infinity, not all of an example minus infinity",
             "others",
-            "weight_diagnostics on fewer data to find which; a likelihood with a larger scale",
+            "weight_diagnostics on fewer examples to find which; a likelihood with a larger scale",
         )
 
 
 def _pareto_k_of_rows(rows: Tensor) -> Tensor:
-    """k̂ of log weights (B, K) on the CPU, float64."""
+    """Return k̂ of log weights (B, K) on the CPU, float64."""
     relative = rows - rows.amax(1, keepdim=True)
     num_particles = rows.shape[1]
     tail_length = math.ceil(min(num_particles / 5, 3 * math.sqrt(num_particles)))
     tail = relative.topk(tail_length).values.flip(1).exp()
-    quartile = tail[:, int(tail_length / 4 + 0.5) - 1]  # the fit starts from it: it must stand off from the smallest
+    quartile = tail[:, int(tail_length / 4 + 0.5) - 1]  # ArviZ's fit starts from it: it must exceed the smallest
     equal = relative.amin(1) > -EQUAL_WEIGHTS
     underflowed = ~equal & (quartile < torch.finfo(torch.float64).tiny)
     tied = ~equal & ~underflowed & (quartile <= tail[:, 0])

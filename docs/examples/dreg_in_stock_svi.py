@@ -27,4 +27,4 @@ def guide(x):
 
 svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=DReG(num_particles=5))
 losses = [svi.step(x) / len(x) for _ in range(500)]
-print(f"{losses[-1]:.3f} nats per datum")
+print(f"{losses[-1]:.3f} nats per example")

@@ -82,7 +82,7 @@ def bench(wanted: BenchOptions, console: Console) -> int:
     plan = wanted.plan()
     with _threads(wanted.threads), console.status("starting") as status:
         machine = describe_machine(plan.device)
-        report = benchmark(plan, status.update)
+        report = benchmark(plan, lambda what, done, total: status.update(f"{what}, {done} of {total}"))
     _print(report, machine, plan, console)
     if wanted.json:
         write_json(Path(wanted.json), as_json(report, machine, wanted))
@@ -118,7 +118,7 @@ def _size_as_json(size: SizeReport, report: Report) -> dict[str, object]:
     for row in size.rows:
         passed = None if row.agreement is None else row.agreement.passed
         found = {**asdict(row), "agrees": passed, "seconds": row.seconds and asdict(row.seconds)}
-        found |= {"over_svi": _as_dict(size.ratio(row.variant, "svi")), "pays_after_steps": _pays(size, row)}
+        found |= {"over_svi": _as_dict(size.ratio(row.variant, "svi")), "amortises_after_steps": _amortises(size, row)}
         rows.append(found)
     return {**asdict(size), "rows": rows, "roofline_seconds": report.roofline(size)}
 
@@ -177,7 +177,7 @@ def start_table(size: SizeReport) -> Table:
         memory = "" if not row.memory else f"{row.memory / 1e6:.1f}"
         agreement = row.agreement
         same = "" if agreement is None else "same noise" if agreement.same_noise else "in distribution"
-        table.add_row(row.title, first, _pays_text(size, row), memory, same)
+        table.add_row(row.title, first, _amortises_text(size, row), memory, same)
     return table
 
 
@@ -188,15 +188,15 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _pays(size: SizeReport, row: Row) -> float | None:
+def _amortises(size: SizeReport, row: Row) -> float | None:
     """Return the steps after which a slower start than that of engine svi is amortised."""
     base = size.row("svi")
     slow_start = row.variant in SLOW
-    return row.pays_after(base) if base is not None and slow_start else None
+    return row.amortises_after(base) if base is not None and slow_start else None
 
 
-def _pays_text(size: SizeReport, row: Row) -> str:
-    steps = _pays(size, row)
+def _amortises_text(size: SizeReport, row: Row) -> str:
+    steps = _amortises(size, row)
     if steps is None:
         return ""
     return "never" if steps == float("inf") else f"{steps:,.0f} steps"

@@ -33,7 +33,7 @@ def check(options: CheckOptions, console: Console) -> int:
     both = options.device == "auto" and device.type == "cuda"
     devices = [torch.device("cpu"), device] if both else [device]
     with console.status("comparing") as status:
-        rows = crosscheck(devices, on_row=lambda row: status.update(f"{row.comparison}, {row.likelihood}"))
+        rows = crosscheck(devices, lambda what, done, total: status.update(f"{what}, {done} of {total}"))
     mismatches = [row for row in rows if not row.passed]
     if options.json is not None:
         lines = [{**asdict(row), "passed": row.passed} for row in rows]

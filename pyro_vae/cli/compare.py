@@ -1,8 +1,6 @@
 """The command ``compare``: estimators side by side on one program, at several points of its training."""
 
-import contextlib
 import platform
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ import torch
 from jsonargparse.typing import PositiveInt
 from pyro.infer import ELBO
 from rich.console import Console
-from rich.progress import Progress
 
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError
@@ -139,14 +136,6 @@ def _settings(config: RunConfig) -> dict[str, Any]:  # keyword arguments
     return {name: getattr(config, name) for name in TRAINING}
 
 
-@contextlib.contextmanager
-def _progress(console: Console, total: int, where: str) -> Iterator[Callable[[str], None]]:
-    """Show a bar; yields the callback that moves it and names the estimator."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(where, total=total)
-        yield lambda what: bar.update(task, advance=1, description=f"{where}: {what}")
-
-
 def _race(
     program: Program | Replicates,
     data: DataSet,
@@ -159,7 +148,7 @@ def _race(
     if not wanted.steps:
         return []
     test = data.test.to(device).subset(torch.arange(wanted.judge_examples))
-    with _progress(console, len(estimators) * wanted.steps, "training") as tick:
+    with progress_bars(console, "steps") as tick:
         laps = race(
             program,
             data.train,
@@ -167,7 +156,7 @@ def _race(
             estimators,
             wanted.steps,
             num_particles=wanted.judge_particles,
-            report=tick,
+            progress=tick,
             **_settings(config),
         )
     console.print(tables.race_table(laps))

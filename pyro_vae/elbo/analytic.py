@@ -10,7 +10,7 @@ independent witness against which Pyro's ELBO is checked. AEVB's two estimators 
     \text{SGVB-B (closed)}:  \quad &\frac1K \sum_k \log p(x|z_k) - \mathrm{KL}(q(z|x) \,\|\, p(z))
 
 Shapes: data x (B, D); location and log-scale of q (B, Z); noise ε ~ N(0, I) and z = μ + σε, both (K, B, Z); the
-decoder's heads at z (K, B, D). Values are in nats per datum, normalised: no constant is dropped.
+decoder's heads at z (K, B, D). Values are in nats per example, normalised: no constant is dropped.
 
 The gradients are total derivatives in μ and log σ: both move z, and z moves the decoder. What the decoder
 contributes is handed in as ``grad_z``, the gradient of the mean over particles of log p(x|z) in z, so that any decoder

@@ -82,7 +82,7 @@ def to_inference_data(
     Args:
         program: as for :func:`pyro_vae.evaluate`.
         data: held-out data.
-        sizes: how many data and draws.
+        sizes: how many examples and draws.
         device: ``auto`` (CUDA where present), ``cpu`` or ``cuda``.
         seed: fixes binarization, which data, and noise.
         draws_at_once: as for :func:`pyro_vae.evaluate`; bounds memory.

@@ -75,6 +75,6 @@ def _finish_line(axis: Axes, laps: Sequence[Lap]) -> None:
         for lap, height in zip(found, y, strict=True):
             axis.plot(lap.replicates, [height] * len(lap.replicates), "|", color=dot.get_color())
     axis.set_yticks(range(len(names)), names, fontsize=7)
-    axis.set(title="held-out log p(x) after training", xlabel=f"L_{laps[0].num_particles}, nats per datum")
+    axis.set(title="held-out log p(x) after training", xlabel=f"L_{laps[0].num_particles}, nats per example")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8)

@@ -3,7 +3,7 @@ r"""The cross-check: Pyro's ELBO against the hand-written one, values and gradie
 Four kinds of row, for the three likelihoods, K = 1 and K > 1, float32 and float64:
 
 1. *same noise*: ``Trace_ELBO`` against the sampled form and ``TraceMeanField_ELBO`` against the closed form, the
-   value, in sum and per datum, and the gradient of every parameter;
+   value, in sum and per example, and the gradient of every parameter;
 2. *by hand*: the hand-derived gradient against autograd on the hand-written value (head by head), and, chained
    through the networks, against Pyro's gradient of every parameter;
 3. *fresh noise*: the mean of many ``Trace_ELBO`` draws against the closed form on the same draws, as a z-score;
@@ -11,7 +11,7 @@ Four kinds of row, for the three likelihoods, K = 1 and K > 1, float32 and float
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae.base.random import isolated_rng, seed_noise
 from pyro_vae.base.statistics import estimate
+from pyro_vae.base.types import Progress, no_progress
 from pyro_vae.data import load
 from pyro_vae.elbo import analytic
 from pyro_vae.models.vae import VAE
@@ -97,6 +98,9 @@ class Case:
         )
 
 
+Comparison = Callable[[Case], Iterator[Row]]
+
+
 def build_program(likelihood: str) -> VAE:
     """Return the VAE that is checked, at 8x8 pixels, with parameters that make every term count."""
     vae = VAE((8, 8), LATENT_DIM, (HIDDEN,), LIKELIHOODS[likelihood], activation="tanh")
@@ -105,37 +109,38 @@ def build_program(likelihood: str) -> VAE:
     return vae
 
 
-def crosscheck(devices: list[torch.device], on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
+def crosscheck(devices: Sequence[torch.device], progress: Progress = no_progress) -> list[Row]:
     """Run every comparison on the given devices; with CUDA among them also the CPU against it.
 
     Args:
         devices: where to compare.
-        on_row: called with each row as it is done.
+        progress: called as ``progress(what, done, total)`` after each case.
 
     Returns:
         All rows; the check has passed if every row has.
     """
     rows = []
-    for row in _comparisons(devices):
-        rows.append(row)
-        on_row(row)
+    cases = list(_cases(devices))
+    for done, (compare, case) in enumerate(cases, 1):
+        rows += _isolated(compare, case)
+        progress(f"{case.likelihood} on {case.device.type}", done, len(cases))
     return rows
 
 
-def _comparisons(devices: list[torch.device]) -> Iterator[Row]:
+def _cases(devices: Sequence[torch.device]) -> Iterator[tuple[Comparison, Case]]:
     for device in devices:
         for likelihood in LIKELIHOODS:
             for dtype in TOLERANCES:
                 for num_particles in (1, PARTICLES):
-                    yield from _isolated(_same_noise, Case(likelihood, num_particles, dtype, device))
-            yield from _isolated(_fresh_noise, Case(likelihood, 1, torch.float64, device))
+                    yield _same_noise, Case(likelihood, num_particles, dtype, device)
+            yield _fresh_noise, Case(likelihood, 1, torch.float64, device)
             if device.type == "cuda":
                 for dtype in TOLERANCES:
-                    yield from _isolated(_across_devices, Case(likelihood, PARTICLES, dtype, device))
+                    yield _across_devices, Case(likelihood, PARTICLES, dtype, device)
 
 
-def _isolated(compare: Callable[[Case], Iterator[Row]], case: Case) -> list[Row]:
-    """Run one comparison on random states of its own, to the end, before its rows are handed on."""
+def _isolated(compare: Comparison, case: Case) -> list[Row]:
+    """Run one comparison on random states of its own, to the end."""
     with isolated_rng(case.device, seed=0):
         return list(compare(case))
 
@@ -147,8 +152,8 @@ def _same_noise(case: Case) -> Iterator[Row]:
         name = f"{elbo.__name__} = {form} form"
         loss, gradients = _pyro(vae, x, _estimator(elbo, case.num_particles), seed=1)
         witness = _Witness(vae, x, case.likelihood, _noise(case, seed=1))
-        per_datum = _pyro_per_datum(vae, x, case.num_particles, form, seed=1)
-        yield case.row(name, "per datum", _worst({"": witness.value(form)}, {"": per_datum})[0])
+        per_example = _pyro_per_example(vae, x, case.num_particles, form, seed=1)
+        yield case.row(name, "per example", _worst({"": witness.value(form)}, {"": per_example})[0])
         value = -witness.value(form).sum()
         yield case.row(name, "value", _relative(value.item(), loss))
         by_autograd = dict(
@@ -291,8 +296,8 @@ def _pyro(vae: Program, x: Tensor, estimator: Trace_ELBO, seed: int) -> tuple[fl
 
 
 @torch.no_grad()
-def _pyro_per_datum(vae: Program, x: Tensor, num_particles: int, form: str, seed: int) -> Tensor:
-    """Return the ELBO of every datum, (B,), from the densities at the sites of Pyro's traces."""
+def _pyro_per_example(vae: Program, x: Tensor, num_particles: int, form: str, seed: int) -> Tensor:
+    """Return the ELBO of each example, (B,), from the densities at the sites of Pyro's traces."""
     with own_store(vae):
         seed_noise(seed, x.device)
         guide_trace, model_trace = trace_program(vae, x, num_particles)

@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from pyro.infer import ELBO
 
 from pyro_vae.base.statistics import Estimate, estimate
-from pyro_vae.base.types import State
+from pyro_vae.base.types import Progress, State, no_progress
 from pyro_vae.data import Images
 from pyro_vae.engines.compiled.inductor import has_compiler
 from pyro_vae.engines.protocol import EngineValue, StepInfo
@@ -99,7 +100,7 @@ def race(
     steps: int,
     *,
     num_particles: int = 500,
-    report: Callable[[str], None] = lambda what: None,
+    progress: Progress = no_progress,
     engine: str | EngineValue | Auto = ENGINE,
     batch_size: int = 128,
     optimizer: str = "adam",
@@ -120,7 +121,7 @@ def race(
         estimators: name -> ``pyro.infer.ELBO``.
         steps: steps of the first lap.
         num_particles: of the importance-weighted bound that judges.
-        report: called with the estimator's name once a step of the first lap.
+        progress: called as ``progress(estimator, done, steps)`` for every step of the first lap.
         engine: as in :func:`pyro_vae.fit`, and so are the others; ``auto``: ``svi``, or, for replicates, ``compiled``.
         batch_size: examples in a step.
         optimizer: a name with arguments.
@@ -153,7 +154,7 @@ def race(
         states[name] = result.state
         return _judged(name, after, result, test, num_particles, seed)
 
-    laps = [lap(name, "equal steps", _Report(report, name), steps) for name in estimators]
+    laps = [lap(name, "equal steps", _ProgressHook(partial(progress, name, total=steps)), steps) for name in estimators]
     slowest = max(found.seconds for found in laps)
     laps += [lap(name, "equal time", _StopAfter(slowest), None) for name in estimators]
     program.load_state_dict(beginning)
@@ -177,15 +178,15 @@ def _engine(asked: str | EngineValue | Auto, program: Program | Replicates, step
     return Compiled(steps >= AMORTISES_FROM and has_compiler(next(program.parameters()).device))
 
 
-class _Report(Hook):
-    """Calls back with a name, once a step."""
+class _ProgressHook(Hook):
+    """Reports the number of steps, once a step."""
 
-    def __init__(self, report: Callable[[str], None], name: str) -> None:
-        self._report, self._name = report, name
+    def __init__(self, progress: Callable[[int], None]) -> None:
+        self._progress = progress
 
     def stepped(self, loop: Loop, info: StepInfo) -> None:
         """Report."""
-        self._report(self._name)
+        self._progress(loop.position.step)
 
 
 class _StopAfter(Hook):

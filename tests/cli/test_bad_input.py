@@ -347,7 +347,7 @@ def test_other_commands_refuse(words, message, folder, capsys, monkeypatch):
 
 @pytest.mark.parametrize("place", ["functions.py/x.json", "stranger"])
 def test_json_to_a_place_that_cannot_be_written(place, folder, capsys, monkeypatch):
-    monkeypatch.setattr(check, "crosscheck", lambda devices, on_row: [])
+    monkeypatch.setattr(check, "crosscheck", lambda devices, progress: [])
     argv = ["check", "--device", "cpu", "--json", place]
     message = f"a file that can be written; got '{place}', which cannot. Try another path"
     assert_refused(argv, message, capsys, monkeypatch, folder)

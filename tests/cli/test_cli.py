@@ -484,7 +484,7 @@ def test_early_stopping_is_said(folder, capsys, tmp_path):
 
 
 def test_check_writes_what_it_prints(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "crosscheck", lambda devices, on_row: [])
+    monkeypatch.setattr(check, "crosscheck", lambda devices, progress: [])
     assert main(["check", "--device", "cpu", "--json", str(tmp_path / "x.json")]) == 0
     assert json.loads((tmp_path / "x.json").read_text())["passed"] is True
     assert "all 0 comparisons agree" in capsys.readouterr().out

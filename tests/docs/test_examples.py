@@ -58,7 +58,7 @@ def test_dreg_trains_in_stock_svi(capsys):
     with pyro.get_param_store().scope():
         script = runpy.run_path(str(EXAMPLES / "dreg_in_stock_svi.py"))
     losses, x, decoder = torch.tensor(script["losses"]), script["x"], script["decoder"]
-    assert capsys.readouterr().out == f"{losses[-1]:.3f} nats per datum\n"
+    assert capsys.readouterr().out == f"{losses[-1]:.3f} nats per example\n"
     assert losses[-1] < losses[0]
     covariance = decoder.weight @ decoder.weight.T + 0.25 * torch.eye(8)
     exact = -torch.distributions.MultivariateNormal(decoder.bias, covariance).log_prob(x).mean().item()

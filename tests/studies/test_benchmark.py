@@ -23,7 +23,7 @@ from pyro_vae.studies.benchmark.handwritten import ByHand
 from pyro_vae.studies.benchmark.memory import working_memory
 from pyro_vae.studies.benchmark.numpyro_peer import InNumPyro, _Network
 from pyro_vae.studies.benchmark.pyros import Module, OnCompiled, OnEngine, Stock, StockUnvalidated
-from pyro_vae.studies.benchmark.records import Evaluation, Point, Report, Row, SizeReport, spread
+from pyro_vae.studies.benchmark.records import BoundSpeed, Point, Report, Row, SizeReport, spread
 from pyro_vae.studies.benchmark.sizes import SIZES, Size
 from pyro_vae.studies.benchmark.suite import VARIANTS, Plan
 from pyro_vae.studies.benchmark.variant import Unavailable, Variant
@@ -260,7 +260,7 @@ def test_rounds_interleave_and_turn():
     for name in "abc":
         variants[name] = Counted(SMALL["elbo"], None, None)
         variants[name].name, variants[name].calls = name, calls
-    found = suite._rounds(variants, steps=7, rounds=4, tell=lambda number: None)
+    found = suite._rounds(variants, steps=7, rounds=4, progress=lambda done, total: None)
     timed = [name for name, steps in calls if steps == 7]
     assert "".join(timed) == "abcbcacababc"
     assert {name: len(seconds) for name, seconds in found.items()} == dict.fromkeys("abc", 4)
@@ -281,11 +281,13 @@ def test_ratios_are_taken_round_by_round():
     assert slow_then_fast.sizes[0].ratio("stock", "numpyro") is None
 
 
-def test_compiling_pays_after():
+def test_compiling_amortises_after():
     svi = Row("svi", "", "measured", rounds=(0.003,), first_step=1.0)
-    assert Row("compiled", "", "measured", rounds=(0.001,), first_step=21.0).pays_after(svi) == pytest.approx(10_000)
-    assert Row("compiled", "", "measured", rounds=(0.004,), first_step=21.0).pays_after(svi) == math.inf
-    assert Row("compiled", "", "absent").pays_after(svi) is None
+    assert Row("compiled", "", "measured", rounds=(0.001,), first_step=21.0).amortises_after(svi) == pytest.approx(
+        10_000
+    )
+    assert Row("compiled", "", "measured", rounds=(0.004,), first_step=21.0).amortises_after(svi) == math.inf
+    assert Row("compiled", "", "absent").amortises_after(svi) is None
 
 
 def test_roofline_is_the_larger_of_the_two():
@@ -307,7 +309,7 @@ def test_goals_stand_beside_figures_or_reasons():
 def test_goals_of_a_gpu():
     ones = {k: made_up("cuda", compiled=(s,)).sizes[0] for k, s in ((1, 0.5), (16, 2.0))}
     scaling = [Point("replicates", count, size) for count, size in ones.items()]
-    evaluations = [Evaluation("eager", 10_000, 5000, (9.0,)), Evaluation("eager", 20, 5000, (0.1,))]
+    evaluations = [BoundSpeed("eager", 10_000, 5000, (9.0,)), BoundSpeed("eager", 20, 5000, (0.1,))]
     report = made_up("cuda", scaling, evaluations, stock=(100.0,), compiled=(1.0,), numpyro=(2.0,))
     assert [o.met for o in outcomes(report)] == [None] * 4 + [True, True, False, True]
     assert {o.reason for o in outcomes(report)[:4]} == {"this run is on a GPU: --device cpu"}

@@ -132,7 +132,7 @@ def test_check_passes_and_writes_every_row(device, tmp_path, capsys):
     assert {row["likelihood"] for row in rows} == {"bernoulli", "gaussian", "learned_gaussian"}
     assert {row["dtype"] for row in rows} == {"float32", "float64"}
     assert {row["num_particles"] for row in rows} == {1, crosscheck.PARTICLES}
-    assert {row["quantity"] for row in rows} == {"per datum", "value", "gradients", "head gradients", "z-score"}
+    assert {row["quantity"] for row in rows} == {"per example", "value", "gradients", "head gradients", "z-score"}
     assert {row["limit"] for row in rows if row["quantity"] != "z-score"} == {1e-10, 1e-4}
     assert all(row["error"] <= row["limit"] for row in rows)
     assert "agree" in capsys.readouterr().out

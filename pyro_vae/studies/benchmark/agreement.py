@@ -31,7 +31,7 @@ LEARNING_RATE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """What one variant did: losses before and after training, nats per datum, and how its parameters moved."""
+    """What one variant did: losses before and after training, nats per example, and how its parameters moved."""
 
     before: list[float]
     after: list[float]
@@ -40,7 +40,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a variant is from the reference; nats per datum."""
+    """How far a variant is from the reference; nats per example."""
 
     same_noise: bool
     draws: int

@@ -59,7 +59,7 @@ class ByHand(Variant):
         return (0.5 * (z.square() - noise.square()) - log_scale).sum(-1)
 
     def bound(self, log_w: Tensor) -> Tensor:
-        """Return the bound of every datum from log weights (K, B)."""
+        """Return the bound of each example from log weights (K, B)."""
         return log_w[0] if len(log_w) == 1 else log_w.logsumexp(0) - math.log(len(log_w))
 
 

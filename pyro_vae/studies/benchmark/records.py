@@ -56,8 +56,8 @@ class Row:
             return None
         return spread([mine / its for mine, its in zip(self.rounds, other.rounds, strict=True)])
 
-    def pays_after(self, other: "Row") -> float | None:
-        """Return the steps after which a slower start has paid for itself; infinity for never."""
+    def amortises_after(self, other: "Row") -> float | None:
+        """Return the number of steps that amortises a slower start; infinity for never."""
         if self.seconds is None or other.seconds is None or self.first_step is None or other.first_step is None:
             return None
         saved = other.seconds.median - self.seconds.median
@@ -95,8 +95,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """How fast L_K of held-out data is."""
+class BoundSpeed:
+    """How fast the importance-weighted bound L_K of held-out images is."""
 
     how: str
     images: int
@@ -121,7 +121,7 @@ class Report:
     device: str  # cpu or cuda
     sizes: tuple[SizeReport, ...]
     scaling: tuple[Point, ...]
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[BoundSpeed, ...]
     rate: float | None  # operations a second, measured; CUDA only
     bandwidth: float | None  # bytes a second, likewise
 

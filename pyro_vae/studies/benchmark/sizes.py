@@ -23,7 +23,7 @@ class Size:
     """One program with its batch and number of particles; a value, so that scaling changes one field.
 
     Args:
-        batch: B, data in a step.
+        batch: B, examples in a step.
         particles: K; the bound is the ELBO for K = 1 and the importance-weighted bound for K > 1.
         latent_dim: Z.
         hidden: units of the encoder's hidden layers, in reverse the decoder's.
@@ -52,7 +52,7 @@ class Size:
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """The shape of one datum."""
+        """The shape of one example."""
         return (1, SIDE, SIDE) if self.convolutional else (SIDE**2,)
 
     def build(self, device: torch.device, seed: int = 0) -> VAE:

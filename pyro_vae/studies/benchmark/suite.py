@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError, NonFiniteError, lookup
 from pyro_vae.base.random import isolated_rng, seed_noise
+from pyro_vae.base.types import Progress, no_progress
 from pyro_vae.data import as_images
 from pyro_vae.evaluation.methods.bounds import importance_bounds
 from pyro_vae.models.vae import VAE
@@ -22,12 +23,11 @@ from pyro_vae.studies.benchmark.agreement import Agreement, Reference, compare, 
 from pyro_vae.studies.benchmark.floor import Products
 from pyro_vae.studies.benchmark.handwritten import ByHand, ByHandCompiled
 from pyro_vae.studies.benchmark.pyros import Module, OnCompiled, OnEngine, Stock, StockUnvalidated
-from pyro_vae.studies.benchmark.records import Evaluation, Point, Report, Row, SizeReport
+from pyro_vae.studies.benchmark.records import BoundSpeed, Point, Report, Row, SizeReport
 from pyro_vae.studies.benchmark.sizes import SIZES, Size
 from pyro_vae.studies.benchmark.variant import Unavailable, Variant
 
 Build = Callable[[Size, VAE, Tensor], Variant]
-Tell = Callable[[str], None]
 
 WARM_UP = 100  # steps by hand before everybody starts: at initial parameters the loss hardly depends on the noise
 RATE = 1e-5  # of the timed steps, thousands of them on one batch
@@ -109,17 +109,17 @@ class Plan:
             raise InputError("rounds of at least 2", self.rounds, "rounds=15")
 
 
-def benchmark(plan: Plan, tell: Tell = lambda what: None) -> Report:
+def benchmark(plan: Plan, progress: Progress = no_progress) -> Report:
     """Measure what a plan asks for.
 
     Args:
         plan: what and how long.
-        tell: called with what is being done.
+        progress: called as ``progress(what, done, total)`` before each first step and each round.
     """
     device = plan.device
     rate, bandwidth = floor.measure_device(device) if device.type == "cuda" else (None, None)
     with isolated_rng(device, 0), _empty_caches() as emptied:
-        setting = _Setting(plan, tell, emptied, _load(plan.variants, device))
+        setting = _Setting(plan, progress, emptied, _load(plan.variants, device))
         sizes = tuple(_measure(name, SIZES[name], plan.variants, setting) for name in plan.sizes)
         scaling = tuple(_scaling(setting))
         evaluations = tuple(_evaluations(setting))
@@ -131,27 +131,27 @@ class _Setting:
     """What every size is measured with."""
 
     plan: Plan
-    tell: Tell
+    progress: Progress
     emptied: Callable[[], None]  # gives the compiler an empty cache
     loading: float  # seconds that torch's compiler took to load
 
 
 def _measure(name: str, size: Size, variants: Sequence[str], setting: _Setting) -> SizeReport:
     """Check and time the variants on one size."""
-    plan, tell = setting.plan, setting.tell
+    plan, progress = setting.plan, setting.progress
     torch.compiler.reset()  # graphs of the size before count against the compiler's limit of recompilations
-    tell(f"{name}: the reference")
+    progress(f"{name}: the reference", 0, 1)
     subject = _Subject(size, plan)
     with ExitStack() as stack:
         rows, ready = [], {}
-        for key in variants:
-            tell(f"{name}: first step of {key}")
+        for done, key in enumerate(variants):
+            progress(f"{name}: first step of {key}", done, len(variants))
             setting.emptied()
             row, variant = subject.prepare(key, setting.loading if key in COMPILES else 0.0)
             rows.append(row)
             if variant is not None:
                 ready[key] = stack.enter_context(closing(variant))
-        timed = _rounds(ready, subject.steps, plan.rounds, lambda done: tell(f"{name}: round {done} of {plan.rounds}"))
+        timed = _rounds(ready, subject.steps, plan.rounds, partial(progress, f"{name}: rounds"))
     measured = tuple(replace(row, rounds=tuple(timed[row.variant])) if row.variant in timed else row for row in rows)
     return SizeReport(name, size.title, *floor.work(size, subject.build(), subject.x), subject.steps, measured)
 
@@ -228,12 +228,12 @@ class _Subject:
 
 
 def _rounds(
-    variants: dict[str, Variant], steps: int, rounds: int, tell: Callable[[int], None]
+    variants: dict[str, Variant], steps: int, rounds: int, progress: Callable[[int, int], None]
 ) -> dict[str, list[float]]:
     """Return the seconds a step of every variant in every round; A B C, B C A, C A B and so on."""
     found: dict[str, list[float]] = {key: [] for key in variants}
     for number in range(rounds):
-        tell(number + 1)
+        progress(number, rounds)
         turn = number % max(1, len(variants))
         for key in [*variants][turn:] + [*variants][:turn]:
             variant = variants[key]
@@ -254,8 +254,8 @@ def _scaling(setting: _Setting) -> Iterator[Point]:
             yield Point(axis, value, _measure(f"{axis} {value}", change(size, value), variants, setting))
 
 
-def _evaluations(setting: _Setting) -> Iterator[Evaluation]:
-    plan, tell = setting.plan, setting.tell
+def _evaluations(setting: _Setting) -> Iterator[BoundSpeed]:
+    plan, progress = setting.plan, setting.progress
     wanted = {how: evaluate for how, evaluate in EVALUATORS.items() if how in plan.variants}
     if not (plan.evaluated and wanted):
         return
@@ -266,12 +266,12 @@ def _evaluations(setting: _Setting) -> Iterator[Evaluation]:
     seconds: dict[str, list[float]] = {how: [] for how in wanted}
     for number in range(3):
         for how, evaluate in wanted.items():
-            tell(f"L_{plan.particles} of {len(images)} images, {how}, round {number + 1} of 3")
+            progress(f"L_{plan.particles} of {len(images)} images, {how}: rounds", number, 3)
             began = perf_counter()
             evaluate(program, images, plan.particles, 0).sum().item()
             seconds[how].append(perf_counter() - began)
     for how, rounds in seconds.items():
-        yield Evaluation(how, len(images), plan.particles, tuple(rounds))
+        yield BoundSpeed(how, len(images), plan.particles, tuple(rounds))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pyro_vae.studies.benchmark.sizes import Size
 
 
 class Unavailable(Exception):
-    """This variant cannot be had here; the message says why, and what would bring it."""
+    """This variant is not available here; the message says why, and what would make it so."""
 
 
 class Variant(ABC):
@@ -34,7 +34,7 @@ class Variant(ABC):
 
     @abstractmethod
     def run(self, steps: int, learning_rate: float) -> float:
-        """Take steps, wait until the last is done, and return its loss, nats per datum."""
+        """Take steps, wait until the last is done, and return its loss, nats per example."""
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -42,7 +42,7 @@ class Variant(ABC):
         yield
 
     def close(self) -> None:  # noqa: B027  # most keep nothing
-        """Let go of what was kept from one measurement to the next."""
+        """Free what is kept between measurements."""
 
     def seed(self, seed: int) -> None:
         """Fix the noise of the steps to come."""

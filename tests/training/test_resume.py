@@ -13,6 +13,7 @@ import torch
 from resume_driver import PLANS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import pyro_vae
 from pyro_vae.training.folder import Run
 
 KILLED, INTERRUPTED = -signal.SIGKILL, 130
@@ -64,7 +65,8 @@ class Driver:
     def __init__(self, folder):
         self.folder = folder
         path = Path(__file__).parents[1] / "resume_driver.py"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        package = str(Path(pyro_vae.__file__).parents[1])  # the one under test, wherever another is installed
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": package}
         self.process = subprocess.Popen(
             [sys.executable, str(path)],
             stdin=subprocess.PIPE,

@@ -171,7 +171,7 @@ def _expanded(p: Distribution, q: Distribution) -> tuple[Distribution, Distribut
 
 
 def _closed(formula: Callable[[], Tensor]) -> Information | None:
-    """Return what a formula of torch gives, or None where it has none."""
+    """Return a closed form of torch, or None where it is not implemented."""
     try:
         return Information(formula(), None)
     except NotImplementedError:
@@ -190,7 +190,7 @@ def _sampled(p: Distribution, integrand: Callable[[Tensor], Tensor], num_samples
 
 
 def _device(p: Distribution) -> torch.device:
-    """Return the device of a distribution's parameters; wrappers hold others inside."""
+    """Return the device of a distribution's parameters, looking through wrappers."""
     parts: list[object] = list(vars(p).values())
     for part in parts:
         if isinstance(part, Tensor):

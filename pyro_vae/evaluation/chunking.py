@@ -58,5 +58,5 @@ def state_chunks(x: Tensor, states: int) -> tuple[Tensor, ...]:
 
 
 def sample_chunks(x: Tensor, samples: int) -> list[int]:
-    """Return the number of samples of every chunk, where a chunk holds them for all examples of ``x``."""
+    """Return the sizes of chunks of samples, each drawn for all examples of ``x`` together."""
     return chunk_sizes(samples, fitting(STATES_AT_ONCE, len(x)))

@@ -1,4 +1,4 @@
-"""What a program says of held-out data, as ArviZ knows it: labelled groups, in one netCDF file."""
+"""Draws, log-densities and weights of held-out examples for ArviZ: labelled groups in one netCDF file."""
 
 import json
 from collections.abc import Mapping
@@ -32,24 +32,24 @@ Groups = dict[str, xarray.Dataset]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much goes into the file.
+    """The sizes of the file for ArviZ.
 
     Args:
-        num_examples: held-out data.
-        draws: draws of q an example, and of the prior.
-        predictive_draws: draws of x an example, and of the prior's; images are what makes a file large.
+        num_examples: number of held-out examples.
+        num_draws: draws of q per example, and of the prior.
+        num_predictive: samples of x per example, and of the prior; images make a file large.
     """
 
     num_examples: int = 100
-    draws: int = 1000
-    predictive_draws: int = 20
+    num_draws: int = 1000
+    num_predictive: int = 20
 
     def __post_init__(self) -> None:
-        for name, least in {"num_examples": 2, "draws": 30, "predictive_draws": 1}.items():
+        for name, least in {"num_examples": 2, "num_draws": 30, "num_predictive": 1}.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} of at least {least}", getattr(self, name), f"{name}={least}")
-        if self.predictive_draws > self.draws:
-            raise InputError(f"at most {self.draws} predictive_draws", self.predictive_draws, "more draws")
+        if self.num_predictive > self.num_draws:
+            raise InputError(f"num_predictive of at most {self.num_draws}", self.num_predictive, "a larger num_draws")
 
 
 def to_inference_data(
@@ -62,36 +62,37 @@ def to_inference_data(
     draws_at_once: int = EvaluationOptions.draws_at_once,
     about: Mapping[str, str] | None = None,
 ) -> ArvizData:
-    r"""Return what a program says of held-out data: ``arviz.InferenceData`` (0.x) or an xarray ``DataTree`` (1.x).
+    r"""Return draws, log-densities and weights of held-out examples: ``InferenceData`` (0.x) or a ``DataTree`` (1.x).
 
     ====================  =======================================================================================
     prior                 latents z ~ p(z), (chain, draw, \*site)
-    posterior             latents z ~ q(z|x), (chain, draw, example, \*site): independent draws, of q and not of p(z|x)
+    posterior             latents z ~ q(z|x), (chain, draw, example, \*site): independent samples of q, not of p(z|x)
     prior_predictive      x ~ p(x|z) at the prior's first draws, (chain, draw, \*x)
     posterior_predictive  x ~ p(x|z) at the posterior's first draws, (chain, draw, example, \*x)
     log_likelihood        log p(x|z) at the posterior's draws, (chain, draw, example), nats
     sample_stats          log_weight, log p(x, z) − log q(z|x), (chain, draw, example); k_hat, (example)
     observed_data         x, (example, \*x)
-    constant_data         label, (example), where there are labels
+    constant_data         label, (example), if there are labels
     ====================  =======================================================================================
 
     A latent site ``z`` of one dimension has the dimension ``z_dim``; of several, ``z_dim_0``, ``z_dim_1``, ...;
-    ``example`` counts as the data that were given. The data are those that :func:`pyro_vae.evaluate` takes first with
-    the same seed.
+    ``example`` is the index in ``data``. The examples are those that :func:`pyro_vae.evaluate` takes first with the
+    same seed.
 
     Args:
         program: as for :func:`pyro_vae.evaluate`.
-        data: held-out data.
-        sizes: how many examples and draws.
+        data: held-out examples.
+        sizes: numbers of examples and draws.
         device: ``auto`` (CUDA where present), ``cpu`` or ``cuda``.
-        seed: fixes binarization, which data, and noise.
+        seed: fixes binarization, subset and noise.
         draws_at_once: as for :func:`pyro_vae.evaluate`; bounds memory.
-        about: attributes of the file.
+        about: more attributes of the file.
 
     Example:
         >>> from pyro_vae import VAE
         >>> x = torch.bernoulli(torch.full((10, 6), 0.3))
-        >>> found = to_inference_data(VAE((6,), latent_dim=2), x, sizes=Sizes(num_examples=5, draws=40), device="cpu")
+        >>> sizes = Sizes(num_examples=5, num_draws=40)
+        >>> found = to_inference_data(VAE((6,), latent_dim=2), x, sizes=sizes, device="cpu")
         >>> dict(found.posterior["z"].sizes)
         {'chain': 1, 'draw': 40, 'example': 5, 'z_dim': 2}
     """
@@ -102,7 +103,7 @@ def to_inference_data(
         "pixels": subject.pixels,
         "likelihood": subject.likelihood,
         "seed": seed,
-        "note": "posterior: independent draws of q(z|x), not of p(z|x); sample_stats.log_weight corrects for that",
+        "note": "posterior: independent samples of q(z|x), not of p(z|x); sample_stats.log_weight corrects for that",
         "inference_library": "pyro-ppl",
         "creation_library": "pyro_vae",
         "creation_library_version": __version__,
@@ -125,11 +126,11 @@ def save_netcdf(path: str | Path, found: ArvizData) -> None:
 def groups(subject: Subject, sizes: Sizes) -> Groups:
     """Return the groups as xarray datasets."""
     x = subject.x[: sizes.num_examples]
-    like = x.new_zeros((sizes.draws, *x.shape[1:]))
+    like = x.new_zeros((sizes.num_draws, *x.shape[1:]))
     with evaluating(subject.program, x.device, subject.seed):
-        posterior, log_likelihood, log_weight = _posterior(subject, x, sizes.draws)
+        posterior, log_likelihood, log_weight = _posterior(subject, x, sizes.num_draws)
         prior = sample_prior(subject.program, like)
-        at = [{name: z[k].to(x.device) for name, z in posterior.items()} for k in range(sizes.predictive_draws)]
+        at = [{name: z[k].to(x.device) for name, z in posterior.items()} for k in range(sizes.num_predictive)]
         predicted = torch.stack([decode(subject.program, latents, x).sample for latents in at])
     example = subject.index[: len(x)].numpy()
     event = _dims("x", x.shape[1:])
@@ -137,7 +138,7 @@ def groups(subject: Subject, sizes: Sizes) -> Groups:
         "posterior": _dataset(posterior, ("draw", "example"), example),
         "prior": _dataset(prior.latents, ("draw",), example),
         "posterior_predictive": _dataset({"x": predicted}, ("draw", "example"), example),
-        "prior_predictive": _dataset({"x": prior.sample[: sizes.predictive_draws]}, ("draw",), example),
+        "prior_predictive": _dataset({"x": prior.sample[: sizes.num_predictive]}, ("draw",), example),
         "log_likelihood": _dataset({"x": log_likelihood}, ("draw", "example"), example),
         "sample_stats": _dataset({"log_weight": log_weight}, ("draw", "example"), example),
         "observed_data": xarray.Dataset({"x": (("example", *event), x.cpu().numpy())}, {"example": example}),
@@ -150,7 +151,7 @@ def groups(subject: Subject, sizes: Sizes) -> Groups:
 
 
 def _posterior(subject: Subject, x: Tensor, draws: int) -> tuple[Arrays, Tensor, Tensor]:
-    """Draw from q: latents (K, B, *event), log p(x|z) and log w, (K, B)."""
+    """Sample q: latents (K, B, *event), log p(x|z) and log w, (K, B)."""
     program, pieces = subject.program, []
     for count in chunk_sizes(draws, fitting(subject.options.draws_at_once, len(x))):
         draw = Draw(program.model, program.guide, (x,), {}, count, "fixed")
@@ -163,7 +164,7 @@ def _posterior(subject: Subject, x: Tensor, draws: int) -> tuple[Arrays, Tensor,
 
 
 def _dataset(arrays: Mapping[str, Tensor], leading: tuple[str, ...], example: npt.NDArray[np.int64]) -> xarray.Dataset:
-    """Return a dataset of arrays whose first dimensions are given, with one chain put before them."""
+    """Return a dataset of arrays with these leading dimensions, after a dimension of one chain."""
     variables = {
         name: (("chain", *leading, *_dims(name, value.shape[len(leading) :])), value[None].numpy())
         for name, value in arrays.items()

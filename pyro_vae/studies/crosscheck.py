@@ -119,12 +119,14 @@ def crosscheck(devices: Sequence[torch.device], progress: Progress = no_progress
     Returns:
         All rows; the check has passed if every row has.
     """
-    rows = []
+    return list(_comparisons(devices, progress))
+
+
+def _comparisons(devices: Sequence[torch.device], progress: Progress = no_progress) -> Iterator[Row]:
     cases = list(_cases(devices))
     for done, (compare, case) in enumerate(cases, 1):
-        rows += _isolated(compare, case)
+        yield from _isolated(compare, case)
         progress(f"{case.likelihood} on {case.device.type}", done, len(cases))
-    return rows
 
 
 def _cases(devices: Sequence[torch.device]) -> Iterator[tuple[Comparison, Case]]:

@@ -218,7 +218,7 @@ TRAIN = [
     ("--data inf.npy", "finite pixels in .*inf.npy; got NaN or infinity"),
     ("--data negative.npy", "floating pixels from 0 to 1 in .*; got -0.25 to"),
     ("--data above.npy", "floating pixels from 0 to 1 in .*; got 0 to 17"),
-    ("--data frey-face --data_root pictureless", "no such files in .*pictureless.* Try getting frey-face from"),
+    ("--data frey-face --data_root pictureless", "no such files in .*pictureless.* Try downloading frey-face from"),
     (
         "--binarize none --likelihood bernoulli",
         "binary pixels: a Bernoulli gives grey levels no probability, .*; got values other than 0 and 1 at site 'x'. "

@@ -451,14 +451,29 @@ def test_bad_options(name):
         evaluate(VAE((4,), latent_dim=2), torch.ones(10, 4), **options)
 
 
+def keywords_from(function, first):
+    """The keywords of a function from one on, with their defaults; a tuple reads as a list."""
+    found = {name: keyword.default for name, keyword in inspect.signature(function).parameters.items()}
+    wanted = list(found)[list(found).index(first) :]
+    return {name: list(found[name]) if isinstance(found[name], tuple) else found[name] for name in wanted}
+
+
 def test_keywords_are_those_of_the_options():
-    """One place for names and defaults: the keywords of evaluate are the fields of EvaluationOptions."""
-    keywords = inspect.signature(evaluate).parameters
-    fields = {field.name: getattr(EvaluationOptions(), field.name) for field in dataclasses.fields(EvaluationOptions)}
-    given = {name: keywords[name].default for name in list(keywords)[list(keywords).index("num_particles") :]}
-    assert {name: list(v) if isinstance(v, tuple) else v for name, v in given.items()} == fields
+    """The keywords of evaluate are the fields of EvaluationOptions, with their defaults."""
+    assert keywords_from(evaluate, "num_particles") == vars(EvaluationOptions())
     with pytest.raises(TypeError, match="num_particle"):
         evaluate(VAE((4,), latent_dim=2), torch.ones(10, 4), num_particle=3)
+
+
+@pytest.mark.parametrize("change", [{"gap_steps": 2000}, {"gap_step": 3000}, {}], ids=["default", "name", "missing"])
+def test_a_keyword_that_differs_is_caught(change):
+    planted = {name: value for name, value in vars(EvaluationOptions()).items() if name != "gap_steps"} | change
+    parameters = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=v) for n, v in planted.items()]
+
+    def function(): ...
+
+    function.__signature__ = inspect.Signature(parameters)
+    assert keywords_from(function, "num_particles") != vars(EvaluationOptions())
 
 
 def test_a_card_in_a_notebook_and_as_a_frame():

@@ -20,7 +20,7 @@ from pyro_vae.models.oracles.linear_gaussian import LinearGaussian
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.joint import Joint
 
-SIZES = Sizes(num_examples=12, draws=60, predictive_draws=7)
+SIZES = Sizes(num_examples=12, num_draws=60, num_predictive=7)
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "arviz_plots.py"
 
 
@@ -120,9 +120,9 @@ def test_same_seed_same_file(tmp_path):
     ("sizes", "message"),
     [
         ({"num_examples": 1}, "num_examples of at least 2; got 1"),
-        ({"draws": 10}, "draws of at least 30"),
-        ({"predictive_draws": 0}, "predictive_draws of at least 1"),
-        ({"draws": 30, "predictive_draws": 31}, "at most 30 predictive_draws; got 31"),
+        ({"num_draws": 10}, "num_draws of at least 30"),
+        ({"num_predictive": 0}, "num_predictive of at least 1"),
+        ({"num_draws": 30, "num_predictive": 31}, "num_predictive of at most 30; got 31"),
     ],
 )
 def test_bad_sizes(sizes, message):

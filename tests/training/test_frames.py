@@ -45,7 +45,6 @@ def test_a_step_is_three_functions_below_fit(stacks):
         assert [name for _, name in below] == ["fit", "one_by_one", "step"]
 
 
-@pytest.mark.xfail(strict=True, reason="the command still has _dispatch and _fit between main, train and fit")
 def test_a_step_is_five_functions_below_the_command(stacks):
     """They are main, train, fit, the engine's run, and step."""
     assert max(map(len, stacks)) <= 5, stacks[0]

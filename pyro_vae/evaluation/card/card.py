@@ -82,7 +82,7 @@ class Card:
         for entry in self.entries:
             if entry.caveat:
                 notes.setdefault(entry.caveat, []).append(entry.label)
-        return [f"{', '.join(labels)}: {note}" for note, labels in notes.items()]
+        return [f"{'; '.join(labels)}: {note}" for note, labels in notes.items()]
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row per figure: part, label, value, standard_error, unit, examples, how, caveat; the name is the

@@ -56,7 +56,7 @@ class Results:
         self._found: dict[type[object], object] = {}
 
     def put(self, result: object) -> None:
-        """Keep the result of a part; its type says which."""
+        """Add the result of a part, by its type."""
         self._found[type(result)] = result
 
     def of(self, part: Part[R]) -> R | None:

@@ -109,7 +109,7 @@ def test_units():
     assert self_information(td.Bernoulli(0.125), torch.tensor(1.0), unit="bits").value.item() == pytest.approx(3)
 
 
-def test_sampling_is_by_seed_and_disturbs_nothing():
+def test_sampling_is_seeded_and_has_no_side_effects():
     before = torch.get_rng_state()
     first, again, other = entropy(mixture()), entropy(mixture()), entropy(mixture(), seed=1)
     assert torch.equal(torch.get_rng_state(), before)

@@ -173,7 +173,7 @@ class TestSandwich:
 
     @pytest.mark.parametrize("program", [linear(), Coins(), Nested()])
     def test_both_sides_are_unbiased(self, program):
-        """E w = p(x) and E 1/w = 1/p(x): one chain an example, so that data are independent."""
+        """E w = p(x) and E 1/w = 1/p(x): one chain per example, so that the weights are independent."""
         like = program.simulate(1).expand(1500, -1)
         found = bidirectional(program, like, chains=1, temperatures=12, leapfrog_steps=4)
         truth = program.log_evidence(found.x).detach()
@@ -198,7 +198,7 @@ class TestSandwich:
 
 
 def test_transitions_leave_the_target_as_it_is():
-    """Exact posterior samples stay so, also where many proposals are refused."""
+    """Exact posterior samples stay exact, also where many proposals are rejected."""
     oracle = linear("posterior")
     x = oracle.simulate(2)
     with isolated_rng(CPU, 0), torch.no_grad(), own_store(oracle):
@@ -286,7 +286,7 @@ class TestPlantedErrors:
         with pytest.raises(AssertionError):
             assert_posterior_evidence(found, Coins().log_evidence(x))
 
-    def test_cut_off_normal_that_is_not_divided_by_what_is_left(self, monkeypatch):
+    def test_truncated_normal_that_is_not_normalised(self, monkeypatch):
         real = hmc.truncated_normal
         monkeypatch.setattr(hmc, "truncated_normal", lambda *args: real(*args) + math.log(hmc.INSIDE))
         oracle = linear()
@@ -348,10 +348,10 @@ CALLS = {
 
 
 class TestManners:
-    """What every estimator of log p(x) leaves as it was, and how it is reproduced."""
+    """No estimator of log p(x) has side effects, and each is reproducible."""
 
     @pytest.mark.parametrize("name", CALLS)
-    def test_nothing_is_disturbed(self, name, device):
+    def test_no_side_effects(self, name, device):
         vae = VAE((6,), latent_dim=2, hidden=(8,)).to(device)
         x = torch.bernoulli(torch.full((5, 6), 0.5, device=device))
         vae.decoder.layers[0].bias.requires_grad_(False)
@@ -412,7 +412,7 @@ def test_schedules_rise_from_0_to_1():
 
 
 def defaults(function):
-    """The keywords of a function that say how to anneal, with their defaults."""
+    """The annealing settings among the keywords of a function, with their defaults."""
     found = {name: p.default for name, p in inspect.signature(function).parameters.items()}
     return {name: default for name, default in found.items() if name not in OTHER_ARGUMENTS}
 

@@ -1,4 +1,4 @@
-"""Importance weights, units in use and calibration, on programs and weights whose answers are known."""
+"""Importance weights, latent usage and calibration, on programs and weights with known answers."""
 
 import math
 import warnings
@@ -59,7 +59,7 @@ def test_the_adapter_leaves_its_argument_alone():
 
 
 def test_k_hat_knows_neither_scale_nor_order_nor_chunks():
-    """Pyro's ``psis_diagnostic`` gives one k-hat for the joint of all data; here every example has its own."""
+    """Pyro's ``psis_diagnostic`` gives one k-hat for the joint of all examples; here each example has one."""
     weights = pareto_log_weights(0.7, data=300)
     found = pareto_k(weights)
     assert_close(pareto_k(weights.flip(0) - 1e4), found, 1e-6)

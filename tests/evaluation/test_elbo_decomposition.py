@@ -1,4 +1,4 @@
-"""The parts of the ELBO, on programs whose parts are known and against double loops by hand."""
+"""Decompositions of the ELBO, on programs with known terms and against double loops by hand."""
 
 import math
 
@@ -17,7 +17,7 @@ from pyro_vae.program.contexts import evaluating
 
 
 def data(number, theta=0.9, seed=101):  # not the seed of the noise: that would be the same stream
-    """Data of the Gaussian toy's own distribution."""
+    """Examples from the Gaussian toy's marginal."""
     noise = torch.randn(number, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return noise * math.sqrt(theta**2 + NOISE**2)
 
@@ -35,7 +35,7 @@ def test_parts_of_a_gaussian_program():
     assert_mean(parts.kl, 0.5 * (mean**2 + scale**2 - 1) - scale.log())
 
 
-def test_parts_add_up_to_the_elbo_of_the_same_draws(device):
+def test_parts_add_up_to_the_elbo_of_the_same_particles(device):
     vae, x = VAE((4,), latent_dim=2).to(device).double(), torch.ones(30, 4, dtype=torch.float64, device=device)
     parts = elbo_parts(vae, x, num_particles=100, seed=3)
     with evaluating(vae, x.device, 3):
@@ -58,7 +58,7 @@ def test_the_kl_is_information_plus_marginal_kl(make):
 
 
 def by_hand(program, x, num_particles, seed=0):
-    """Mutual information of the Gaussian toy from a double loop over codes and data."""
+    """Mutual information of the Gaussian toy from a double loop over codes and examples."""
     toy, q = program.toy, torch.distributions.Normal
     with evaluating(program, x.device, seed):
         codes, _ = surgery._codes(program, x, num_particles)
@@ -74,7 +74,7 @@ def check_against_hand(program, x):
     assert_close(elbo_surgery(program, x, num_particles=2).mutual_information, by_hand(program, x, 2))
 
 
-def test_the_aggregate_posterior_is_a_mixture_over_all_data(monkeypatch):
+def test_the_aggregate_posterior_is_a_mixture_over_all_examples(monkeypatch):
     program, x = scalar_gaussian(), data(40)
     check_against_hand(program, x)
     monkeypatch.setattr(surgery, "EXAMPLES_AT_ONCE", 7)
@@ -116,7 +116,7 @@ def test_several_sites_are_one_code():
 
 
 def test_information_of_the_exact_posterior():
-    """q(z) is p(z) but for the finite data, and I(x; z) = ½ log(1 + θ²/σ²)."""
+    """q(z) is p(z) up to the finite sample, and I(x; z) = ½ log(1 + θ²/σ²)."""
     found = elbo_surgery(scalar_gaussian(), data(3000))
     assert_mean(found.mutual_information, 0.5 * math.log(1 + 0.9**2 / NOISE**2))
     assert_mean(found.marginal_kl, 0.0)

@@ -43,7 +43,7 @@ SMALL = {"num_particles": 200, "iwae": [1, 4, 20], "importance_examples": 120, "
 
 
 def skew(guide="encoder"):
-    """A linear VAE whose columns are not orthogonal: the diagonal q leaves a gap that is known."""
+    """A linear VAE whose columns are not orthogonal: the gap of the diagonal q is known."""
     weight = torch.tensor([[1.0, 0.8], [0.2, 0.9], [-0.4, 0.3]], dtype=torch.float64)
     return LinearGaussian.of(weight, torch.tensor([0.1, -0.2, 0.3]), 0.6, guide)
 
@@ -202,7 +202,7 @@ def test_functions_keep_the_parameters_of_the_callers_store():
     assert shifted < at_zero - 1
 
 
-def test_the_callers_world_is_left_alone():
+def test_no_global_state_changes():
     vae, x = VAE((4,), latent_dim=2), Images(torch.randint(0, 256, (20, 4), dtype=torch.uint8), binarize="dynamic")
     state = torch.get_rng_state()
     before = {name: value.clone() for name, value in vae.state_dict().items()}
@@ -317,7 +317,7 @@ def counting(monkeypatch, stop_at=None):
 
 
 def test_compiled_chunks_resume_bit_identical(tmp_path, monkeypatch):
-    """Compiled draws use up no noise of the chunk that is the first to need them, and are chunks of their own."""
+    """Compilation uses no noise of the first chunk that needs it, and compiled chunks are stored apart."""
     monkeypatch.setattr(likelihood, "COMPILED_FROM", 1)
     whole = evaluate(*subject(), **options)
     with monkeypatch.context() as patch:
@@ -593,7 +593,7 @@ def test_command_on_other_data_and_splits(run, tmp_path, capsys):
 
 
 def test_the_probe_is_not_of_other_labels(run, tmp_path, capsys):
-    """Labels of another set mean other things, and data that it learnt from prove nothing."""
+    """Labels of another data set mean other things, and the training split is no test."""
     quick = ["--only", "probe", "--device", "cpu"]
     assert main(["evaluate", str(run), *quick]) == 0
     capsys.readouterr()

@@ -58,7 +58,7 @@ def test_numbers_in_the_file_are_the_programs(tmp_path):
     assert file.attrs["pixels"] == "as they are, not binarized"
 
 
-def test_predictive_draws_are_of_the_draws_of_the_same_number(tmp_path):
+def test_predictive_samples_belong_to_the_draws_of_the_same_number(tmp_path):
     """With hardly any noise x is W z + μ: each predictive draw is next to the mean at the latent of its number."""
     weight = torch.tensor([[1.0, 0.8], [0.2, 0.9], [-0.4, 0.3]], dtype=torch.float64)
     program = LinearGaussian.of(weight, torch.ones(3), 1e-6)
@@ -97,7 +97,7 @@ def test_groups_and_dimensions(kind, tmp_path):
 
 
 def test_weights_of_the_file_give_log_p(tmp_path):
-    """The mean weight is p(x), without bias: the ratio to the truth has mean 1 over data."""
+    """The mean weight is p(x), without bias: the ratio to the truth has mean 1 over examples."""
     program = oracle()
     file = round_trip(tmp_path / "a.nc", program, program.simulate(500), sizes=Sizes(500, 100, 1))
     x, log_weight = array(file.observed_data, "x"), array(file.sample_stats, "log_weight")[0]

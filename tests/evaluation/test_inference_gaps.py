@@ -136,7 +136,7 @@ def test_too_few_steps_are_reported():
 
 
 def test_several_sites_are_one_latent():
-    """The hierarchy is linear and Gaussian: log p(x) is known, and its posterior is no diagonal normal."""
+    """The hierarchy is linear and Gaussian: log p(x) is known, and its posterior is not diagonal."""
     toy = hierarchy(1)
     theta = toy.theta.item()
     x = torch.linspace(-2, 2, 40, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Linear probes and reconstructions, on latents that are known."""
+"""Linear probes and reconstructions, on programs with known latents."""
 
 import math
 
@@ -15,7 +15,7 @@ from pyro_vae.evaluation.methods.probe import latent_features, linear_probe, rec
 
 
 def separated(number, seed=0):
-    """Data of two classes, ± 3, which the first unit's mean tells apart."""
+    """Examples of two classes, ± 3, which the first unit's mean separates."""
     labels = torch.arange(number) % 2
     noise = torch.randn(number, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return 6.0 * labels - 3.0 + 0.1 * noise, labels
@@ -29,7 +29,7 @@ def test_features_are_posterior_means(device):
     assert_mean(sampled, torch.tensor([0.5, 0.0]))
 
 
-def test_a_probe_tells_classes_that_the_latents_tell(device):
+def test_a_probe_separates_classes_that_the_latents_separate(device):
     train, test = ([part.to(device) for part in separated(n, seed)] for n, seed in ((100, 0), (60, 1)))
     probe = linear_probe(TwoUnits(), tuple(train), tuple(test))
     assert probe.accuracy.value == 1.0
@@ -102,7 +102,7 @@ def test_reconstructions_of_binary_data(device):
     assert_close(scores.log_likelihood, -scores.cross_entropy)
 
 
-def test_scores_of_images_are_of_their_own_datum():
+def test_scores_of_images_are_per_example():
     """A decoder that copies its latent, and a guide that copies x: nothing is lost."""
 
     class Copy(TwoUnits):

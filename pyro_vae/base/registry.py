@@ -36,7 +36,7 @@ def from_spec(table: Mapping[str, Callable[..., T]], text: str, what: str, **giv
     for key in arguments:
         if key not in takes:
             known = f"an argument of {what} {name}, one of {', '.join(takes)}" if takes else "no argument"
-            elsewhere = f" ({key} is set by an option of its own)" if key in given else ""
+            elsewhere = f" ({key} is set separately)" if key in given else ""
             raise InputError(known, repr(key), f"{name} alone for its defaults{elsewhere}")
     try:
         return constructor(**given, **arguments)

@@ -187,7 +187,7 @@ TRAIN = [
         "an argument of estimator trace_elbo, one of num_particles; got 'particles'",
     ),
     ("--optimizer adam:epsilon=1", "an argument of optimizer adam, one of betas, eps, .*; got 'epsilon'"),
-    ("--optimizer adam:lr=3", "got 'lr'. Try adam alone for its defaults .lr is set by an option of its own"),
+    ("--optimizer adam:lr=3", "got 'lr'. Try adam alone for its defaults .lr is set separately"),
     ("--optimizer adam:eps=-3", "arguments that optimizer adam takes; got 'adam:eps=-3': Invalid epsilon"),
     ("--optimizer sgd:nesterov=true", "got 'sgd:nesterov=true': Nesterov momentum requires"),
     ("--schedule cosine:final=2", "a final from 0 to 1; got 2"),

@@ -345,7 +345,7 @@ def test_an_error_of_the_program_itself_is_passed_on():
     [
         ("adaam", "Expected an optimizer, one of adadelta, .*; got 'adaam'. Try 'adam'"),
         ("adam:epss=1", r"an argument of optimizer adam, one of betas, eps, .*; got 'epss'"),
-        ("adam:lr=1", "got 'lr'. Try adam alone for its defaults .lr is set by an option of its own"),
+        ("adam:lr=1", "got 'lr'. Try adam alone for its defaults .lr is set separately"),
         ("adam:params=1", "got 'params'"),
         ("adam:eps=-1", "got 'adam:eps=-1': Invalid epsilon value"),
         ("adam:betas=3", "got 'adam:betas=3'"),

@@ -9,9 +9,13 @@ from torch import distributions as td
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import bounded_below, estimate
+from pyro_vae.elbo.catalogue import trace_elbo
+from pyro_vae.elbo.pathwise import SampledKL
 from pyro_vae.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, LearnedGaussian
 from pyro_vae.models.posteriors import DiagonalNormal
 from pyro_vae.models.priors import StandardNormal
+from pyro_vae.models.vae import VAE
+from pyro_vae.program.contexts import own_store
 
 LIKELIHOOD_ROWS = {
     "bernoulli": Bernoulli(),
@@ -111,6 +115,102 @@ def test_bad_family_is_refused(name):
     make, message = BAD_FAMILIES[name]
     with pytest.raises(InputError, match=message):
         make()
+
+
+# --- priors and posteriors --------------------------------------------------------------------------------
+
+PRIOR_ROWS = {
+    "standard_normal": StandardNormal,
+}
+POSTERIOR_ROWS = {
+    "diagonal_normal": DiagonalNormal(),
+}
+
+
+def assert_density_of_a_line(distribution):
+    """A density of event shape (1,) has total probability 1 on the real line."""
+    grid = torch.linspace(-400, 400, 800_001, dtype=torch.float64)
+    shape = (-1, *[1] * len(distribution.batch_shape), 1)
+    density = distribution.log_prob(grid.reshape(shape)).exp()
+    total = torch.trapezoid(density, grid, dim=0)
+    assert_close(total, torch.ones_like(total), tolerance=1e-6)
+
+
+@pytest.mark.parametrize("name", PRIOR_ROWS)
+class TestPrior:
+    def test_is_normalised(self, name):
+        assert_density_of_a_line(PRIOR_ROWS[name](1).double()())
+
+    def test_keeps_shape_dtype_and_device(self, name, device):
+        prior = PRIOR_ROWS[name](3).to(device, torch.float64)()
+        draw = prior.sample((5,))
+        assert (prior.batch_shape, prior.event_shape, draw.shape) == ((), (3,), (5, 3))
+        assert draw.dtype == prior.log_prob(draw).dtype == torch.float64
+        assert draw.device.type == device.type
+
+    def test_its_vae_is_checked_against_pyro(self, name):
+        assert_elbo_and_gradient_are_pyros(prior=PRIOR_ROWS[name](2))
+
+
+@pytest.mark.parametrize("name", POSTERIOR_ROWS)
+class TestPosterior:
+    def test_is_normalised(self, name):
+        family = POSTERIOR_ROWS[name]
+        assert_density_of_a_line(family(*heads_of(family, 4, 1)))
+
+    def test_mean_is_the_mean_of_its_draws(self, name):
+        family = POSTERIOR_ROWS[name]
+        distribution = family(*heads_of(family, 3, 2))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            assert_mean(distribution.sample((20000,)), distribution.mean)
+
+    def test_every_head_has_the_gradient_of_its_draws(self, name):
+        """Reparameterized: the derivative of a draw at fixed noise equals finite differences, for every head."""
+        family = POSTERIOR_ROWS[name]
+        heads = [head.requires_grad_() for head in heads_of(family, 4, 3)]
+
+        def drawn(values):
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                return family(*values).rsample().sum()
+
+        gradients = torch.autograd.grad(drawn(heads), heads, materialize_grads=True)
+        for which, gradient in enumerate(gradients):
+            ends = []
+            for sign in (1, -1):
+                moved = [h.detach() + (sign * 1e-5 if i == which else 0) for i, h in enumerate(heads)]
+                ends.append(drawn(moved))
+            assert_close(gradient.sum(), (ends[0] - ends[1]) / 2e-5, tolerance=1e-7)
+
+    def test_keeps_shape_dtype_and_device(self, name, device):
+        family = POSTERIOR_ROWS[name]
+        distribution = family(*(head.float().to(device) for head in heads_of(family, 5, 2)))
+        draw = distribution.rsample((7,))
+        assert (distribution.batch_shape, distribution.event_shape, draw.shape) == ((5,), (2,), (7, 5, 2))
+        assert draw.dtype == torch.float32
+        assert draw.device.type == device.type
+
+    def test_its_vae_is_checked_against_pyro(self, name):
+        assert_elbo_and_gradient_are_pyros(posterior=POSTERIOR_ROWS[name])
+
+
+def assert_elbo_and_gradient_are_pyros(**parts):
+    """``sampled_kl`` equals Pyro's ``Trace_ELBO`` on the same noise, in value and gradient of every parameter."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = VAE((6,), 2, (5,), "gaussian", **parts).double()
+        x = torch.randn(8, 6, dtype=torch.float64)
+    found = []
+    for elbo in (SampledKL(4), trace_elbo(4)):
+        vae.zero_grad()
+        with own_store(vae), torch.random.fork_rng():
+            torch.manual_seed(1)
+            loss = elbo.loss_and_grads(vae.model, vae.guide, x)
+        found.append((loss, {n: p.grad.clone() for n, p in vae.named_parameters()}))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
+    for parameter, gradient in found[0][1].items():
+        assert_close(gradient, found[1][1][parameter])
 
 
 def test_standard_normal_prior_density():

@@ -10,7 +10,7 @@ import torch
 from checks import assert_close
 from torch import nn
 
-from pyro_vae import VAE, Hook, InputError, NonFiniteError, Replicates, fit
+from pyro_vae import VAE, Hook, InputError, NonFiniteError, Replicates, evaluate, fit
 from pyro_vae.cli.main import main
 from pyro_vae.elbo.catalogue import ESTIMATORS
 from pyro_vae.elbo.pathwise import SampledKL
@@ -19,6 +19,7 @@ from pyro_vae.engines.compiled.engine import CompiledEngine
 from pyro_vae.engines.compiled.step import StepFunction
 from pyro_vae.engines.compiled.trace import traced
 from pyro_vae.engines.svi import SVIEngine
+from pyro_vae.program.adapter import as_program
 
 R, B, D, Z = (
     3,
@@ -172,6 +173,17 @@ def test_a_step_that_is_not_finite_names_the_replicate():
     ):
         engine.step(data(), 0.01)
     assert all(torch.equal(t, before[n]) for n, t in replicates.state_dict().items())
+
+
+def test_replicates_are_no_program():
+    """What takes a program takes one of them, never the first for all."""
+    replicates = Replicates([make(0), make(1)])
+    assert not hasattr(replicates, "model")
+    assert not hasattr(replicates, "guide")
+    for take in (lambda: as_program(replicates, data()), lambda: evaluate(replicates, data())):
+        with pytest.raises(InputError, match=r"Expected a program: .*; got Replicates"):
+            take()
+    assert as_program(replicates.programs[0], data()) is replicates.programs[0]
 
 
 def test_validation_errors_of_replicates():

@@ -23,8 +23,8 @@ from pyro_vae.elbo.catalogue import ESTIMATORS
 from pyro_vae.figures.gradients import gradient_figure
 from pyro_vae.models.replicates import Replicates, as_trainable, members
 from pyro_vae.program.protocol import Program
-from pyro_vae.studies.gradients import EstimatorReport, compare_gradients
-from pyro_vae.studies.training import Lap, race, training_points
+from pyro_vae.studies.gradients import GradientComparison, compare_gradients
+from pyro_vae.studies.training import Race, race, training_points
 from pyro_vae.training.config import EXTENDABLE, RunConfig
 from pyro_vae.training.folder import Run, load_program
 
@@ -93,7 +93,7 @@ def compare(wanted: CompareOptions, console: Console) -> int:
             raise InputError(f"{option} of at most {len(there)}, the held-out examples", wish, f"{option}={len(there)}")
     x = data.validation.to(device).binarized(config.seed)[: wanted.batch]
     train = data.train.to(device)
-    points: dict[int, list[EstimatorReport]] = {}
+    points: dict[int, GradientComparison] = {}
     for point in training_points(program, train, wanted.at, **_settings(config)):
         first = members(program)[0]  # gradients are those of one replicate; all are trained
         with progress_bars(console, "draws") as tick:
@@ -144,9 +144,9 @@ def _race(
     wanted: CompareOptions,
     config: RunConfig,
     console: Console,
-) -> list[Lap]:
+) -> Race:
     if not wanted.steps:
-        return []
+        return Race()
     test = data.test.to(device).subset(torch.arange(wanted.judge_examples))
     with progress_bars(console, "steps") as tick:
         laps = race(
@@ -167,8 +167,8 @@ def _write(
     wanted: CompareOptions,
     config: RunConfig,
     data: DataSet,
-    points: dict[int, list[EstimatorReport]],
-    laps: list[Lap],
+    points: dict[int, GradientComparison],
+    laps: Race,
     console: Console,
 ) -> None:
     if wanted.json:

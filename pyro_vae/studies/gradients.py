@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
 
+import pandas as pd
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor
@@ -34,6 +35,7 @@ from torch import Tensor
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.statistics import Estimate, Moments, estimate, jackknife
+from pyro_vae.base.tables import Records, columns_of
 from pyro_vae.base.types import Progress, PyroFunction, no_progress
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.elbo.estimator import Estimator, Group
@@ -76,6 +78,43 @@ class EstimatorReport:
     gradients: tuple[GradientReport, ...]
 
 
+class GradientComparison(Records[EstimatorReport]):
+    """The reports of :func:`compare_gradients`, one per estimator; prints as a table."""
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row per estimator and group of parameters; ``bias_squared`` is NaN without a reference."""
+        rows = [
+            {**columns_of(report), **_with_bias(columns_of(gradient))}
+            for report in self
+            for gradient in report.gradients
+        ]
+        return pd.DataFrame(rows)
+
+    def shown(self) -> pd.DataFrame:
+        """Return bound, variance, SNR and bias, with their standard errors; "–": no reference is known."""
+        rows = [
+            {
+                "estimator": report.estimator,
+                "K": report.particles,
+                "bound": str(report.bound),
+                "group": gradient.group,
+                "variance": str(gradient.variance),
+                "SNR": str(gradient.snr),
+                "bias²": "–" if gradient.bias_squared is None else str(gradient.bias_squared),
+                "ms": f"{1e3 * report.seconds:.2f}",
+            }
+            for report in self
+            for gradient in report.gradients
+        ]
+        return pd.DataFrame(rows)
+
+
+def _with_bias(columns: dict[str, object]) -> dict[str, object]:
+    """Give a gradient without a reference the columns of one with a reference."""
+    none = {"bias_squared": math.nan, "bias_squared_standard_error": math.nan}
+    return {**columns, **(none if columns["bias_squared"] is None else {})}
+
+
 class Differentiable(Protocol):
     """What a comparison asks of an estimator: a ``pyro.infer.ELBO`` with a differentiable loss."""
 
@@ -93,7 +132,7 @@ def compare_gradients(
     reference_draws: int = 4000,
     seed: int = 0,
     progress: Progress = no_progress,
-) -> list[EstimatorReport]:
+) -> GradientComparison:
     """Compare the gradients of estimators on one batch, with fresh noise for every draw.
 
     Args:
@@ -104,6 +143,9 @@ def compare_gradients(
         reference_draws: N_r, of each reference.
         seed: of all noise.
         progress: called as ``progress(what, done, total)`` for every draw.
+
+    Returns:
+        One report per estimator, in their order; prints as a table, and has ``to_dataframe()``.
 
     Raises:
         InputError: an estimator that does not define its reference.
@@ -128,7 +170,7 @@ def compare_gradients(
             particles = estimator.total_particles if isinstance(estimator, Estimator) else estimator.num_particles
             ess = effective_sample_size(program, x, particles)
             reports.append(EstimatorReport(name, particles, bound, ess, *costs[name], gradients))
-        return reports
+        return GradientComparison(reports)
 
 
 def parameter_groups(program: Program, x: Tensor) -> dict[str, list[Tensor]]:

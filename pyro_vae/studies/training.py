@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import pandas as pd
 import torch
 from pyro.infer import ELBO
 
 from pyro_vae.base.statistics import Estimate, estimate
+from pyro_vae.base.tables import Records, columns_of
 from pyro_vae.base.types import Progress, State, no_progress
 from pyro_vae.data import Images
 from pyro_vae.engines.compiled.inductor import has_compiler
@@ -92,6 +94,28 @@ class Lap:
     replicates: tuple[float, ...] = ()  # the mean of each, where there are several; log_evidence is of their mean
 
 
+class Race(Records[Lap]):
+    """The laps of :func:`race`; prints as a table."""
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row per lap, with the standard error of the bound."""
+        return pd.DataFrame([columns_of(lap) for lap in self])
+
+    def shown(self) -> pd.DataFrame:
+        """Return each lap with its held-out bound."""
+        rows = [
+            {
+                "estimator": lap.estimator,
+                "after": lap.after,
+                "steps": lap.steps,
+                "seconds": f"{lap.seconds:.2f}",
+                f"L_{lap.num_particles}": str(lap.log_evidence),
+            }
+            for lap in self
+        ]
+        return pd.DataFrame(rows)
+
+
 def race(
     program: Program | Replicates,
     train: Images,
@@ -107,7 +131,7 @@ def race(
     learning_rate: float = 1e-3,
     clip_norm: float | None = None,
     seed: int = 0,
-) -> list[Lap]:
+) -> Race:
     """Train a program from where it stands with each estimator, and judge it after equal steps and after equal time.
 
     The first lap is ``steps`` steps; the second resumes until each has trained as long as the slowest did in its first.
@@ -128,6 +152,9 @@ def race(
         learning_rate: step size of the optimiser.
         clip_norm: largest norm of the whole gradient; None: no limit.
         seed: fixes order, binarization and noise, and those of the bound.
+
+    Returns:
+        The laps after equal steps, then those after equal time; prints as a table, and has ``to_dataframe()``.
     """
     beginning = copy.deepcopy(program.state_dict())
     estimators = copy.deepcopy(dict(estimators))
@@ -158,7 +185,7 @@ def race(
     slowest = max(found.seconds for found in laps)
     laps += [lap(name, "equal time", _StopAfter(slowest), None) for name in estimators]
     program.load_state_dict(beginning)
-    return laps
+    return Race(laps)
 
 
 def _judged(name: str, after: str, result: FitResult, test: Images, num_particles: int, seed: int) -> Lap:

@@ -71,7 +71,7 @@ class Run:
             fresh.rename(path)
         except OSError as error:
             got = f"{self.path}: {error.strerror}"
-            raise InputError("a folder that can be written", got, "another --out") from None
+            raise InputError("a folder that can be written", got, "another folder") from None
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -101,9 +101,9 @@ class Run:
         for name, value in changes.items():
             if name not in EXTENDABLE and getattr(wanted, name) != getattr(self.config, name):
                 raise InputError(
-                    f"only {', '.join(EXTENDABLE)} changed on --resume",
+                    f"only {', '.join(EXTENDABLE)} changed when a run resumes",
                     f"{name} {value!r} instead of {getattr(self.config, name)!r}",
-                    f"--config {self.path / 'config.yaml'} --{name} {value} --out NEW",
+                    f"a new run with {name}={value!r}",
                 )
         return type(self)(self.path, wanted)
 
@@ -194,11 +194,11 @@ def check_new(path: Path, *, overwrite: bool) -> None:
     if path.exists():
         is_run = (path / "config.yaml").is_file() and (path / "checkpoints").is_dir()
         if not overwrite or not is_run:
-            hint = "--overwrite, --resume, or another --out" if is_run else "another --out"
+            hint = f"overwrite=True, resume={str(path)!r}, or another folder" if is_run else "another folder"
             raise InputError("a new run folder", f"{str(path)!r}, which exists", hint)
     parent = next(p for p in path.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError("a folder that can be written", f"{parent}, which cannot", "another --out")
+        raise InputError("a folder that can be written", f"{parent}, which cannot", "another folder")
 
 
 def describe_machine(data: DataSet) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """The result of training."""
 
+import html
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -49,7 +50,7 @@ class FitResult:
         return "\n".join([self._title(), *([table] if self.history else []), *self._notes()])
 
     def _repr_html_(self) -> str:
-        paragraphs = [f"<p>{line}</p>" for line in (self._title(), *self._notes())]
+        paragraphs = [f"<p>{html.escape(line)}</p>" for line in (self._title(), *self._notes())]
         table: str = self._table().to_html(index=False)
         return "".join([paragraphs[0], table, *paragraphs[1:]])
 

@@ -257,12 +257,12 @@ TRAIN = [
     ("--config word.yaml", "Expected a whole number for --epochs; got many"),
     ("--config bytes.yaml", "a --config in YAML; got 'utf-8' codec can't decode"),
     # ---- the run folder
-    ("--out run", "a new run folder; got 'run', which exists. Try --overwrite, --resume, or another --out"),
-    ("--out stranger", "a new run folder; got 'stranger', which exists. Try another --out"),
-    ("--out stranger --overwrite", "a new run folder; got 'stranger', which exists. Try another --out"),
-    ("--out functions.py --overwrite", "a new run folder; got 'functions.py', which exists. Try another --out"),
+    ("--out run", "a new run folder; got 'run', which exists. Try --overwrite true, --resume run, or another folder"),
+    ("--out stranger", "a new run folder; got 'stranger', which exists. Try another folder"),
+    ("--out stranger --overwrite", "a new run folder; got 'stranger', which exists. Try another folder"),
+    ("--out functions.py --overwrite", "a new run folder; got 'functions.py', which exists. Try another folder"),
     ("--out=", "a new run folder; got '.', which exists"),
-    ("--out functions.py/below", "a folder that can be written; got .*functions.py, which cannot. Try another --out"),
+    ("--out functions.py/below", "a folder that can be written; got .*functions.py, which cannot. Try another folder"),
 ]
 
 
@@ -288,13 +288,13 @@ def test_train_refuses(options, message, folder, capsys, monkeypatch):
         ("--resume functions.py", "a run folder; got 'functions.py'"),
         (
             "--resume run --batch_size 4",
-            "only epochs, max_steps, device, data_root changed on --resume; got batch_size 4 instead of 8",
+            "only epochs, max_steps, device, data_root changed when a run resumes; got batch_size 4 instead of 8",
         ),
         (
             "--resume run --learning_rate 1",
-            r"got learning_rate 1\.0 instead of 0\.001. Try --config .*config.yaml --lear",
+            r"got learning_rate 1\.0 instead of 0\.001. Try a new run with --learning_rate 1\.0",
         ),
-        ("--resume run --model functions.py", "changed on --resume; got model"),
+        ("--resume run --model functions.py", "changed when a run resumes; got model"),
         ("--resume run --epochs 0", "at least 1( epochs)?; got 0"),
         ("--resume run --out other", "--resume RUN by itself; got --out or --overwrite beside it"),
         ("--resume run --overwrite", "--resume RUN by itself; got --out or --overwrite beside it"),

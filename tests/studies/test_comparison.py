@@ -19,7 +19,7 @@ from toys import NOISE, gauss_hermite
 
 from pyro_vae import VAE, InputError, elbo, fit
 from pyro_vae.base.registry import split_specs
-from pyro_vae.base.statistics import Moments, estimate, jackknife
+from pyro_vae.base.statistics import Estimate, Moments, estimate, jackknife
 from pyro_vae.cli.main import main
 from pyro_vae.cli.tables import comparison_tables
 from pyro_vae.data import as_images
@@ -27,7 +27,7 @@ from pyro_vae.evaluation import chunking
 from pyro_vae.evaluation.methods.bounds import importance_bounds
 from pyro_vae.program.contexts import own_store
 from pyro_vae.studies.gradients import compare_gradients, effective_sample_size, parameter_groups
-from pyro_vae.studies.training import race, training_points
+from pyro_vae.studies.training import Lap, Race, race, training_points
 
 
 class Known(nn.Module):
@@ -62,6 +62,34 @@ X = torch.full((1, 1), 0.4, dtype=torch.float64)
 def reported(estimators, off=0.35, draws=1000, reference_draws=2000):
     found = compare_gradients(Known(off), X, estimators, draws, reference_draws)
     return {r.estimator: {g.group: g for g in r.gradients} | {"all": r} for r in found}
+
+
+# --- the report itself ------------------------------------------------------------------------------------
+
+
+def test_a_comparison_prints_as_a_table_and_turns_into_numbers():
+    wanted = {"plain": elbo.SampledKL(), "tvo": elbo.TVO(3)}
+    found = compare_gradients(Known(0.35), X, wanted, draws=20, reference_draws=20)
+    lines = repr(found).splitlines()
+    assert lines[0].split() == ["estimator", "K", "bound", "group", "variance", "SNR", "bias²", "ms"]
+    assert [(line.split()[0], "–" in line) for line in lines[1:]] == [("plain", False)] * 2 + [("tvo", True)] * 2
+    assert str(found[0].gradients[0].variance) in lines[1]
+    assert found._repr_html_().count("<tr") == 5
+    frame = found.to_dataframe()
+    assert list(frame["estimator"] + " " + frame["group"]) == ["plain theta", "plain phi", "tvo theta", "tvo phi"]
+    assert frame.loc[1, "snr"] == found[0].gradients[1].snr.value
+    assert frame.loc[1, "snr_standard_error"] == found[0].gradients[1].snr.standard_error
+    assert frame["bias_squared"].isna().tolist() == [False, False, True, True]
+    assert all(frame[column].dtype == float for column in frame if column.startswith("bias"))
+
+
+def test_a_race_prints_as_a_table_and_turns_into_numbers():
+    found = Race([Lap("iwae", "equal steps", 20, 1.25, Estimate(-90.5, 0.25, 100), 500)])
+    assert repr(found).splitlines()[1].split() == ["iwae", "equal", "steps", "20", "1.25", "-90.50", "±", "0.25"]
+    assert "L_500" in repr(found)
+    assert "-90.50 ± 0.25" in found._repr_html_()
+    row = found.to_dataframe().iloc[0]
+    assert (row["log_evidence"], row["log_evidence_standard_error"], row["steps"]) == (-90.5, 0.25, 20)
 
 
 # --- moments and jackknife --------------------------------------------------------------------------------

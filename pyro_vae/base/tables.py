@@ -38,6 +38,7 @@ def columns_of(record: object) -> dict[str, object]:
 
     Example:
         >>> from dataclasses import dataclass
+        >>> from pyro_vae.base import Estimate
         >>> @dataclass
         ... class Record:
         ...     name: str

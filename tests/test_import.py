@@ -1,9 +1,13 @@
 """Importing the package changes nothing: no global setting, no file, no random number, no warning."""
 
+import configparser
+import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pyro_vae
+from pyro_vae.cli.main import main
 
 SCRIPT = """
 import warnings
@@ -41,3 +45,12 @@ def test_importing_changes_nothing(tmp_path):
 def test_public_names_exist():
     for name in pyro_vae.__all__:
         assert getattr(pyro_vae, name) is not None
+
+
+def test_the_console_script_of_setup_cfg_is_the_command_line():
+    """A wrong entry point breaks only a fresh install, so it is resolved here."""
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parents[1] / "setup.cfg")
+    name, _, target = config["options.entry_points"]["console_scripts"].strip().partition(" = ")
+    assert name == "pyro-vae"
+    assert pkgutil.resolve_name(target) is main

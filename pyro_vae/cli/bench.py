@@ -1,11 +1,10 @@
 """The command ``bench``: the speed of a step, beside the alternatives."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveInt
@@ -20,7 +19,7 @@ from pyro_vae.cli.options import Words
 from pyro_vae.cli.progress import say
 from pyro_vae.figures.benchmark import plot_benchmark
 from pyro_vae.studies.benchmark.goals import Outcome, outcomes
-from pyro_vae.studies.benchmark.machine import describe_machine
+from pyro_vae.studies.benchmark.machine import Machine, describe_machine
 from pyro_vae.studies.benchmark.memory import MEANING
 from pyro_vae.studies.benchmark.records import Report, Row, SizeReport, Spread
 from pyro_vae.studies.benchmark.sizes import SIZES
@@ -72,7 +71,7 @@ class BenchOptions:
             few = {"batch": (8, 32)} if self.scaling else {}
             return Plan(device, sizes, variants, self.rounds or 3, 0.01, 8, few, 2, 50)
         scaling = axes if self.scaling else {}
-        return Plan(device, sizes, variants, self.rounds or 15, scaling=scaling, evaluated=EVALUATED[device.type])
+        return Plan(device, sizes, variants, self.rounds or 15, scaling=scaling, num_images=EVALUATED[device.type])
 
 
 def bench(wanted: BenchOptions, console: Console) -> int:
@@ -93,7 +92,7 @@ def bench(wanted: BenchOptions, console: Console) -> int:
     return 1 if report.wrong else 0
 
 
-def as_json(report: Report, machine: Mapping[str, object], wanted: BenchOptions) -> dict[str, object]:
+def as_json(report: Report, machine: Machine, wanted: BenchOptions) -> dict[str, object]:
     """Return every figure, with the derived ones."""
     return {
         "command": " ".join(["pyro-vae", *sys.argv[1:]]),
@@ -127,7 +126,7 @@ def _as_dict(figure: Spread | None) -> dict[str, float] | None:
     return None if figure is None else asdict(figure)
 
 
-def _print(report: Report, machine: dict[str, Any], plan: Plan, console: Console) -> None:
+def _print(report: Report, machine: Machine, plan: Plan, console: Console) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     for line in (
         f"machine   {machine['processor']}, {machine['cores']} cores; on {machine['device']}",
@@ -142,8 +141,8 @@ def _print(report: Report, machine: dict[str, Any], plan: Plan, console: Console
         console.print(scaling_table(report))
     for found in report.evaluations:
         rate = written(found.images_per_second)
-        how = {"svi": "eager", "compiled": "compiled, compilation included"}[found.how]
-        text = f"L_{found.particles} of {found.images} images, 784-200-200-50, {how}: {rate} images/s"
+        how = {"svi": "eager", "compiled": "compiled, compilation included"}[found.variant]
+        text = f"L_{found.num_particles} of {found.num_images} images, 784-200-200-50, {how}: {rate} images/s"
         say(console, text)
     console.print(goal_table(outcomes(report)))
     for row in report.wrong:

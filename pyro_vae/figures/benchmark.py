@@ -12,14 +12,14 @@ from pyro_vae.studies.benchmark.records import Point, Report, SizeReport
 
 
 def plot_benchmark(path: Path, report: Report) -> Path:
-    """Plot the speed of each variant relative to stock Pyro on each size, and cost against size.
+    """Plot the speed of each variant relative to stock Pyro on each size, and the scaling series.
 
     Raises:
-        InputError: nothing was measured.
+        InputError: no variant was timed.
     """
     sizes = [size for size in report.sizes if any(row.rounds for row in size.rows)]
     if not sizes:
-        raise InputError("a benchmark of at least one size and variant", "none", "the defaults of pyro-vae bench")
+        raise InputError("a benchmark with at least one timed variant", "none", "variants=svi,compiled")
     series = list(dict.fromkeys(point.axis for point in report.scaling))
     figure = new_canvas(max(900, 420 * len(series)), 440 * (1 + bool(series)))
     above, *below = np.atleast_1d(np.asarray(figure.subfigures(1 + bool(series), 1)))
@@ -32,7 +32,7 @@ def plot_benchmark(path: Path, report: Report) -> Path:
 
 
 def _speed_bars(axis: Axes, sizes: Sequence[SizeReport]) -> None:
-    """Plot stock's time over each variant's; engine svi's where stock was not measured."""
+    """Plot each variant's speed relative to stock Pyro, or to engine svi unless stock was timed on every size."""
     base = "stock" if all((row := size.row("stock")) and row.rounds for size in sizes) else "svi"
     variants = {row.variant: row.title for size in sizes for row in size.rows if row.rounds and row.variant != base}
     width = 0.8 / max(1, len(variants))

@@ -6,7 +6,6 @@ import platform
 import shutil
 import sys
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 from zipfile import BadZipFile, ZipFile
@@ -18,7 +17,7 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.files import atomic_write, write_json
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.types import State
-from pyro_vae.base.version import __version__
+from pyro_vae.base.version import __version__, installed_versions
 from pyro_vae.data import DataSet
 from pyro_vae.models.replicates import as_trainable, members
 from pyro_vae.program.contexts import load_parameters
@@ -65,7 +64,7 @@ class Run:
             for name in ("checkpoints", "pictures"):
                 (fresh / name).mkdir(parents=True)
             _write_yaml(fresh / "config.yaml", self.config)
-            write_json(fresh / "info.json", describe_machine(data))
+            write_json(fresh / "info.json", run_info(data))
             if path.exists():
                 shutil.rmtree(path)
             fresh.rename(path)
@@ -201,12 +200,12 @@ def check_new(path: Path, *, overwrite: bool) -> None:
         raise InputError("a folder that can be written", f"{parent}, which cannot", "another folder")
 
 
-def describe_machine(data: DataSet) -> dict[str, object]:
-    """Return what a run records beside its configuration: versions, machine and data."""
+def run_info(data: DataSet) -> dict[str, object]:
+    """Return what a run records beside its configuration: versions, machine, command and data."""
     return {
         "pyro_vae": __version__,
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": installed_versions(PACKAGES),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -1,4 +1,4 @@
-"""The benchmark: that it compares like with like, that it finds what is not, and that it says what it found."""
+"""The benchmark: it compares equal maths, finds planted errors, and reports what it measured."""
 
 import functools
 import json
@@ -16,13 +16,13 @@ from pyro_vae.cli.bench import written
 from pyro_vae.cli.main import main
 from pyro_vae.engines.select import Compiled
 from pyro_vae.studies.benchmark import suite
-from pyro_vae.studies.benchmark.agreement import PATH, compare, course, refer
+from pyro_vae.studies.benchmark.agreement import MAX_DISTANCE, compare, run_reference, trajectory
 from pyro_vae.studies.benchmark.floor import Products, work
 from pyro_vae.studies.benchmark.goals import outcomes
 from pyro_vae.studies.benchmark.handwritten import ByHand
 from pyro_vae.studies.benchmark.memory import working_memory
 from pyro_vae.studies.benchmark.numpyro_peer import InNumPyro, _Network
-from pyro_vae.studies.benchmark.pyros import Module, OnCompiled, OnEngine, Stock, StockUnvalidated
+from pyro_vae.studies.benchmark.pyro_variants import OnCompiled, OnELBOModule, OnEngine, Stock, StockUnvalidated
 from pyro_vae.studies.benchmark.records import BoundSpeed, Point, Report, Row, SizeReport, spread
 from pyro_vae.studies.benchmark.sizes import SIZES, Size
 from pyro_vae.studies.benchmark.suite import VARIANTS, Plan
@@ -30,24 +30,24 @@ from pyro_vae.studies.benchmark.variant import Unavailable, Variant
 
 CPU = torch.device("cpu")
 SMALL = {
-    "elbo": Size(batch=16, latent_dim=3, hidden=(24,)),
-    "iwae": Size(batch=16, particles=4, latent_dim=3, hidden=(24,), activation="tanh"),
-    "conv": Size(batch=2, latent_dim=3, hidden=(16,), convolutional=True),
+    "elbo": Size(batch_size=16, latent_dim=3, hidden=(24,)),
+    "iwae": Size(batch_size=16, num_particles=4, latent_dim=3, hidden=(24,), activation="tanh"),
+    "conv": Size(batch_size=2, latent_dim=3, hidden=(16,), convolutional=True),
 }
 
 
 class Bench:
-    """A small size with the reference's courses, and what a variant makes of them."""
+    """A small size with the trajectories of its reference, against which variants are judged."""
 
     def __init__(self, size, device=CPU):
         self.size, self.device = size, device
-        self.x = size.images(size.batch, device)
+        self.x = size.images(size.batch_size, device)
         with isolated_rng(device, 0):
             start = self.make(ByHand, None)
-            self.draws = 8 if size.convolutional else 24
+            self.num_losses = 8 if size.convolutional else 24
             start.run(60, 1e-3)
             self.state = {name: p.clone() for name, p in start.vae.state_dict().items()}
-            self.reference = refer(lambda: self.make(ByHand), self.draws)
+            self.reference = run_reference(lambda: self.make(ByHand), self.num_losses)
 
     def make(self, kind, state="start"):
         vae = self.size.build(self.device)
@@ -60,7 +60,7 @@ class Bench:
         with isolated_rng(self.device, 0):
             try:
                 with variant.active():
-                    return compare(course(variant, self.draws), self.reference)
+                    return compare(trajectory(variant, self.num_losses), self.reference)
             finally:
                 variant.close()
 
@@ -80,15 +80,15 @@ def traced_only(monkeypatch):
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("kind", [Stock, StockUnvalidated, Module, OnEngine, OnCompiled])
-def test_variants_on_the_same_noise_take_the_same_way(kind, name, traced_only):
+@pytest.mark.parametrize("kind", [Stock, StockUnvalidated, OnELBOModule, OnEngine, OnCompiled])
+def test_variants_on_the_same_noise_follow_the_same_trajectory(kind, name, traced_only):
     found = bench(name).judge(kind)
     assert found.passed, str(found)
     assert found.same_noise
-    assert found.path < PATH / 2
+    assert found.distance < MAX_DISTANCE / 2
 
 
-@pytest.mark.parametrize("kind", [Stock, Module, OnEngine, OnCompiled, ByHand])
+@pytest.mark.parametrize("kind", [Stock, OnELBOModule, OnEngine, OnCompiled, ByHand])
 def test_variants_agree_on_the_device(kind, device, traced_only):
     subject = bench("iwae") if device.type == "cpu" else Bench(SMALL["iwae"], device)
     found = subject.judge(kind)
@@ -96,7 +96,7 @@ def test_variants_agree_on_the_device(kind, device, traced_only):
 
 
 def test_replicates_agree_with_one(traced_only):
-    """Their losses are of noise of their own, and their mean is held against one program's."""
+    """Each replicate has its own noise; their mean loss is compared with one program's."""
     subject = bench("elbo")
     three = Bench.__new__(Bench)
     vars(three).update(vars(subject), size=replace(subject.size, replicates=3))
@@ -110,22 +110,22 @@ def test_replicates_agree_with_one(traced_only):
 
 
 class OtherNoise(ByHand):
-    """The same maths on noise of its own."""
+    """The same maths on other noise."""
 
     def seed(self, seed):
         super().seed(seed + 1000)
 
 
 @pytest.mark.parametrize("name", ["elbo", "iwae"])
-def test_own_noise_agrees_in_distribution(name):
+def test_other_noise_agrees_in_distribution(name):
     found = bench(name).judge(OtherNoise)
     assert found.passed, str(found)
     assert not found.same_noise
-    assert found.path is None
+    assert found.distance is None
 
 
 def planted(loss, parent=ByHand):
-    """Return a variant whose loss is changed: ``loss`` takes the variant, the right loss and the noise."""
+    """Return a variant with another loss: ``loss`` takes the variant, the correct loss and the noise."""
 
     class Planted(parent):
         def loss_given(self, noise):
@@ -144,9 +144,9 @@ def log_scale(variant):
 
 PLANTED = {
     "a constant": ("elbo", planted(lambda v, loss, noise: loss + 0.01 * len(v.x))),
-    "a constant, own noise": ("elbo", planted(lambda v, loss, noise: loss + 3 * len(v.x), OtherNoise)),
+    "a constant, other noise": ("elbo", planted(lambda v, loss, noise: loss + 3 * len(v.x), OtherNoise)),
     "the entropy's gradient": ("elbo", planted(lambda v, loss, noise: loss + only_gradient(log_scale(v).sum()))),
-    "a gradient the wrong way": (
+    "a gradient of the wrong sign": (
         "elbo",
         planted(lambda v, loss, noise: loss.detach() - only_gradient(loss), OtherNoise),
     ),
@@ -156,13 +156,13 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_other_maths_is_found(name):
+def test_planted_error_is_found(name):
     size, kind = PLANTED[name]
     assert not bench(size).judge(kind).passed
 
 
 class MeanOfBounds(ByHand):
-    """The ELBO's gradient under the importance-weighted bound's value."""
+    """The value of the importance-weighted bound with the gradient of the ELBO."""
 
     def bound(self, log_w):
         return super().bound(log_w).detach() + only_gradient(log_w.mean(0))
@@ -203,7 +203,7 @@ def test_numpyro_runs_the_same_networks():
         torch.testing.assert_close(torch.tensor(theirs.tolist()), ours, rtol=1e-4, atol=1e-5)
 
 
-def test_without_numpyro_a_row_says_how_to_get_it(monkeypatch):
+def test_without_numpyro_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr("pyro_vae.studies.benchmark.numpyro_peer.jax", None)
     with pytest.raises(Unavailable, match=r"not installed: pip install 'pyro-vae\[bench\]'"):
         bench("elbo").make(InNumPyro)
@@ -213,28 +213,28 @@ def test_without_numpyro_a_row_says_how_to_get_it(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mlp", "iwae-5", "conv"])
-def test_operations_are_those_that_torch_counts_in_a_step(name):
-    size = replace(SIZES[name], batch=3)
+def test_operations_equal_torchs_count_for_a_step(name):
+    size = replace(SIZES[name], batch_size=3)
     vae, x = size.build(CPU), size.images(3, CPU)
     variant = ByHand(size, vae, x)
     with FlopCounterMode(display=False) as counted, isolated_rng(CPU, 0):
-        variant.loss_given(torch.randn(size.particles, 3, size.latent_dim)).backward()
+        variant.loss_given(torch.randn(size.num_particles, 3, size.latent_dim)).backward()
     operations, moved = work(size, vae, x)
     assert operations == counted.get_total_flops()
     assert moved > 4 * sum(p.numel() for p in vae.parameters())
 
 
 @pytest.mark.parametrize("name", ["elbo", "conv"])
-def test_floor_runs_the_products_that_are_counted(name):
+def test_floor_runs_the_counted_products(name):
     size = SMALL[name]
-    vae, x = size.build(CPU), size.images(size.batch, CPU)
+    vae, x = size.build(CPU), size.images(size.batch_size, CPU)
     products = Products(size, vae, x)
     with FlopCounterMode(display=False) as counted:
         products.run(2, 0.0)
     assert counted.get_total_flops() == 2 * work(size, vae, x)[0]
 
 
-def test_working_memory_is_what_a_step_takes_and_gives_back():
+def test_working_memory_is_what_a_step_allocates_and_frees():
     kept = []
 
     def step():
@@ -255,7 +255,7 @@ class Counted(Variant):
         return 0.0
 
 
-def test_rounds_interleave_and_turn():
+def test_rounds_interleave_and_rotate():
     calls, variants = [], {}
     for name in "abc":
         variants[name] = Counted(SMALL["elbo"], None, None)
@@ -266,7 +266,7 @@ def test_rounds_interleave_and_turn():
     assert {name: len(seconds) for name, seconds in found.items()} == dict.fromkeys("abc", 4)
 
 
-# --- what is made of the figures --------------------------------------------------------------------------
+# --- ratios, goals, text --------------------------------------------------------------------------
 
 
 def made_up(device="cpu", scaling=(), evaluations=(), **seconds):
@@ -295,7 +295,7 @@ def test_roofline_is_the_larger_of_the_two():
     assert report.roofline(report.sizes[0]) == pytest.approx(0.01)  # bytes, not operations
 
 
-def test_goals_stand_beside_figures_or_reasons():
+def test_every_goal_has_a_figure_or_a_reason():
     report = made_up(stock=(4.0,), compiled=(1.0,), hand_compiled=(1.0,), floor=(0.5,))
     found = {outcome.goal: outcome for outcome in outcomes(report)}
     assert len(found) == 8
@@ -306,33 +306,46 @@ def test_goals_stand_beside_figures_or_reasons():
     assert all((outcome.figure is None) == bool(outcome.reason) for outcome in found.values())
 
 
-def test_goals_of_a_gpu():
+def test_goals_on_a_gpu():
     ones = {k: made_up("cuda", compiled=(s,)).sizes[0] for k, s in ((1, 0.5), (16, 2.0))}
     scaling = [Point("replicates", count, size) for count, size in ones.items()]
-    evaluations = [BoundSpeed("eager", 10_000, 5000, (9.0,)), BoundSpeed("eager", 20, 5000, (0.1,))]
+    evaluations = [BoundSpeed("svi", 10_000, 5000, (9.0,)), BoundSpeed("svi", 20, 5000, (0.1,))]
     report = made_up("cuda", scaling, evaluations, stock=(100.0,), compiled=(1.0,), numpyro=(2.0,))
     assert [o.met for o in outcomes(report)] == [None] * 4 + [True, True, False, True]
-    assert {o.reason for o in outcomes(report)[:4]} == {"this run is on a GPU: --device cpu"}
+    assert {o.reason for o in outcomes(report)[:4]} == {"measured on the CPU only"}
     assert [o.reason for o in outcomes(made_up("cuda", stock=(1.0,)))][-2:] == [
         "replicates were not measured",
-        "L_5000 was not measured on so many",
+        "L_5000 of 10,000 images was not measured",
     ]
 
 
-def test_figures_are_written_to_the_digits_that_stand():
+def test_figures_are_written_to_three_digits():
     assert written(spread([123.4, 123.4])) == "123 (123–123)"
     assert written(spread([0.00123, 0.00123])) == "0.0012 (0.0012–0.0012)"
 
 
-# --- the whole --------------------------------------------------------------------------------------------
+# --- the command --------------------------------------------------------------------------------------------
 
 
-def quick(**more):
-    plan = {"sizes": ["mlp"], "variants": ["svi", "hand", "floor"], "rounds": 2, "seconds": 0.01, "draws": 6, **more}
-    return Plan(CPU, **plan)
+def test_progress_is_reported_before_first_steps_rounds_and_bounds():
+    reported = []
+    plan = Plan(
+        CPU, ["mlp"], ["svi", "floor"], rounds=2, seconds=0.01, num_losses=6, num_images=2, num_particles=10,
+    )  # fmt: skip
+    report = suite.benchmark(plan, lambda *call: reported.append(call))
+    assert reported == [
+        ("mlp: the reference", 0, 1),
+        ("mlp: first step of svi", 0, 2),
+        ("mlp: first step of floor", 1, 2),
+        *(("mlp: rounds", done, 2) for done in range(2)),
+        *(("L_10 of 2 images, svi: rounds", done, 3) for done in range(3)),
+    ]
+    assert [row.status for row in report.sizes[0].rows] == ["measured", "measured"]
+    (found,) = report.evaluations
+    assert (found.variant, found.num_images, found.num_particles, len(found.rounds)) == ("svi", 2, 10, 3)
 
 
-def test_what_disagrees_or_fails_is_not_timed(monkeypatch, tmp_path, capsys):
+def test_variants_that_disagree_or_fail_are_not_timed(monkeypatch, tmp_path, capsys):
     class Fails(ByHand):
         def run(self, steps, learning_rate):
             raise RuntimeError("no compiler\nand a long story")
@@ -351,7 +364,7 @@ def test_what_disagrees_or_fails_is_not_timed(monkeypatch, tmp_path, capsys):
     ]  # fmt: skip
 
 
-def test_command_says_what_it_found(tmp_path, capsys):
+def test_command_reports_every_figure(tmp_path, capsys):
     files = tmp_path / "b.json", tmp_path / "b.png"
     threads = torch.get_num_threads()
     argv = ["bench", "--quick", "--device", "cpu", "--threads", "1", "--json", str(files[0]), "--figure", str(files[1])]
@@ -377,7 +390,7 @@ def test_command_says_what_it_found(tmp_path, capsys):
         assert row["seconds"]["lower"] <= row["seconds"]["median"] <= row["seconds"]["upper"]
         assert row["memory"] > 0 or row["variant"] == "floor"
     assert [(point["axis"], point["value"]) for point in record["scaling"]] == [("batch", 8), ("batch", 32)]
-    assert record["evaluation"][0]["particles"] == 50
+    assert record["evaluation"][0]["num_particles"] == 50
     assert len(record["goals"]) == 8
     assert all(goal["figure"] is None for goal in record["goals"])
     with Image.open(files[1]) as picture:
@@ -393,14 +406,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("options", BAD)
-def test_command_refuses(options, capsys):
+def test_command_rejects_bad_options(options, capsys):
     assert main(["bench", "--quick", "--device", "cpu", *options.split()]) == 2
     error = capsys.readouterr().err
     assert BAD[options] in error
     assert error.count("\n") == 1
 
 
-def test_every_size_and_variant_is_named_for_people():
+def test_every_size_and_variant_has_a_title():
     assert SIZES["mlp"].title == "784-400-20, batch 128"
     assert SIZES["iwae-50"].title == "784-200-200-50, batch 20, K = 50"
     assert len({title for title, _ in VARIANTS.values()}) == len(VARIANTS) == 9

@@ -254,7 +254,7 @@ def test_a_run_is_made_whole_or_not_at_all(run, tmp_path, monkeypatch):
     def broken(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pyro_vae.training.folder.describe_machine", broken)
+    monkeypatch.setattr("pyro_vae.training.folder.run_info", broken)
     with pytest.raises(InputError, match=r"a folder that can be written; got .*: No space left on device"):
         Run(tmp_path / "new", run.config).create(run.config.load_data())
     assert not (tmp_path / "new").exists()

@@ -1,11 +1,11 @@
-r"""The floor: the matrix products that a step cannot do without, and nothing else.
+r"""The floor: the matrix products that every step needs, and nothing else.
 
-A dense layer y = x Wᵀ of R rows costs three products: forward, the gradient of W, and the gradient of x; the last is
-not needed where x is the data. Each is :math:`2 R \cdot \mathrm{in} \cdot \mathrm{out}` operations. A convolution is
-counted by the same rule, every output position being a row. On the CPU the products are run by ``torch.mm`` into
-memory that is there already, convolutions by the library's own kernels; on CUDA the same is recorded once and replayed
-as a graph, so that launches cost nothing, and a second floor is computed from what the device can do: the larger of
-bytes over bandwidth and operations over rate, both measured (:func:`measure_device`).
+A dense layer y = x Wᵀ with R rows needs three products: forward, the gradient of W, and the gradient of x (not where x
+is the data). Each takes :math:`2 R \cdot \mathrm{in} \cdot \mathrm{out}` operations. A convolution is counted by the
+same rule, with one row per output position. ``torch.mm`` runs the products into preallocated memory; convolutions use
+torch's own kernels. On CUDA the products are recorded once and replayed as a graph, which removes the cost of
+launches. There a roofline gives a second floor: the larger of bytes / bandwidth and operations / rate, both measured
+by :func:`measure_device`.
 """
 
 import math
@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 from pyro_vae.models.vae import VAE
 from pyro_vae.studies.benchmark.sizes import Size
-from pyro_vae.studies.benchmark.variant import Variant, bare
+from pyro_vae.studies.benchmark.variant import Variant, layers_of
 
 Kernel = Callable[[], object]
 Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
-STATES = 10  # reads and writes of a parameter's size: W twice, its gradient; g, W, m, v read and W, m, v written
+STATES = 10  # reads and writes per parameter: W twice, its gradient once; Adam reads g, W, m, v and writes W, m, v
 
 
 @dataclass(frozen=True, eq=False)
-class Use:
-    """One layer of the step, with what goes in and what comes out."""
+class LayerCall:
+    """One layer that a step runs, with its input and output."""
 
     layer: Layer
     x: Tensor  # (rows, in), or (images, channels, height, width)
@@ -37,24 +37,24 @@ class Use:
 
     @property
     def operations(self) -> float:
-        """Multiplications and additions of the products."""
+        """Multiplications and additions in the products."""
         weights = self.layer.weight.numel()
         if isinstance(self.layer, nn.Linear):
             positions = self.x.numel() / self.layer.in_features
-        else:  # the side on which a kernel is laid down at every position
+        else:  # one row per position at which the kernel is applied
             side = self.x if isinstance(self.layer, nn.ConvTranspose2d) else self.y
             positions = side.shape[0] * math.prod(side.shape[2:])
         return float(2 * positions * weights * (2 + self.needs_gradient))
 
     @property
     def bytes(self) -> float:
-        """What products and Adam read and write, once a use, if nothing stays in a cache."""
+        """Bytes that the products and Adam read and write, if no operand is cached."""
         state = STATES * sum(p.numel() for p in self.layer.parameters())
         activations = (2 + self.needs_gradient) * self.x.numel() + (2 + self.needs_gradient) * self.y.numel()
         return float(self.x.element_size() * (state + activations))
 
     def kernels(self) -> list[Kernel]:
-        """Return the products, each ready to run."""
+        """Return the products as functions without arguments."""
         return self._dense() if isinstance(self.layer, nn.Linear) else self._convolution()
 
     def _dense(self) -> list[Kernel]:
@@ -79,47 +79,47 @@ class Use:
 
 
 @torch.no_grad()
-def layer_uses(size: Size, vae: VAE, x: Tensor) -> list[Use]:
-    """Return every layer that a step runs, forward order, with random numbers of the right shape where it reads.
+def layer_calls(size: Size, vae: VAE, x: Tensor) -> list[LayerCall]:
+    """Return every layer that a step runs, in forward order; the inputs are random numbers of the right shape.
 
     Example:
-        >>> size = Size(batch=2, latent_dim=3, hidden=(5,))
-        >>> uses = layer_uses(size, size.build(torch.device("cpu")), torch.zeros(2, 784))
-        >>> [(use.layer.in_features, use.layer.out_features, use.needs_gradient) for use in uses]
+        >>> size = Size(batch_size=2, latent_dim=3, hidden=(5,))
+        >>> calls = layer_calls(size, size.build(torch.device("cpu")), torch.zeros(2, 784))
+        >>> [(call.layer.in_features, call.layer.out_features, call.needs_gradient) for call in calls]
         [(784, 5, False), (5, 6, True), (3, 5, True), (5, 784, True)]
     """
-    uses: list[Use] = []
+    calls: list[LayerCall] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         (entered,) = inputs
-        uses.append(Use(cast(Layer, layer), torch.randn_like(entered), output, needs_gradient=bool(uses)))
+        calls.append(LayerCall(cast(Layer, layer), torch.randn_like(entered), output, needs_gradient=bool(calls)))
 
-    encoder, decoder = bare(vae.encoder), bare(vae.decoder)
+    encoder, decoder = layers_of(vae.encoder), layers_of(vae.decoder)
     layers = [
         m for net in (encoder, decoder) for m in net.modules() if next(m.parameters(recurse=False), None) is not None
     ]
     handles = [layer.register_forward_hook(note) for layer in layers]
     try:
         encoder(x)
-        decoder(torch.randn(size.particles * len(x), size.latent_dim, device=x.device))
+        decoder(torch.randn(size.num_particles * len(x), size.latent_dim, device=x.device))
     finally:
         for handle in handles:
             handle.remove()
-    return uses
+    return calls
 
 
 class Products(Variant):
-    """The products of a step alone, one after another; on CUDA as one recorded graph."""
+    """The products of a step, one after another; on CUDA as one recorded graph."""
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
         super().__init__(size, vae, x)
-        self.kernels = [kernel for use in layer_uses(size, vae, x) for kernel in use.kernels()]
-        self.once: Kernel = self._recorded() if x.is_cuda else self._in_turn
+        self.kernels = [kernel for call in layer_calls(size, vae, x) for kernel in call.kernels()]
+        self.run_once: Kernel = self._recorded() if x.is_cuda else self._in_turn
 
     def run(self, steps: int, learning_rate: float) -> float:
-        """Run the products of so many steps; there is no loss."""
+        """Run the products of ``steps`` steps; the loss is NaN."""
         for _ in range(steps):
-            self.once()
+            self.run_once()
         if self.x.is_cuda:
             torch.cuda.synchronize(self.x.device)
         return math.nan
@@ -144,20 +144,20 @@ class Products(Variant):
 
 
 def work(size: Size, vae: VAE, x: Tensor) -> tuple[float, float]:
-    """Return operations and bytes of a step, of all replicates."""
-    uses = layer_uses(size, vae, x)
-    return size.replicates * sum(use.operations for use in uses), size.replicates * sum(use.bytes for use in uses)
+    """Return the operations and bytes of a step, over all replicates."""
+    calls = layer_calls(size, vae, x)
+    return size.replicates * sum(call.operations for call in calls), size.replicates * sum(call.bytes for call in calls)
 
 
 def measure_device(device: torch.device, length: int = 8192, repeats: int = 10) -> tuple[float, float]:
-    """Return operations a second of a large product of matrices, and bytes a second of a large copy.
+    """Return the operations per second of a large matrix product, and the bytes per second of a large copy.
 
-    Both in float32 at the precision in force (``torch.get_float32_matmul_precision``), the best of ten.
+    Both use float32 at the current ``torch.get_float32_matmul_precision``; the best of ``repeats`` counts.
 
     Args:
-        device: where.
-        length: of the matrices; the copy is of four of them.
-        repeats: how many of each.
+        device: the device to measure.
+        length: rows and columns of each matrix; the copy moves four.
+        repeats: of each measurement.
     """
     a, b = torch.randn(2, length, length, device=device)
     out = torch.empty_like(a)

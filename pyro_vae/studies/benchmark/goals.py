@@ -1,4 +1,4 @@
-"""What the project wants to be as fast as, beside what was measured."""
+"""The project's speed goals beside the measured figures."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,12 +6,12 @@ from typing import Literal
 from pyro_vae.studies.benchmark.records import Report, Spread
 
 REPLICATES = 16
-EVALUATED = 10_000  # images of the goal for L_5000
+EVALUATED = 10_000  # images in the goal for L_5000
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio between two variants of one size, and the limit it should keep."""
+    """A ratio between two variants on one size, and its limit."""
 
     text: str
     device: Literal["cpu", "cuda"]
@@ -22,12 +22,12 @@ class Goal:
     size: str = "mlp"
 
     def figure(self, report: Report) -> Spread | None:
-        """Return the ratio, where the report has both."""
+        """Return the ratio; None unless both variants were timed."""
         size = report.size(self.size)
         return size.ratio(self.over, self.under) if size else None
 
     def missing(self, report: Report) -> str:
-        """Say why there is no ratio."""
+        """Return why there is no ratio."""
         size = report.size(self.size)
         if size is None:
             return f"size {self.size} was not measured"
@@ -41,7 +41,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A goal beside its figure, or beside the reason why there is none."""
+    """A goal with its figure, or with the reason why there is none."""
 
     goal: str
     wanted: str
@@ -59,11 +59,11 @@ GOALS = (
     Goal("on a GPU, engine compiled against stock Pyro", "cuda", "stock", "compiled", 40.0, "≥"),
     Goal("on a GPU, engine compiled against NumPyro", "cuda", "numpyro", "compiled", 1.5, "≥"),
 )
-ELSEWHERE = {"cpu": "this run is on a GPU: --device cpu", "cuda": "no GPU here"}
+ELSEWHERE = {"cpu": "measured on the CPU only", "cuda": "no GPU here"}
 
 
 def outcomes(report: Report) -> list[Outcome]:
-    """Return every goal with its figure; one that was not measured says so, and no figure is made up."""
+    """Return every goal with its figure, or with the reason why it was not measured."""
     return [*(_of_ratio(goal, report) for goal in GOALS), _of_replicates(report), _of_evaluation(report)]
 
 
@@ -85,7 +85,7 @@ def _of_replicates(report: Report) -> Outcome:
         return Outcome(text, wanted, reason=ELSEWHERE["cuda"])
     points = {point.value: point.report.row("compiled") for point in report.scaling if point.axis == "replicates"}
     one, many = points.get(1), points.get(REPLICATES)
-    figure = many.times(one) if one and many else None
+    figure = many.ratio_to(one) if one and many else None
     if figure is None:
         return Outcome(text, wanted, reason="replicates were not measured")
     return Outcome(text, wanted, figure, met=figure.median <= limit)
@@ -96,8 +96,8 @@ def _of_evaluation(report: Report) -> Outcome:
     wanted = f"≤ {limit:g} s"
     if report.device != "cuda":
         return Outcome(text, wanted, reason=ELSEWHERE["cuda"])
-    fitting = [e for e in report.evaluations if (e.images, e.particles) == (EVALUATED, 5000)]
+    fitting = [e for e in report.evaluations if (e.num_images, e.num_particles) == (EVALUATED, 5000)]
     if not fitting:
-        return Outcome(text, wanted, reason="L_5000 was not measured on so many")
+        return Outcome(text, wanted, reason=f"L_5000 of {EVALUATED:,} images was not measured")
     figure = min((e.seconds for e in fitting), key=lambda seconds: seconds.median)
     return Outcome(text, wanted, figure, "s", met=figure.median <= limit)

@@ -1,4 +1,4 @@
-r"""The training loop that a careful person writes by hand: two networks, one formula, one fused optimiser, no Pyro.
+r"""A careful hand-written training loop: two networks, one formula, one fused optimiser, no Pyro.
 
 For noise ε ~ N(0, I) of K particles, with the encoder's μ and log σ and the decoder's logits l,
 
@@ -8,8 +8,8 @@ For noise ε ~ N(0, I) of K particles, with the encoder's μ and log σ and the 
     \log w = \sum_d \left( x_d l_d - \mathrm{softplus}(l_d) \right)
         + \sum_j \left( \log \sigma_j + (\varepsilon_j^2 - z_j^2) / 2 \right)
 
-is log p(x|z) + log p(z) − log q(z|x), the two log 2π cancelling; the loss is minus the sum over the batch of
-:math:`\log \frac1K \sum_k w_k`. For K = 1 that is the ELBO with its KL sampled, as ``Trace_ELBO`` has it.
+is log p(x|z) + log p(z) − log q(z|x); the log 2π of p(z) and q(z|x) cancel. The loss is minus the sum over the batch of
+:math:`\log \frac1K \sum_k w_k`. For K = 1 this is the ELBO with a sampled KL, as in ``Trace_ELBO``.
 """
 
 import math
@@ -21,21 +21,21 @@ from torch.nn import functional as F
 
 from pyro_vae.models.vae import VAE
 from pyro_vae.studies.benchmark.sizes import Size
-from pyro_vae.studies.benchmark.variant import Variant, bare
+from pyro_vae.studies.benchmark.variant import Variant, layers_of
 
 
 class ByHand(Variant):
-    """The loop, eager."""
+    """The hand-written loop, eager."""
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
         super().__init__(size, vae, x)
-        self.encoder, self.decoder = bare(vae.encoder), bare(vae.decoder)
+        self.encoder, self.decoder = layers_of(vae.encoder), layers_of(vae.decoder)
         self.optimizer = torch.optim.Adam(vae.parameters(), fused=True)
         self.loss: Callable[[Tensor], Tensor] = self.loss_given
 
     def run(self, steps: int, learning_rate: float) -> float:
-        """Take steps; the loss is looked at after the last."""
-        shape = (self.size.particles, len(self.x), self.size.latent_dim)
+        """Take steps; read the loss after the last one only."""
+        shape = (self.size.num_particles, len(self.x), self.size.latent_dim)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         for _ in range(steps):
@@ -46,7 +46,7 @@ class ByHand(Variant):
         return loss.item() / len(self.x)
 
     def loss_given(self, noise: Tensor) -> Tensor:
-        """Return the loss of the batch on noise (K, B, Z)."""
+        """Return the loss of the batch given the noise, (K, B, Z)."""
         loc, log_scale = self.encoder(self.x).chunk(2, -1)
         z = loc + log_scale.exp() * noise
         logits = self.decoder(z.flatten(0, 1)).view(len(noise), *self.x.shape)
@@ -59,14 +59,14 @@ class ByHand(Variant):
         return (0.5 * (z.square() - noise.square()) - log_scale).sum(-1)
 
     def bound(self, log_w: Tensor) -> Tensor:
-        """Return the bound of each example from log weights (K, B)."""
+        """Return the bound of each example, (B,), from log weights (K, B)."""
         return log_w[0] if len(log_w) == 1 else log_w.logsumexp(0) - math.log(len(log_w))
 
 
 class ByHandCompiled(ByHand):
-    """The loop with its loss, forward and backward, under ``torch.compile``.
+    """The hand-written loop with its loss, forward and backward, under ``torch.compile``.
 
-    On CUDA the mode is ``reduce-overhead``, which records the kernels as CUDA graphs: there launches dominate.
+    On CUDA the mode is ``reduce-overhead``, which records CUDA graphs, because kernel launches dominate there.
     """
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:

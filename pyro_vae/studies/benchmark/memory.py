@@ -1,4 +1,4 @@
-"""How much memory a step works with, beyond what stays from step to step."""
+"""The working memory of a step: what it allocates beyond parameters and optimiser state."""
 
 import os
 import time
@@ -18,10 +18,10 @@ MEANING = {
 
 
 def working_memory(step: Callable[[], object], device: torch.device) -> float:
-    """Return the bytes that a step takes on top of what was held before: see :data:`MEANING`.
+    """Return the bytes that a step allocates on top of what was allocated before it: see :data:`MEANING`.
 
-    The step must have been taken before, so that nothing is compiled or made once and for all here. Parameters and the
-    optimiser's state, which are there before and after, are not in it.
+    Parameters and optimiser state are not included. Take the step once before, so that no compilation and no lazy
+    initialisation is counted.
 
     Example:
         >>> a = torch.ones(1000, 1000)
@@ -36,7 +36,7 @@ def working_memory(step: Callable[[], object], device: torch.device) -> float:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        step()  # so that what this frees later was seen to be allocated
+        step()  # so that the profiler saw the allocation of what the next step frees
         start = time.time_ns()
         step()
     assert profiled.profiler is not None
@@ -54,7 +54,7 @@ def working_memory(step: Callable[[], object], device: torch.device) -> float:
 
 
 def _allocations(events: Sequence[_ProfilerEvent]) -> Iterator[tuple[int, int]]:
-    """Yield (nanoseconds, bytes taken or given back) of every event of the allocator."""
+    """Yield (nanoseconds, bytes) of every allocation and, with negative bytes, every release."""
     for event in events:
         if event.tag == torch._C._profiler._EventType.Allocation:
             yield event.start_time_ns, cast(_ExtraFields_Allocation, event.extra_fields).alloc_size
@@ -63,7 +63,7 @@ def _allocations(events: Sequence[_ProfilerEvent]) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the profiler from telling stderr when it starts and stops."""
+    """Keep the profiler from writing to stderr when it starts and stops."""
     name = "KINETO_LOG_LEVEL"
     before = os.environ.get(name)
     os.environ[name] = before or "6"

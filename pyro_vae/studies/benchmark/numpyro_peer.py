@@ -1,7 +1,7 @@
 """The same program in NumPyro: ``lax.fori_loop`` over steps of ``SVI.update``, under jit.
 
-NumPyro and JAX are not among this package's requirements: ``pip install 'pyro-vae[bench]'`` brings them. This module
-can be imported without them, and :class:`InNumPyro` then says so.
+NumPyro and JAX are optional: ``pip install 'pyro-vae[bench]'`` installs them. This module can be imported without
+them; :class:`InNumPyro` then raises :class:`~pyro_vae.studies.benchmark.variant.Unavailable`.
 """
 
 import os
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae.models.vae import VAE
 from pyro_vae.studies.benchmark.sizes import Size
-from pyro_vae.studies.benchmark.variant import Unavailable, Variant, bare
+from pyro_vae.studies.benchmark.variant import Unavailable, Variant, layers_of
 
 try:
     import jax
@@ -36,10 +36,10 @@ INSTALL = "pip install 'pyro-vae[bench]'"
 
 
 class InNumPyro(Variant):
-    """NumPyro's SVI, all steps of a call in one compiled loop; the rate and the number of steps are arguments of it.
+    """NumPyro's SVI, all steps in one compiled loop whose arguments are the number of steps and the learning rate.
 
-    Convolutions on the CPU are the exception: inside a loop XLA runs them several times slower (jax issue 12868), so
-    there each step is a compiled call of its own.
+    Convolutions on the CPU are the exception: XLA runs them several times slower inside a loop (jax issue 12868), so
+    each step is a separate compiled call.
     """
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
@@ -49,7 +49,7 @@ class InNumPyro(Variant):
         self.device = _device(x.device)
         with jax.default_device(self.device):
             self.batch = _array(x)
-            elbo = Trace_ELBO() if size.particles == 1 else RenyiELBO(alpha=0, num_particles=size.particles)
+            elbo = Trace_ELBO() if size.num_particles == 1 else RenyiELBO(alpha=0, num_particles=size.num_particles)
             self.svi = SVI(*_program(size, vae), numpyro.optim.Adam(lambda step: self._rate), elbo)
             self._rate: Array | float = 0.0
             self.state = self.svi.init(jax.random.key(0), self.batch)
@@ -59,12 +59,12 @@ class InNumPyro(Variant):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """On the device asked for."""
+        """With the variant's device as JAX's default."""
         with jax.default_device(self.device) if jax is not None else nullcontext():
             yield
 
     def run(self, steps: int, learning_rate: float) -> float:
-        """Take the steps in one call."""
+        """Take the steps in one call, or one by one for convolutions on the CPU."""
         if self.one_by_one:
             for _ in range(steps):
                 self.state, loss = self.step(self.state, learning_rate, self.batch)
@@ -73,7 +73,7 @@ class InNumPyro(Variant):
         return float(loss) / len(self.x)
 
     def seed(self, seed: int) -> None:
-        """Fix the noise of the steps to come; JAX's noise is never torch's."""
+        """Seed the noise of the following steps; it differs from torch's."""
         self.state = self.state._replace(rng_key=jax.random.key(seed))
 
     def parameters(self) -> dict[str, Tensor]:
@@ -104,7 +104,7 @@ class InNumPyro(Variant):
 
 
 def _device(device: torch.device) -> "Device":
-    """Return JAX's word for a device; its backend is started without taking most of a GPU's memory for itself."""
+    """Return the JAX device; its backend starts without preallocating most of the GPU's memory."""
     name = "XLA_PYTHON_CLIENT_PREALLOCATE"
     before = os.environ.get(name)
     os.environ[name] = before or "false"
@@ -118,7 +118,7 @@ def _device(device: torch.device) -> "Device":
 
 
 def _program(size: Size, vae: VAE) -> "tuple[Callable[[Array], None], Callable[[Array], None]]":
-    """Return model and guide; parameters have the torch program's names and values."""
+    """Return model and guide, with the names and values of the torch program's parameters."""
     encoder, decoder = (_Network(name, getattr(vae, name)) for name in ("encoder", "decoder"))
     event_dim = len(size.event_shape)
     zeros, ones = jnp.zeros(size.latent_dim), jnp.ones(size.latent_dim)
@@ -140,15 +140,15 @@ def _program(size: Size, vae: VAE) -> "tuple[Callable[[Array], None], Callable[[
 
 
 class _Network:
-    """A torch network's layers as functions of JAX arrays."""
+    """The layers of a torch network as functions of JAX arrays."""
 
     def __init__(self, name: str, network: nn.Module) -> None:
-        self.layers = list(bare(network).children())
+        self.layers = list(layers_of(network).children())
         self.names = [f"{name}.layers.{index}" for index in range(len(self.layers))]
         self.initial = {f"{name}.{key}": _array(p) for key, p in network.named_parameters()}
 
     def registered(self) -> Apply:
-        """Register the parameters with NumPyro and return the network."""
+        """Register the parameters with NumPyro and return the network as a function."""
         values = {name: numpyro.param(name, value) for name, value in self.initial.items()}
 
         def apply(x: "Array") -> "Array":
@@ -177,7 +177,7 @@ LAYOUT = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
 
 def _channels_last(x: "Array", apply: Apply) -> "Array":
-    """Apply with channels last: with channels first XLA is slower, above all inside a loop on the CPU (jax 12868)."""
+    """Apply with channels last: XLA is slower with channels first, above all in a loop on the CPU (jax issue 12868)."""
     return apply(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark found: plain values, ready for tables, JSON and figures."""
+"""The results of a benchmark: plain values for tables, JSON and figures."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Status = Literal["measured", "absent", "disagrees", "failed"]
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some rounds, and the quartiles around it."""
+    """Median and quartiles over rounds."""
 
     median: float
     lower: float
@@ -34,30 +34,30 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant on one size."""
+    """The result of one variant on one size."""
 
     variant: str
     title: str
     status: Status
-    reason: str = ""  # why there is no figure
-    rounds: tuple[float, ...] = ()  # seconds a step, a figure a round
-    first_step: float | None = None  # seconds until the first step is done, loading the compiler and compiling included
-    memory: float | None = None  # bytes that a step works with
+    reason: str = ""  # why it was not timed
+    rounds: tuple[float, ...] = ()  # seconds per step, one value per round
+    first_step: float | None = None  # seconds from construction to the end of the first step, with compilation
+    memory: float | None = None  # bytes, the working memory of a step
     agreement: Agreement | None = None
 
     @property
     def seconds(self) -> Spread | None:
-        """Of a step."""
+        """Seconds per step."""
         return spread(self.rounds) if self.rounds else None
 
-    def times(self, other: "Row") -> Spread | None:
-        """Return how many times as long this one takes as the other: the ratio of each round, then the median."""
+    def ratio_to(self, other: "Row") -> Spread | None:
+        """Return the ratio of the times per step, taken in each round; None unless both were timed."""
         if not (self.rounds and other.rounds):
             return None
         return spread([mine / its for mine, its in zip(self.rounds, other.rounds, strict=True)])
 
     def amortises_after(self, other: "Row") -> float | None:
-        """Return the number of steps that amortises a slower start; infinity for never."""
+        """Return the number of steps after which a slower first step is amortised; infinity for never."""
         if self.seconds is None or other.seconds is None or self.first_step is None or other.first_step is None:
             return None
         saved = other.seconds.median - self.seconds.median
@@ -66,28 +66,28 @@ class Row:
 
 @dataclass(frozen=True)
 class SizeReport:
-    """Every variant on one size."""
+    """The results of every variant on one size."""
 
     name: str
     title: str
-    operations: float  # of the matrix products of a step
-    bytes: float
-    steps: int  # a round
+    operations: float  # in the matrix products of a step
+    bytes: float  # read and written by a step
+    steps: int  # per round
     rows: tuple[Row, ...]
 
     def row(self, variant: str) -> Row | None:
-        """Return the row of a variant, if it was asked for."""
+        """Return the row of a variant; None if it was not requested."""
         return next((row for row in self.rows if row.variant == variant), None)
 
     def ratio(self, over: str, under: str) -> Spread | None:
-        """Return how many times as long one variant takes as another."""
+        """Return the ratio of two variants' times per step; None unless both were timed."""
         first, second = self.row(over), self.row(under)
-        return first.times(second) if first and second else None
+        return first.ratio_to(second) if first and second else None
 
 
 @dataclass(frozen=True)
 class Point:
-    """One size of a series in which a single quantity changes."""
+    """One size of a series that varies a single quantity."""
 
     axis: str
     value: int
@@ -96,47 +96,47 @@ class Point:
 
 @dataclass(frozen=True)
 class BoundSpeed:
-    """How fast the importance-weighted bound L_K of held-out images is."""
+    """The speed of the importance-weighted bound L_K on images."""
 
-    how: str
-    images: int
-    particles: int
+    variant: str  # svi: eager; compiled
+    num_images: int
+    num_particles: int
     rounds: tuple[float, ...]  # seconds for all images
 
     @property
     def seconds(self) -> Spread:
-        """For all images."""
+        """Seconds for all images."""
         return spread(self.rounds)
 
     @property
     def images_per_second(self) -> Spread:
-        """The rate."""
-        return spread([self.images / seconds for seconds in self.rounds])
+        """Images per second."""
+        return spread([self.num_images / seconds for seconds in self.rounds])
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that one run of the benchmark found."""
+    """The results of one run of the benchmark."""
 
     device: str  # cpu or cuda
     sizes: tuple[SizeReport, ...]
     scaling: tuple[Point, ...]
     evaluations: tuple[BoundSpeed, ...]
-    rate: float | None  # operations a second, measured; CUDA only
-    bandwidth: float | None  # bytes a second, likewise
+    rate: float | None  # operations per second, measured; CUDA only
+    bandwidth: float | None  # bytes per second, measured; CUDA only
 
     def size(self, name: str) -> SizeReport | None:
-        """Return the report of a size, if it was asked for."""
+        """Return the report of a size; None if it was not requested."""
         return next((size for size in self.sizes if size.name == name), None)
 
     def roofline(self, size: SizeReport) -> float | None:
-        """Return the larger of bytes over bandwidth and operations over rate, in seconds a step."""
+        """Return the larger of bytes / bandwidth and operations / rate, in seconds per step."""
         if self.rate is None or self.bandwidth is None:
             return None
         return max(size.operations / self.rate, size.bytes / self.bandwidth)
 
     @property
     def wrong(self) -> tuple[Row, ...]:
-        """The rows that were asked for and came to nothing, through a fault: other maths, or an error."""
+        """The rows of variants that compute other maths or raised an error."""
         reports = (*self.sizes, *(point.report for point in self.scaling))
         return tuple(row for report in reports for row in report.rows if row.status in ("disagrees", "failed"))

@@ -1,4 +1,4 @@
-"""What is measured: programs of published sizes, their batches and estimators, and data to feed them."""
+"""Programs of published sizes, with their batches, estimators and synthetic images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,21 +20,20 @@ PROTOTYPES = 10
 
 @dataclass(frozen=True)
 class Size:
-    """One program with its batch and number of particles; a value, so that scaling changes one field.
+    """A program's size with its batch and number of particles; the scaling series vary one field.
 
     Args:
-        batch: B, examples in a step.
-        particles: K; the bound is the ELBO for K = 1 and the importance-weighted bound for K > 1.
+        batch_size: B, examples per step.
+        num_particles: K; the bound is the ELBO for K = 1 and the importance-weighted bound for K > 1.
         latent_dim: Z.
-        hidden: units of the encoder's hidden layers, in reverse the decoder's.
+        hidden: units of the encoder's hidden layers; the decoder mirrors them.
         activation: of the networks.
-        convolutional: put two strided convolutions before the encoder's layers, and their transposes behind the
-            decoder's.
-        replicates: R, programs trained at once; engine ``compiled`` alone can do more than one.
+        convolutional: start the encoder with two strided convolutions, and end the decoder with their transposes.
+        replicates: R, programs trained at once; more than one only with engine ``compiled``.
     """
 
-    batch: int = 128
-    particles: int = 1
+    batch_size: int = 128
+    num_particles: int = 1
     latent_dim: int = 20
     hidden: tuple[int, ...] = (400,)
     activation: str = "relu"
@@ -46,9 +45,9 @@ class Size:
         """A line for tables and figures."""
         layers = "-".join(map(str, (SIDE**2, *self.hidden, self.latent_dim)))
         network = f"convolutions {CHANNELS[0]}-{CHANNELS[1]}, then {layers}" if self.convolutional else layers
-        more = {"K": self.particles, "R": self.replicates}
+        more = {"K": self.num_particles, "R": self.replicates}
         counts = [f", {letter} = {count}" for letter, count in more.items() if count > 1]
-        return f"{network}, batch {self.batch}" + "".join(counts)
+        return f"{network}, batch {self.batch_size}" + "".join(counts)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -56,7 +55,7 @@ class Size:
         return (1, SIDE, SIDE) if self.convolutional else (SIDE**2,)
 
     def build(self, device: torch.device, seed: int = 0) -> VAE:
-        """Return the program with parameters that the seed fixes."""
+        """Return the program, with its parameters initialised from the seed."""
         with isolated_rng(device, seed):
             encoder = ConvolutionalEncoder(self.hidden, self.latent_dim) if self.convolutional else None
             decoder = ConvolutionalDecoder(self.hidden, self.latent_dim) if self.convolutional else None
@@ -71,10 +70,10 @@ class Size:
         return vae.to(device)
 
     def images(self, count: int, device: torch.device, seed: int = 0) -> Tensor:
-        """Return binary images (count, *event_shape): noisy copies of ten random prototypes.
+        """Return binary images, (count, *event_shape): noisy copies of ten random prototypes.
 
-        They stand for MNIST, which need not be there: no figure here depends on what is in the picture, and a
-        fifth of the pixels is white.
+        They replace MNIST, so that nothing is downloaded: no time depends on what the images show. About a fifth of
+        the pixels is white.
         """
         source = generator(torch.device("cpu"), seed, count)
         white = torch.rand(PROTOTYPES, SIDE**2, generator=source) < 0.2
@@ -84,8 +83,8 @@ class Size:
         return pixels.reshape(count, *self.event_shape).to(device)
 
     def estimator(self) -> ELBO:
-        """Return the estimator that the engines are given."""
-        return trace_elbo() if self.particles == 1 else IWAE(self.particles)
+        """Return the estimator for the engines."""
+        return trace_elbo() if self.num_particles == 1 else IWAE(self.num_particles)
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -108,7 +107,7 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class ConvolutionalDecoder(nn.Module):
-    """The mirror image: (..., Z) -> (..., 1, 1, 28, 28)."""
+    """An MLP and two transposed convolutions: (..., Z) -> (..., 1, 1, 28, 28)."""
 
     def __init__(self, hidden: Sequence[int], latent_dim: int) -> None:
         super().__init__()
@@ -121,7 +120,7 @@ class ConvolutionalDecoder(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return the one head of the Bernoulli."""
+        """Return the one head of the Bernoulli: logits."""
         leading = z.shape[:-1]
         flat: Tensor = self.layers(z.reshape(-1, z.shape[-1]))
         return flat.reshape(*leading, 1, 1, SIDE, SIDE)
@@ -134,7 +133,7 @@ def _dense(widths: Sequence[int]) -> list[nn.Module]:
     return layers[:-1]
 
 
-_IWAE = Size(batch=20, latent_dim=50, hidden=(200, 200), activation="tanh")
+_IWAE = Size(batch_size=20, latent_dim=50, hidden=(200, 200), activation="tanh")
 
 SIZES: dict[str, Size] = {
     "mlp": Size(),
@@ -143,4 +142,4 @@ SIZES: dict[str, Size] = {
     "iwae-50": Size(20, 50, 50, (200, 200), "tanh"),
     "conv": Size(hidden=(256,), convolutional=True),
 }
-"""Names for the command line. ``mlp`` is 784-400-20 at batch 128; ``iwae-K`` is 784-200-200-50 at batch 20."""
+"""Sizes by name. ``mlp`` is 784-400-20 at batch size 128; ``iwae-K`` is 784-200-200-50 at batch size 20."""

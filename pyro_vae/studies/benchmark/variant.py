@@ -1,4 +1,4 @@
-"""What every way of taking a step promises, so that all are checked and timed alike."""
+"""The interface of a variant, one way to take training steps, so that all are checked and timed alike."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ from pyro_vae.studies.benchmark.sizes import Size
 
 
 class Unavailable(Exception):
-    """This variant is not available here; the message says why, and what would make it so."""
+    """A variant is not available here; the message says why, and how to make it available."""
 
 
 class Variant(ABC):
-    """A program, a batch, and a way of taking Adam's steps on it.
+    """A program, a batch, and one way to take Adam steps on them.
 
     Args:
-        size: what is trained.
-        vae: the program, on its device, with the parameters to start from; the variant's own.
+        size: of the program and its batch.
+        vae: the program, on its device, with its initial parameters; the variant may change it.
         x: the batch of every step, (B, *event_shape).
 
     Raises:
-        Unavailable: what it needs is not installed, or not in this version.
+        Unavailable: a package or device that it needs is missing.
     """
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
@@ -34,31 +34,31 @@ class Variant(ABC):
 
     @abstractmethod
     def run(self, steps: int, learning_rate: float) -> float:
-        """Take steps, wait until the last is done, and return its loss, nats per example."""
+        """Take steps, wait for the device, and return the last loss, nats per example."""
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Make the surroundings that :meth:`run` needs; entering costs no step's time."""
+        """Enter the context that :meth:`run` needs; it is entered outside the timing."""
         yield
 
-    def close(self) -> None:  # noqa: B027  # most keep nothing
-        """Free what is kept between measurements."""
+    def close(self) -> None:  # noqa: B027  # most variants have nothing to free
+        """Free what the variant keeps between measurements."""
 
     def seed(self, seed: int) -> None:
-        """Fix the noise of the steps to come."""
+        """Seed the noise of the following steps."""
         seed_noise(seed, self.x.device)
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return a copy of the parameters by the program's names."""
+        """Return a copy of the parameters by name."""
         return {name: p.detach().clone() for name, p in self.vae.named_parameters()}
 
     def memory(self) -> float | None:
         """Return the working memory of a step, in bytes."""
-        self.vae.zero_grad()  # so that the profiler sees where every tensor came from that a step frees
+        self.vae.zero_grad()  # so that the profiler sees the allocation of every tensor that a step frees
         return working_memory(lambda: self.run(1, 0.0), self.x.device)
 
 
-def bare(network: torch.nn.Module) -> torch.nn.Module:
-    """Return the layers of a network without what checks and reshapes around them."""
+def layers_of(network: torch.nn.Module) -> torch.nn.Module:
+    """Return the layers of a network, without its checks and reshapes."""
     layers: torch.nn.Module = network.get_submodule("layers")
     return layers

@@ -1,4 +1,4 @@
-"""Pyro's own ways of taking a step, and this package's engines."""
+"""Variants on Pyro: stock SVI, ``ELBOModule``, and this package's engines."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,27 +21,26 @@ from pyro_vae.program.contexts import own_store
 from pyro_vae.studies.benchmark.sizes import Size
 from pyro_vae.studies.benchmark.variant import Variant
 
-COPIES = 500  # of the batch in the data set that an engine works through on CUDA
+COPIES = 500  # of the batch in the data set of an engine on CUDA
 
 
 class Stock(Variant):
-    """Stock Pyro as its documentation has it: ``SVI``, ``Trace_ELBO``, ``pyro.optim.Adam``, validation on.
+    """Stock Pyro as in its tutorials: ``SVI``, ``Trace_ELBO``, ``pyro.optim.Adam``, validation on.
 
-    For K > 1 the estimator is Pyro's ``RenyiELBO(alpha=0)``, which is the importance-weighted bound, with its
-    particles vectorized.
+    For K > 1 the estimator is Pyro's ``RenyiELBO(alpha=0)``, the importance-weighted bound, with vectorized particles.
     """
 
     validation = True
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
         super().__init__(size, vae, x)
-        loss = Trace_ELBO() if size.particles == 1 else _renyi(size.particles)
-        self.optimizer = pyro.optim.Adam({"lr": 0.0})  # type: ignore[attr-defined]  # the true rate is set in run
+        loss = Trace_ELBO() if size.num_particles == 1 else _renyi(size.num_particles)
+        self.optimizer = pyro.optim.Adam({"lr": 0.0})  # type: ignore[attr-defined]  # run sets the learning rate
         self.svi = SVI(vae.model, vae.guide, self.optimizer, loss=loss)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """In a parameter store of its own, validation as this variant has it."""
+        """In a parameter store of its own, with this variant's validation setting."""
         with own_store(self.vae), pyro.validation_enabled(self.validation):
             yield
 
@@ -57,12 +56,12 @@ class Stock(Variant):
 
 
 class StockUnvalidated(Stock):
-    """The same with Pyro's and torch's validation of arguments off."""
+    """Stock Pyro with its validation, and torch's of arguments, off."""
 
     validation = False
 
 
-class Module(Variant):
+class OnELBOModule(Variant):
     """``Trace_ELBO()(model, guide)``, an ``ELBOModule``, with one fused torch optimiser and validation off.
 
     For K > 1 the estimator is this package's ``IWAE``: Pyro's ``RenyiELBO`` has no ``differentiable_loss``.
@@ -70,8 +69,8 @@ class Module(Variant):
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
         super().__init__(size, vae, x)
-        elbo = Trace_ELBO() if size.particles == 1 else IWAE(size.particles)
-        self.elbo = elbo(vae.model, vae.guide)  # type: ignore[arg-type]  # bound methods do as well as modules
+        elbo = Trace_ELBO() if size.num_particles == 1 else IWAE(size.num_particles)
+        self.elbo = elbo(vae.model, vae.guide)  # type: ignore[arg-type]  # bound methods work like modules
         self.optimizer = torch.optim.Adam(vae.parameters(), fused=True)
 
     @contextmanager
@@ -81,7 +80,7 @@ class Module(Variant):
             yield
 
     def run(self, steps: int, learning_rate: float) -> float:
-        """Take steps; the loss is looked at after the last."""
+        """Take steps; read the loss after the last one only."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         for _ in range(steps):
@@ -93,17 +92,18 @@ class Module(Variant):
 
 
 class OnEngine(Variant):
-    """An engine of this package, as :func:`pyro_vae.fit` drives it: on CUDA by :meth:`~pyro_vae.engines.Engine.run`.
+    """An engine of this package, called as :func:`pyro_vae.fit` calls it.
 
-    There the engine gathers its batches itself, and engine ``compiled`` records its steps; a data set of
-    :data:`COPIES` times the same batch keeps the maths that of the other variants.
+    On CUDA that is :meth:`~pyro_vae.engines.Engine.run`: the engine gathers its batches itself, and engine
+    ``compiled`` records its steps as a CUDA graph. The data set repeats one batch :data:`COPIES` times, so that the
+    maths equals that of the other variants.
     """
 
     value: ClassVar[EngineValue] = StockSVI()
 
     def __init__(self, size: Size, vae: VAE, x: Tensor) -> None:
         super().__init__(size, vae, x)
-        self.driven = self.value.start(self.program(), size.estimator(), "adam", None)
+        self.engine = self.value.start(self.program(), size.estimator(), "adam", None)
         if x.is_cuda:
             self.images = Images(x.to(torch.uint8).repeat(COPIES, *[1] * (x.dim() - 1)), max_value=1)
             self.order = torch.arange(len(self.images), device=x.device)
@@ -114,16 +114,16 @@ class OnEngine(Variant):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Inside the engine's own context."""
-        with self.driven:
+        """Inside the engine's context."""
+        with self.engine:
             yield
 
     def run(self, steps: int, learning_rate: float) -> float:
-        """Take steps, with what the engine reports of each."""
+        """Take steps, including the engine's report of each."""
         if self.x.is_cuda:
             return self._run_epochs(steps, learning_rate)
         for _ in range(steps):
-            info = self.driven.step(self.x, learning_rate, 1.0)
+            info = self.engine.step(self.x, learning_rate, 1.0)
         return -info.objective
 
     def _run_epochs(self, steps: int, learning_rate: float) -> float:
@@ -132,14 +132,14 @@ class OnEngine(Variant):
             taken = min(steps, COPIES)
             start = COPIES - taken
             batches = Batches(self.images, self.order, len(self.x), start, (0,), rates, weights)
-            *_, last = self.driven.run(batches)
+            *_, last = self.engine.run(batches)
             steps -= taken
         torch.cuda.synchronize(self.x.device)
         return -last[-1].objective
 
 
 class OnCompiled(OnEngine):
-    """Engine ``compiled``, and its replicates. Its context is entered once: leaving it throws its CUDA graphs away."""
+    """Engine ``compiled``, with replicates. Its context is entered once: leaving it discards its CUDA graphs."""
 
     value: ClassVar[EngineValue] = Compiled()
 
@@ -148,15 +148,15 @@ class OnCompiled(OnEngine):
         self.open, self.entered = ExitStack(), False
 
     def program(self) -> VAE | Replicates:
-        """Return the program, or as many copies of it as the size says; they begin alike and see noise of their own."""
+        """Return the program, or the size's replicates: equal copies, each with its own noise."""
         count = self.size.replicates
         return Replicates([self.vae, *(deepcopy(self.vae) for _ in range(1, count))]) if count > 1 else self.vae
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Inside the engine's own context, which then stays open until :meth:`close`."""
+        """Inside the engine's context, which stays open until :meth:`close`."""
         if not self.entered:
-            self.open.enter_context(self.driven)
+            self.open.enter_context(self.engine)
             self.entered = True
         yield
 

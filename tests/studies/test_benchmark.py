@@ -301,7 +301,7 @@ def test_every_goal_has_a_figure_or_a_reason():
     assert len(found) == 8
     assert [o.met for o in found.values()] == [True, None, False, False, None, None, None, None]
     assert found["engine compiled against stock Pyro"].figure.median == 4.0
-    assert found["engine compiled against NumPyro"].reason == "numpyro: not asked for"
+    assert found["engine compiled against NumPyro"].reason == "numpyro: not requested"
     assert [o.reason for o in found.values()][4:] == ["no GPU here"] * 4
     assert all((outcome.figure is None) == bool(outcome.reason) for outcome in found.values())
 

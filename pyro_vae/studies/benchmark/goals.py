@@ -33,7 +33,7 @@ class Goal:
             return f"size {self.size} was not measured"
         rows = {name: size.row(name) for name in (self.over, self.under)}
         return "; ".join(
-            f"{name}: {row.reason if row else 'not asked for'}"
+            f"{name}: {row.reason if row else 'not requested'}"
             for name, row in rows.items()
             if row is None or not row.rounds
         )

@@ -1,4 +1,4 @@
-"""The cross-check: it passes as things stand, and every planted error makes it fail."""
+"""The cross-check passes, and every planted error makes it fail."""
 
 import importlib
 import json
@@ -11,12 +11,12 @@ from pyro_vae.cli.main import main
 from pyro_vae.elbo import analytic
 from pyro_vae.models.vae import VAE
 
-crosscheck = importlib.import_module("pyro_vae.studies.crosscheck")  # the package shows the function of that name
+crosscheck = importlib.import_module("pyro_vae.studies.crosscheck")  # the package exports a function of this name
 REAL = {name: getattr(analytic, name) for name in dir(analytic) if name.startswith(("log_", "kl_", "elbo_", "grad_"))}
 
 
 class DetachedMean(VAE):
-    """A guide whose location gets no gradient."""
+    """A guide whose location is detached."""
 
     def encode(self, x):
         loc, log_scale = self.encoder(x).unbind(-2)
@@ -24,7 +24,7 @@ class DetachedMean(VAE):
 
 
 class ScaledGuide(VAE):
-    """A program whose latent site is scaled in the guide alone."""
+    """A program whose latent site is scaled only in the guide."""
 
     def guide(self, x):
         with poutine.scale(scale=0.5):
@@ -32,15 +32,15 @@ class ScaledGuide(VAE):
 
 
 class ScaledModel(VAE):
-    """A program whose latent site is scaled in the model alone."""
+    """A program whose sites are scaled only in the model."""
 
     def model(self, x):
         with poutine.scale(scale=0.5):
             super().model(x)
 
 
-class ScaleForVariance(VAE):
-    """A guide that takes its scale for its variance."""
+class LogVariance(VAE):
+    """A guide that reads the log-scale as a log-variance."""
 
     def encode(self, x):
         loc, log_scale = self.encoder(x).unbind(-2)
@@ -73,7 +73,7 @@ PLANTED = {
     "scale for variance in the KL": in_analytic(
         "kl_to_standard_normal", lambda loc, s: 0.5 * (loc**2 + s.exp() - 1 - 2 * s).sum(-1)
     ),
-    "scale for variance in the program": in_program(ScaleForVariance),
+    "log-scale read as log-variance in the program": in_program(LogVariance),
     "sum for mean over particles, closed": in_analytic(
         "elbo_closed", lambda log_px_z, loc, s: log_px_z.sum(0) - REAL["kl_to_standard_normal"](loc, s)
     ),
@@ -96,9 +96,9 @@ PLANTED = {
     "the wrong axis summed": in_analytic(
         "log_bernoulli", lambda x, logits: (x * logits - torch.nn.functional.softplus(logits)).mean(-1)
     ),
-    "a scale on the guide's site alone": in_program(ScaledGuide),
-    "a scale on the model's sites alone": in_program(ScaledModel),
-    "hand gradient: z's own path forgotten": in_analytic(
+    "a scale on the guide's site only": in_program(ScaledGuide),
+    "a scale on the model's sites only": in_program(ScaledModel),
+    "hand gradient: no pathwise term": in_analytic(
         "grad_elbo_closed",
         lambda loc, s, noise, grad_z: REAL["grad_elbo_closed"](loc, s, noise, torch.zeros_like(grad_z)),
     ),
@@ -106,7 +106,7 @@ PLANTED = {
         "grad_log_gaussian", lambda x, mean, s: ((x - mean) * (-s).exp(), REAL["grad_log_gaussian"](x, mean, s)[1])
     ),
     "hand gradient: sign of the logits": in_analytic("grad_log_bernoulli", lambda x, logits: torch.sigmoid(logits) - x),
-    "hand gradient: entropy term forgotten": in_analytic(
+    "hand gradient: no entropy term": in_analytic(
         "grad_elbo_sampled",
         lambda loc, s, noise, grad_z: (
             REAL["grad_elbo_sampled"](loc, s, noise, grad_z)[0],
@@ -118,8 +118,8 @@ PLANTED = {
 
 @pytest.fixture
 def few_draws(monkeypatch):
-    """The exact comparisons do not need the many draws of the statistical one."""
-    monkeypatch.setattr(crosscheck, "DRAWS", 50)
+    """Make the statistical comparison fast, where only the exact ones matter."""
+    monkeypatch.setattr(crosscheck, "NUM_DRAWS", 50)
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_check_passes_and_writes_every_row(device, tmp_path, capsys):
     rows = record["rows"]
     assert {row["likelihood"] for row in rows} == {"bernoulli", "gaussian", "learned_gaussian"}
     assert {row["dtype"] for row in rows} == {"float32", "float64"}
-    assert {row["num_particles"] for row in rows} == {1, crosscheck.PARTICLES}
+    assert {row["num_particles"] for row in rows} == {1, crosscheck.NUM_PARTICLES}
     assert {row["quantity"] for row in rows} == {"per example", "value", "gradients", "head gradients", "z-score"}
     assert {row["limit"] for row in rows if row["quantity"] != "z-score"} == {1e-10, 1e-4}
     assert all(row["error"] <= row["limit"] for row in rows)
@@ -155,7 +155,7 @@ def test_mismatch_gives_exit_status_one_and_names_the_tensor(monkeypatch, few_dr
 
 
 def test_fresh_noise_alone_catches_a_wrong_kl(monkeypatch):
-    """The statistical row has power of its own: a KL 5 % too large is found by the z-score."""
+    """The z-score alone finds a KL that is 5 % too large."""
     monkeypatch.setattr(analytic, "kl_to_standard_normal", lambda loc, s: 1.05 * REAL["kl_to_standard_normal"](loc, s))
     case = crosscheck.Case("bernoulli", 1, torch.float64, torch.device("cpu"))
     (row,) = crosscheck._isolated(crosscheck._fresh_noise, case)
@@ -164,8 +164,8 @@ def test_fresh_noise_alone_catches_a_wrong_kl(monkeypatch):
 
 
 def test_given_noise_replaces_the_guides_own():
-    """The handler behind CPU = CUDA: handed the noise Pyro would draw, it gives the same loss and gradients."""
-    case = crosscheck.Case("gaussian", crosscheck.PARTICLES, torch.float64, torch.device("cpu"))
+    """The handler behind CPU = CUDA: given the noise that Pyro would sample, loss and gradients are the same."""
+    case = crosscheck.Case("gaussian", crosscheck.NUM_PARTICLES, torch.float64, torch.device("cpu"))
     with torch.random.fork_rng():
         vae, x = crosscheck._program_and_data(case)
         estimator = crosscheck._estimator(crosscheck.Trace_ELBO, case.num_particles)
@@ -180,8 +180,8 @@ def test_given_noise_replaces_the_guides_own():
 
 
 def test_comparison_across_devices_runs_and_sees_a_difference(monkeypatch):
-    """The comparison that CUDA gets, on the CPU twice: equal; and with other noise for the second device: not."""
-    case = crosscheck.Case("bernoulli", crosscheck.PARTICLES, torch.float64, torch.device("cpu"))
+    """The comparison of devices, with the CPU as both: equal on the same noise, and not on other noise."""
+    case = crosscheck.Case("bernoulli", crosscheck.NUM_PARTICLES, torch.float64, torch.device("cpu"))
     rows = crosscheck._isolated(crosscheck._across_devices, case)
     assert [row.error for row in rows] == [0.0, 0.0]
     handed = iter([1.0, 1.001])

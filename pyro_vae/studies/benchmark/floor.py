@@ -83,6 +83,9 @@ def layer_calls(size: Size, vae: VAE, x: Tensor) -> list[LayerCall]:
     """Return every layer that a step runs, in forward order; the inputs are random numbers of the right shape.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.studies.benchmark import Size
+        >>> from pyro_vae.studies.benchmark.floor import layer_calls
         >>> size = Size(batch_size=2, latent_dim=3, hidden=(5,))
         >>> calls = layer_calls(size, size.build(torch.device("cpu")), torch.zeros(2, 784))
         >>> [(call.layer.in_features, call.layer.out_features, call.needs_gradient) for call in calls]

@@ -30,6 +30,8 @@ def describe_machine(device: torch.device) -> Machine:
     """Return processor, cores, threads, versions and the device's name.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.studies.benchmark import describe_machine
         >>> describe_machine(torch.device("cpu"))["device"]
         'cpu'
     """

@@ -24,6 +24,8 @@ def working_memory(step: Callable[[], object], device: torch.device) -> float:
     initialisation is counted.
 
     Example:
+        >>> import torch
+        >>> from pyro_vae.studies.benchmark.memory import working_memory
         >>> a = torch.ones(1000, 1000)
         >>> working_memory(lambda: (a + 1).exp().sum(), torch.device("cpu")) / 1e6 >= 8.0
         True

@@ -23,6 +23,7 @@ def spread(values: Sequence[float]) -> Spread:
     """Return median and quartiles.
 
     Example:
+        >>> from pyro_vae.studies.benchmark import spread
         >>> spread([3.0, 1.0, 2.0, 4.0, 5.0])
         Spread(median=3.0, lower=2.0, upper=4.0)
     """

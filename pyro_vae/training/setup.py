@@ -1,7 +1,8 @@
 """From arguments to a loop: data on the device, the program validated, the engine started."""
 
 import copy
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -28,6 +29,7 @@ from pyro_vae.training.loop import Loop, total_steps
 from pyro_vae.training.settings import Settings
 
 CHECKED = 100  # examples on which a program is tried before training
+STATE = {"program", "engine", "engine_name", "rng", "position", "history"}
 STARTED: dict[str, Callable[..., EngineValue]] = {"svi": StockSVI, "compiled": Compiled}
 TRIED = 10  # examples on which an estimator is: another batch size
 
@@ -49,6 +51,8 @@ def start_loop(
         InputError: an argument that does not fit; the message says which, and what to try.
     """
     images, held_out = _data(train, validation, device, settings)
+    if resumed is not None:
+        _check_state(resumed, math.ceil(len(images) / settings.batch_size), settings.max_steps)
     from_spec(SCHEDULES, settings.schedule, "schedule")
     estimator = _estimator(settings)
     with isolated_rng(device, settings.seed):
@@ -62,6 +66,22 @@ def start_loop(
         with isolated_rng(device, settings.seed):
             _try_estimator(estimator, members(program)[0], example)
     return loop
+
+
+def _check_state(state: object, batches: int, max_steps: int | None) -> None:
+    """Refuse what is no state, one of another number of batches in an epoch, and fewer steps than are done."""
+    if not isinstance(state, Mapping) or not state.keys() >= STATE:
+        raise InputError("the state of a result to resume from", type(state).__name__, "resume=result.state")
+    position = state["position"]
+    step, epoch, batch = (position[name] for name in ("step", "epoch", "batch"))
+    if epoch * batches + batch != step or batch >= batches:
+        raise InputError(
+            "the data and the batch_size that the state began with",
+            f"{batches} batches per epoch, which step {step}, batch {batch} of epoch {epoch + 1}, does not fit",
+            "the same training data and batch_size",
+        )
+    if max_steps is not None and max_steps < step:
+        raise InputError(f"max_steps of at least {step}, the steps that are done", max_steps, f"max_steps={step + 1}")
 
 
 def prepare(loop: Loop) -> None:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from pyro_vae import VAE, Hook, Replicates, fit
+from pyro_vae import VAE, Hook, InputError, Replicates, fit
 from pyro_vae.data import Images
 from pyro_vae.elbo import ReinforceMovingAverage
 
@@ -123,3 +123,25 @@ def test_replicates_stop_and_resume():
     first = run(replicates(), max_steps=3, **settings)
     resumed = run(replicates(), max_steps=7, resume=first.state, **settings)
     assert torch.equal(parameters(resumed), parameters(whole))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resume": "s.pt"}, "the state of a result to resume from; got str. Try resume=result.state"),
+        ({"resume": {}}, "the state of a result to resume from; got dict"),
+        (
+            {"train": torch.ones(20, 4)},
+            "the data and the batch_size that the state began with; got 2 batches per epoch",
+        ),
+        ({"batch_size": 3}, "the data and the batch_size that the state began with; got 17 batches per epoch"),
+        ({"max_steps": 3}, "max_steps of at least 7, the steps that are done; got 3"),
+    ],
+    ids=str,
+)
+def test_a_state_that_does_not_fit_is_refused(change, message):
+    """Fewer batches in an epoch than the state has done would otherwise wait for a batch that never comes."""
+    given = {"train": torch.ones(50, 4), "epochs": 3, "batch_size": 10, "device": "cpu"}
+    state = fit(VAE((4,), 2, (3,)), **given, max_steps=7).state
+    with pytest.raises(InputError, match=message):
+        fit(VAE((4,), 2, (3,)), **{**given, "resume": state, **change})

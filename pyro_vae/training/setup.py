@@ -74,7 +74,7 @@ def _check_state(state: object, batches: int, max_steps: int | None) -> None:
         raise InputError("the state of a result to resume from", type(state).__name__, "resume=result.state")
     position = state["position"]
     step, epoch, batch = (position[name] for name in ("step", "epoch", "batch"))
-    if epoch * batches + batch != step or batch >= batches:
+    if epoch * batches + batch != step or batch > batches:
         raise InputError(
             "the data and the batch_size that the state began with",
             f"{batches} batches per epoch, which step {step}, batch {batch} of epoch {epoch + 1}, does not fit",

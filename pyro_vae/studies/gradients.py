@@ -148,7 +148,7 @@ def compare_gradients(
         One report per estimator, in their order; prints as a table, and has ``to_dataframe()``.
 
     Raises:
-        InputError: an estimator that does not define its reference.
+        InputError: an estimator that does not define its reference, or names itself.
     """
     own = cast(dict[str, Differentiable], copy.deepcopy(dict(estimators)))  # some keep a baseline: the caller's stay
     with isolated_rng(x.device, seed), own_store(program):
@@ -193,14 +193,8 @@ class _Subject:
 
     def reference_of(self, estimator: Differentiable, group: Group) -> Estimator | None:
         """Return the plain estimator with the same expectation; None where none is known."""
-        if isinstance(estimator, Estimator):
-            return estimator.reference(group) if self.reparameterized else None
-        if not isinstance(estimator, PYROS):
-            got = f"{type(estimator).__name__}, which defines none"
-            raise InputError(
-                "an estimator that defines its reference, or one of Pyro's for the ELBO", got, "iwae or renyi"
-            )
-        return SampledKL(estimator.num_particles) if self.reparameterized else None
+        reference = _reference(estimator, group)
+        return reference if self.reparameterized else None  # the plain ones differentiate through z
 
     def gradient(self, estimator: Differentiable) -> tuple[float, dict[Group, Tensor]]:
         """Return the bound per example and its gradient, flat, for each group of parameters."""
@@ -271,6 +265,18 @@ class _Subject:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             self.gradient(estimator)
         return sum(kept.values()) / 1e6
+
+
+def _reference(estimator: Differentiable, group: Group) -> Estimator | None:
+    if isinstance(estimator, PYROS):
+        return SampledKL(estimator.num_particles)
+    if not isinstance(estimator, Estimator):
+        got = f"{type(estimator).__name__}, which defines none"
+        raise InputError("an estimator that defines its reference, or one of Pyro's for the ELBO", got, "iwae or renyi")
+    reference = estimator.reference(group)
+    if reference is estimator:  # any bias would read as 0
+        raise InputError("a reference other than itself", estimator, "the plain estimator, or ByAutograd(self)")
+    return reference
 
 
 def _directions(g: Tensor, reference: Tensor) -> tuple[float, float]:

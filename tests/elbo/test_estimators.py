@@ -528,6 +528,29 @@ def test_a_weighting_of_another_class_than_the_gradient_is_refused():
         Mixed(2).differentiable_loss(program.model, program.guide, repeated(3))
 
 
+def test_a_score_function_is_no_total_derivative_without_its_path():
+    """Its score term is no multiple of the weight of log w: left to itself, φ would have no gradient."""
+
+    class NoGuide(elbo.IWAE):
+        gradient = ScoreFunction
+
+    program = gaussian(3)
+    with pytest.raises(TypeError, match=r"ScoreFunction\(value, theta, score\)"):
+        NoGuide(2).differentiable_loss(program.model, program.guide, repeated(3))
+
+
+@pytest.mark.parametrize("name", [n for n in OURS if OURS[n].gradient is TotalDerivative and n not in CLOSED])
+def test_weights_of_a_total_derivative_are_the_derivative_of_the_value(name):
+    """By autograd through the value, on the same noise: no weight of the estimator's own is used."""
+    program, x = gaussian(20, off=0.4), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64)
+    by_autograd = elbo.ByAutograd(OURS[name])
+    assert by_autograd.total_particles == OURS[name].total_particles
+    assert_close(values(by_autograd, program, x), values(OURS[name], program, x))
+    for mine, theirs in zip(gradients(OURS[name], program, x), gradients(by_autograd, program, x), strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            assert_close(a, b)
+
+
 def test_partitions_of_the_tvo_are_log_uniform():
     assert elbo.TVO(partitions=1).betas().tolist() == [0.0, 1.0]
     assert elbo.TVO(partitions=2, first_beta=0.3).betas().tolist() == pytest.approx([0.0, 0.3, 1.0])
@@ -932,6 +955,10 @@ BAD = {
     "free bits": (lambda: elbo.AnalyticKL(free_bits=-1.0), "free_bits of at least 0"),
     "weighted dreg": (lambda: elbo.Weighted(elbo.DReG(5), beta=0.5), "whose KL can be weighted"),
     "weighted twice": (lambda: elbo.beta_vae(estimator="vimco", num_particles=2), "whose KL can be weighted"),
+    "weighted elbo of Pyro": (
+        lambda: elbo.beta_vae(estimator="trace_elbo"),
+        "whose KL can be weighted, one of .*; got Trace_ELBO. Try sampled_kl",
+    ),
     "weight in a weight": (
         lambda: elbo.Weighted(elbo.beta_vae(), beta=0.5),
         "one weight of the KL; got another inside",
@@ -962,6 +989,50 @@ def test_bad_argument_is_refused(name):
     make, message = BAD[name]
     with pytest.raises(InputError, match=message):
         make()
+
+
+@dataclasses.dataclass(frozen=True)
+class Squared(elbo.IWAE):
+    """DReG written again as a relative of IWAE, which may weight its KL; nothing here says that DReG may."""
+
+    gradient = elbo.ThreeTerms
+
+    def weighting(self, terms):
+        return elbo.DReG(self.num_particles).weighting(terms)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting(elbo.IWAE):
+    """An estimator with a state, whose KL may be weighted."""
+
+    kl_weightable = True
+    state: dict = dataclasses.field(default_factory=dict, compare=False)
+
+    def state_dict(self):
+        return dict(self.state)
+
+    def load_state_dict(self, state):
+        self.state.update(state)
+
+
+def test_whether_a_kl_may_be_weighted_is_not_inherited():
+    with pytest.raises(InputError, match=r"an estimator whose KL can be weighted.*got Squared"):
+        elbo.Weighted(Squared(3), beta=0.5)
+    assert elbo.Weighted(Counting(3), beta=0.5).total_particles == 3
+
+
+def test_exactly_these_may_weight_their_kl():
+    weightable = {"sampled_kl", "analytic_kl", "stl", "iwae", "miwae", "ciwae", "renyi"}
+    assert {name for name, estimator in OURS.items() if estimator.kl_weightable} == weightable
+
+
+def test_the_state_inside_a_weight_is_kept():
+    """A checkpoint holds it, and a resumed run gets it back."""
+    whole, other = (elbo.Weighted(Counting(3), beta=0.5) for _ in "ab")
+    whole.estimator.state["steps"] = 4.0
+    assert whole.state_dict() == {"steps": 4.0}
+    other.load_state_dict(whole.state_dict())
+    assert other.estimator.state == {"steps": 4.0}
 
 
 def test_estimators_are_frozen_values():

@@ -1,6 +1,7 @@
 """Estimators side by side: the statistics against what they name, on problems where the answer is known."""
 
 import copy
+import dataclasses
 import importlib.util
 import json
 import math
@@ -196,9 +197,31 @@ class Homeless(elbo.Estimator):
         return elbo.TotalDerivative.of(terms.log_weight.mean(0), torch.ones_like(terms.log_weight))
 
 
+class Coin(nn.Module):
+    """A Bernoulli latent in model and guide: no reparameterization."""
+
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([0.3], dtype=torch.float64))
+        self.phi = nn.Parameter(torch.tensor([-0.4], dtype=torch.float64))
+
+    def model(self, x):
+        theta = pyro.param("theta", self.theta)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(logits=torch.zeros_like(x[:, 0])))
+            pyro.sample("x", dist.Normal((theta * z)[..., None], NOISE).to_event(1), obs=x)
+
+    def guide(self, x):
+        phi = pyro.param("phi", self.phi)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Bernoulli(logits=phi * x[:, 0]))
+
+
 def test_an_estimator_without_a_reference_is_an_error_and_no_bias_of_zero():
     with pytest.raises(InputError, match=r"defines its reference.* got Homeless, which does not"):
         reported({"homeless": Homeless()}, draws=20, reference_draws=20)
+    with pytest.raises(InputError, match=r"got Homeless, which does not"):  # for discrete latents, too
+        compare_gradients(Coin(), X, {"homeless": Homeless()}, 20, 20)
     with pytest.raises(InputError, match="got RenyiELBO, which defines none"):
         reported({"renyi": RenyiELBO(alpha=0.5)}, draws=20, reference_draws=20)
 
@@ -209,6 +232,61 @@ def test_where_no_reference_is_known_no_bias_is_reported():
     assert [found[name]["theta"].bias_squared is None for name in found] == [True, False, False]
     table = comparison_tables([groups["all"] for groups in found.values()], "here")[2]
     assert list(table.columns[3].cells) == ["–", "–", "–"]
+
+
+def test_without_reparameterization_no_bias_is_reported():
+    (found,) = compare_gradients(Coin(), X, {"reinforce": elbo.Reinforce(3)}, 20, 20)
+    assert [(g.group, g.reference, g.bias_squared) for g in found.gradients] == [
+        ("theta", None, None),
+        ("phi", None, None),
+    ]
+
+
+def without_score(kind):
+    """A biased relative of an importance-weighted estimator: its gradient without the score term."""
+    return dataclasses.dataclass(frozen=True)(type(f"{kind.__name__}STL", (kind,), {"gradient": elbo.PathDerivative}))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (elbo.CIWAE(5, beta=0.1), without_score(elbo.CIWAE)(5, beta=0.1)),
+        (elbo.Renyi(5, alpha=0.1), without_score(elbo.Renyi)(5, alpha=0.1)),
+    ],
+    ids=["ciwae", "renyi"],
+)
+def test_bias_is_found_in_relatives_of_estimators_with_a_bound_of_their_own(right, wrong):
+    """No other estimator maximises these bounds; were each its own reference, any bias would read as 0."""
+    found = reported({"right": right, "wrong": wrong}, draws=1500, reference_draws=1500)
+    bias = {name: groups["phi"].bias_squared for name, groups in found.items()}
+    assert bias["wrong"].value > 5 * bias["wrong"].standard_error
+    assert abs(bias["right"].value) <= 5 * bias["right"].standard_error
+
+
+def test_wrong_weights_show_as_a_bias_against_the_derivative_of_the_value():
+    class Uneven(elbo.IWAE):
+        def weighting(self, terms):
+            found = super().weighting(terms)
+            return elbo.TotalDerivative(found.value, found.theta**2)
+
+        def reference(self, group):
+            return elbo.ByAutograd(self)
+
+    found = reported({"uneven": Uneven(5)}, draws=1500, reference_draws=1500)["uneven"]["phi"]
+    assert found.bias_squared.value > 5 * found.bias_squared.standard_error
+    assert found.reference.startswith("ByAutograd(estimator=")
+
+
+class Selfish(elbo.IWAESTL):
+    """A biased estimator that names itself as its reference."""
+
+    def reference(self, group):
+        return self
+
+
+def test_an_estimator_as_its_own_reference_is_an_error():
+    with pytest.raises(InputError, match=r"a reference other than itself; got Selfish.* Try .*ByAutograd\(self\)"):
+        reported({"selfish": Selfish(5)}, draws=20, reference_draws=20)
 
 
 def test_a_wrong_reference_shows_as_a_bias():
@@ -357,7 +435,7 @@ COMPARE = ["--hidden", "[5]", "--latent_dim", "2", "--batch_size", "16", "--devi
 
 def test_command_prints_tables_and_writes_json_and_figure(images, tmp_path, capsys):
     argv = ["compare", "--data", str(images), *COMPARE, "--reference_draws", "20", "--batch", "4", "--at", "[0, 5]"]
-    argv += ["--estimators", "trace_elbo,stl,iwae:num_particles=3,ciwae:num_particles=2,beta=0.1", "--steps", "3"]
+    argv += ["--estimators", "trace_elbo,stl,iwae:num_particles=3,ciwae:num_particles=2,beta=0.1,rws", "--steps", "3"]
     argv += ["--judge_particles", "5", "--judge_examples", "8"]
     files = tmp_path / "c.json", tmp_path / "c.png"
     assert main([*argv, "--json", str(files[0]), "--figure", str(files[1])]) == 0
@@ -365,7 +443,7 @@ def test_command_prints_tables_and_writes_json_and_figure(images, tmp_path, caps
     for word in ("θ (model) at step 5", "φ (guide) at step 0", "SNR", "bias²", "DSNR", "ESS/K", "equal time"):
         assert word in printed
     record = json.loads(files[0].read_text())
-    names = ["trace_elbo", "stl", "iwae:num_particles=3", "ciwae:num_particles=2,beta=0.1"]
+    names = ["trace_elbo", "stl", "iwae:num_particles=3", "ciwae:num_particles=2,beta=0.1", "rws"]
     assert list(record["points"]) == ["0", "5"]
     for reports in record["points"].values():
         assert [r["estimator"] for r in reports] == names
@@ -374,8 +452,12 @@ def test_command_prints_tables_and_writes_json_and_figure(images, tmp_path, caps
             assert all(g["draws"] == 20 and g["variance"]["value"] > 0 for g in r["gradients"])
             assert r["memory"] > 0
             assert r["seconds"] > 0
-    assert [r["particles"] for r in record["points"]["0"]] == [1, 1, 3, 2]
-    assert len(record["laps"]) == 8
+    assert [r["particles"] for r in record["points"]["0"]] == [1, 1, 3, 2, 5]
+    unbiased, (theta, phi) = record["points"]["0"][2]["gradients"], record["points"]["0"][4]["gradients"]
+    assert all(g["bias_squared"]["value"] is not None for g in (*unbiased, theta))
+    assert phi["reference"] is None
+    assert phi["bias_squared"] is None  # null: no plain estimator is known for φ of RWS
+    assert len(record["laps"]) == 10
     assert all(lap["log_evidence"]["count"] == 8 and lap["num_particles"] == 5 for lap in record["laps"])
     assert record["data"]["binarize"] == "dynamic"
     with Image.open(files[1]) as picture:

@@ -188,8 +188,8 @@ def test_reference_is_the_plain_estimator_of_the_same_bound():
     )
 
 
-class Homeless(elbo.Estimator):
-    """An estimator that says nothing of its reference."""
+class NoReference(elbo.Estimator):
+    """An estimator that does not define its reference."""
 
     num_particles = 1
 
@@ -218,10 +218,10 @@ class Coin(nn.Module):
 
 
 def test_an_estimator_without_a_reference_is_an_error_and_no_bias_of_zero():
-    with pytest.raises(InputError, match=r"defines its reference.* got Homeless, which does not"):
-        reported({"homeless": Homeless()}, draws=20, reference_draws=20)
-    with pytest.raises(InputError, match=r"got Homeless, which does not"):  # for discrete latents, too
-        compare_gradients(Coin(), X, {"homeless": Homeless()}, 20, 20)
+    with pytest.raises(InputError, match=r"defines its reference.* got NoReference, which does not"):
+        reported({"no_reference": NoReference()}, draws=20, reference_draws=20)
+    with pytest.raises(InputError, match=r"got NoReference, which does not"):  # for discrete latents, too
+        compare_gradients(Coin(), X, {"no_reference": NoReference()}, 20, 20)
     with pytest.raises(InputError, match="got RenyiELBO, which defines none"):
         reported({"renyi": RenyiELBO(alpha=0.5)}, draws=20, reference_draws=20)
 
@@ -256,7 +256,7 @@ def without_score(kind):
     ids=["ciwae", "renyi"],
 )
 def test_bias_is_found_in_relatives_of_estimators_with_a_bound_of_their_own(right, wrong):
-    """No other estimator maximises these bounds; were each its own reference, any bias would read as 0."""
+    """No other estimator maximises these bounds. If each were its own reference, any bias would read as 0."""
     found = reported({"right": right, "wrong": wrong}, draws=1500, reference_draws=1500)
     bias = {name: groups["phi"].bias_squared for name, groups in found.items()}
     assert bias["wrong"].value > 5 * bias["wrong"].standard_error
@@ -277,7 +277,7 @@ def test_wrong_weights_show_as_a_bias_against_the_derivative_of_the_value():
     assert found.reference.startswith("ByAutograd(estimator=")
 
 
-class Selfish(elbo.IWAESTL):
+class OwnReference(elbo.IWAESTL):
     """A biased estimator that names itself as its reference."""
 
     def reference(self, group):
@@ -285,8 +285,8 @@ class Selfish(elbo.IWAESTL):
 
 
 def test_an_estimator_as_its_own_reference_is_an_error():
-    with pytest.raises(InputError, match=r"a reference other than itself; got Selfish.* Try .*ByAutograd\(self\)"):
-        reported({"selfish": Selfish(5)}, draws=20, reference_draws=20)
+    with pytest.raises(InputError, match=r"a reference other than itself; got OwnReference.* Try .*ByAutograd\(self\)"):
+        reported({"own": OwnReference(5)}, draws=20, reference_draws=20)
 
 
 def test_a_wrong_reference_shows_as_a_bias():
@@ -348,7 +348,7 @@ def test_importance_bounds_are_log_evidence_at_the_posterior_and_rise_with_parti
     assert (high.mean() - evidence.mean()).abs() < 0.05
 
 
-def test_importance_bounds_do_not_depend_on_how_they_are_cut(monkeypatch):
+def test_importance_bounds_do_not_depend_on_the_chunks(monkeypatch):
     """At the posterior each chunk is exact; off it, chunks of particles must be averaged inside the logarithm."""
     x = as_images(torch.full((4000, 1), 0.4, dtype=torch.float64))
     whole = importance_bounds(Known(0.5), x, 60, seed=1)
@@ -410,7 +410,7 @@ def parameters(program):
 
 
 def test_the_second_lap_resumes_the_first():
-    """Of a race whose time is over at once, both laps are one training of as many steps."""
+    """If the time is already over after the first lap, both laps are one training of as many steps."""
     x = torch.bernoulli(torch.full((60, 6), 0.3), generator=torch.Generator().manual_seed(0))
     vae, other = copies(2)
     images, held_out = as_images(x[:40]), as_images(x[40:])

@@ -171,6 +171,7 @@ def test_reference_is_the_plain_estimator_of_the_same_bound():
         "piwae": elbo.PIWAE(2, 3),
         "vimco": elbo.VIMCO(4),
         "beta": elbo.beta_vae(beta=2.0, estimator="stl"),
+        "weighted": elbo.Weighted(elbo.CIWAE(3, beta=0.1), beta=0.5),
         "tvo": elbo.TVO(3),
         "wake_sleep": elbo.WakeSleep(2),
     }
@@ -178,6 +179,9 @@ def test_reference_is_the_plain_estimator_of_the_same_bound():
     assert found["dreg"]["phi"].reference == "IWAE(num_particles=5)"
     assert found["vimco"]["phi"].reference == "IWAE(num_particles=4)"
     assert found["beta"]["phi"].reference == "Weighted(estimator=SampledKL(num_particles=1), beta=2.0)"
+    assert found["weighted"]["phi"].reference == (
+        "Weighted(estimator=ByAutograd(estimator=CIWAE(num_particles=3, beta=0.1)), beta=0.5)"
+    )
     assert found["tvo"]["phi"].reference is None
     assert found["wake_sleep"]["phi"].reference is None
     assert found["wake_sleep"]["theta"].reference == "SampledKL(num_particles=2)"

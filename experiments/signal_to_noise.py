@@ -1,4 +1,4 @@
-"""Does the encoder's gradient drown as particles are added, and which estimators keep it above the noise?
+"""Does the signal-to-noise ratio of the encoder's gradient fall as particles are added, and for which estimators?
 
 Three published claims, on MNIST, dynamic binarization:
 
@@ -8,25 +8,24 @@ Three published claims, on MNIST, dynamic binarization:
 3. the variance of STL's encoder gradient falls below the plain ELBO's as training goes on (Roeder et al., arXiv
    1703.09194).
 
-The first two are statements for K → ∞: they need weights of finite variance and more particles than it takes to
-average them. So there are two settings:
+The first two hold for K → ∞, with weights of finite variance and more particles than it takes to average them. So
+there are two settings:
 
-* ``tame``: 784-200-2, untrained, batches of 10: the share ESS/K of the particles that count levels off, as theory
-  assumes;
-* ``iwae``: the IWAE paper's 784-200-200-50 (tanh, batches of 20) untrained, after 1000 and after 10,000 steps: fifty
-  latent dimensions, of whose 64 particles few count.
+* ``tame``: 784-200-2, untrained, batches of 10: ESS/K levels off as K grows, as the theory assumes;
+* ``iwae``: the IWAE paper's 784-200-200-50 (tanh, batches of 20) untrained, after 1000 and after 10,000 steps: with
+  fifty latent dimensions few of 64 particles count.
 
 Commands::
 
     python experiments/signal_to_noise.py --setting tame --data-root data
     python experiments/signal_to_noise.py --setting iwae --data-root data
 
-They take some five and some fifteen minutes on two cores. What should be seen in ``tame``: a slope of log SNR against
+They take about five and fifteen minutes on two cores. Expected in ``tame``: a slope of log SNR against
 log K of about −1/2 for IWAE's φ, not below 0 for DReG's φ, about 1/2 for both θs; in ``iwae``: the same signs, flatter;
 STL's variance below the ELBO's.
 
-Out: ``signal_to_noise_SETTING.json`` (every figure of the comparison, and the claims with their standard errors) and
-``signal_to_noise_SETTING.png`` in ``--results``.
+Writes ``signal_to_noise_SETTING.json`` (every figure of the comparison, and the claims with their standard errors) and
+``signal_to_noise_SETTING.png`` to ``--results``.
 """
 
 import argparse
@@ -34,7 +33,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pyro_vae.base.files import write_json
 from pyro_vae.cli.main import main as pyro_vae
@@ -49,8 +48,31 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 
+class Figure(TypedDict):
+    """A value and its standard error, as the comparison writes them."""
+
+    value: float
+    standard_error: float
+
+
+class Gradient(TypedDict):
+    """The figures of one group of parameters that the claims need."""
+
+    group: str
+    snr: Figure
+    variance: Figure
+
+
+class Report(TypedDict):
+    """The figures of one estimator that the claims need."""
+
+    estimator: str
+    particles: int
+    gradients: list[Gradient]
+
+
 def main() -> int:
-    """Compare, then read the three claims off the figures; returns the exit status."""
+    """Compare, then compute the three claims from the figures; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--setting", choices=SETTINGS, default="tame")
     parser.add_argument("--data-root", default="data", help="where MNIST is, or is downloaded to")
@@ -81,8 +103,8 @@ def main() -> int:
     return status
 
 
-def claims(points: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return, for each point of training, slopes of log SNR against log K, and STL's share of the ELBO's variance."""
+def claims(points: dict[str, list[Report]]) -> dict[str, dict[str, Figure]]:
+    """Return, for each point of training, slopes of log SNR against log K, and STL's variance over the ELBO's."""
     return {
         step: {
             **{
@@ -90,13 +112,13 @@ def claims(points: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
                 for name in ("iwae", "dreg")
                 for group in ("theta", "phi")
             },
-            "variance of stl over trace_elbo, phi": share(reports),
+            "variance of stl over trace_elbo, phi": relative_variance(reports),
         }
         for step, reports in points.items()
     }
 
 
-def slope(reports: list[dict[str, Any]], name: str, group: str) -> dict[str, float]:
+def slope(reports: list[Report], name: str, group: str) -> Figure:
     """Return the least-squares slope of log SNR against log K, weighted by the figures' errors, and its error."""
     rows = [
         (math.log(report["particles"]), found["snr"]["value"], found["snr"]["standard_error"])
@@ -112,7 +134,7 @@ def slope(reports: list[dict[str, Any]], name: str, group: str) -> dict[str, flo
     return {"value": found, "standard_error": 1 / math.sqrt(spread)}
 
 
-def share(reports: list[dict[str, Any]]) -> dict[str, float]:
+def relative_variance(reports: list[Report]) -> Figure:
     """Return the total variance of STL's φ-gradient over the ELBO's, and its error."""
     stl, plain = (variance(reports, name) for name in ("stl", "trace_elbo"))
     found = stl["value"] / plain["value"]
@@ -120,7 +142,7 @@ def share(reports: list[dict[str, Any]]) -> dict[str, float]:
     return {"value": found, "standard_error": found * relative}
 
 
-def variance(reports: list[dict[str, Any]], name: str) -> dict[str, float]:
+def variance(reports: list[Report], name: str) -> Figure:
     """Return the total variance of φ's gradient, a figure with its standard error."""
     (report,) = (report for report in reports if report["estimator"] == name)
     return next(found["variance"] for found in report["gradients"] if found["group"] == "phi")

@@ -1,10 +1,13 @@
 """Estimators of the evidence lower bound: drop-in ``pyro.infer.ELBO`` objects, by name."""
 
+from pyro_vae.elbo.autograd import ByAutograd
 from pyro_vae.elbo.catalogue import ESTIMATORS, beta_vae, trace_elbo, trace_mean_field_elbo
 from pyro_vae.elbo.draw import Draw, Terms, draw_terms
 from pyro_vae.elbo.estimator import (
     Bound,
     Estimator,
+    EstimatorState,
+    Group,
     PathDerivative,
     ScoreFunction,
     ThreeTerms,
@@ -31,9 +34,12 @@ __all__ = [
     "VIMCO",
     "AnalyticKL",
     "Bound",
+    "ByAutograd",
     "DReG",
     "Draw",
     "Estimator",
+    "EstimatorState",
+    "Group",
     "PathDerivative",
     "Reinforce",
     "ReinforceMovingAverage",

@@ -53,7 +53,7 @@ def beta_vae(
         Weighted(estimator=AnalyticKL(num_particles=1, free_bits=0.0), beta=2.0)
     """
     arguments = {"num_particles": num_particles, **({"free_bits": free_bits} if free_bits else {})}
-    return Weighted(from_spec(ESTIMATORS, estimator, "estimator", **arguments), beta)  # type: ignore[arg-type]
+    return Weighted(from_spec(ESTIMATORS, estimator, "estimator", **arguments), beta)  # type: ignore[arg-type]  # it refuses Pyro's
 
 
 ESTIMATORS: dict[str, Callable[..., ELBO]] = {

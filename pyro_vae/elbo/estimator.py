@@ -149,9 +149,9 @@ class ScoreFunction(Weighting):
     score: Tensor | None = None
 
     @classmethod
-    def of(cls, value: Tensor, weight: Tensor) -> Self:
-        """Return the θ term of Σ weight log w alone."""
-        return cls(value, weight)
+    def of(cls, value: Tensor, weight: Tensor) -> NoReturn:
+        """Refuse: without a pathwise term the score term's weight does not follow from that of log w."""
+        raise TypeError("a score function has a weight for each term: return ScoreFunction(value, theta, score)")
 
     def surrogate(self, draw: Draw, terms: Terms) -> Tensor:
         """Return Σ a log p(x, z) + Σ c log q(z|x)."""
@@ -168,11 +168,17 @@ def _pathwise(draw: Draw, of_leaves: Tensor, leaves: Mapping[str, Tensor]) -> Te
 
 
 class Estimator(ELBO):
-    """The one abstract estimator; a frozen value that is a ``pyro.infer.ELBO``.
+    """The abstract base of all estimators; a frozen value that is a ``pyro.infer.ELBO``.
 
-    Subclasses are frozen dataclasses. Each says what is true of it: the class of its ``gradient``, its
-    :meth:`weighting`, a pure function of (K, B) tensors, its :meth:`reference`, and whether its KL may be weighted.
-    The few that need more than the three log-densities define :meth:`of_draw` instead of :meth:`weighting`.
+    A subclass is a frozen dataclass that defines
+
+    * :meth:`weighting`, a pure function of (K, B) tensors;
+    * ``gradient``, the class of :class:`Weighting` that it returns; by default :class:`TotalDerivative`;
+    * :meth:`reference`, the plain estimator with the same expectation;
+    * ``kl_weightable = True`` if its KL may be weighted. Subclasses do not inherit this: the derivation of DReG, a
+      subclass of IWAE, does not hold for a weighted KL.
+
+    An estimator that needs more than the three log-densities also overrides :meth:`of_draw`.
     """
 
     gradient: ClassVar[type[Weighting]] = TotalDerivative
@@ -181,9 +187,13 @@ class Estimator(ELBO):
     vectorize_particles = True
     max_plate_nesting = 2  # particles, examples
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.kl_weightable = vars(cls).get("kl_weightable", False)
+
     @property
     def total_particles(self) -> int:
-        """How many particles a step samples for each example; more than ``num_particles`` for several bounds."""
+        """The number of particles that a step samples per example: ``num_particles`` times the number of bounds."""
         return self.num_particles
 
     @abstractmethod
@@ -197,7 +207,8 @@ class Estimator(ELBO):
             group: ``theta``, the model's parameters, or ``phi``, the guide's.
 
         Returns:
-            An estimator; None where none is known, so that no bias is reported.
+            An estimator; :class:`~pyro_vae.elbo.ByAutograd` of this one for the total derivative of a bound that no
+            other estimator maximises. None where none is known: no bias is reported.
 
         Raises:
             InputError: the estimator does not define it. A missing reference must not read as a bias of 0.

@@ -8,6 +8,7 @@ import torch
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import log_mean_exp
+from pyro_vae.elbo.autograd import ByAutograd
 from pyro_vae.elbo.draw import Terms
 from pyro_vae.elbo.estimator import Estimator, Group, PathDerivative, ThreeTerms, Weighting, at_least_one
 
@@ -64,7 +65,6 @@ class IWAESTL(IWAE):
     """
 
     gradient: ClassVar[type[Weighting]] = PathDerivative
-    kl_weightable: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,6 @@ class DReG(IWAE):
     """
 
     gradient: ClassVar[type[Weighting]] = ThreeTerms
-    kl_weightable: ClassVar[bool] = False
 
     def weighting(self, terms: Terms) -> Weighting:
         """Return the bound; the pathwise term is weighted by w̃², w̃ the self-normalised importance weights."""
@@ -139,7 +138,6 @@ class PIWAE(MIWAE):
     """
 
     gradient: ClassVar[type[Weighting]] = ThreeTerms
-    kl_weightable: ClassVar[bool] = False
 
     def weighting(self, terms: Terms) -> Weighting:
         """Return the bound of all particles; IWAE's weights for θ, MIWAE's for φ."""
@@ -166,6 +164,7 @@ class CIWAE(IWAE):
         beta: the ELBO's weight, from 0 (IWAE) to 1 (ELBO).
     """
 
+    kl_weightable: ClassVar[bool] = True
     beta: float = 0.5
 
     def __post_init__(self) -> None:
@@ -180,8 +179,8 @@ class CIWAE(IWAE):
         return self.gradient.of(value, self.beta / len(log_w) + (1 - self.beta) * log_w.softmax(0))
 
     def reference(self, group: Group) -> Estimator:
-        """Return itself: it is the total derivative of its bound."""
-        return self
+        """Return the derivative of the value by autograd: no other estimator maximises this bound."""
+        return ByAutograd(self)
 
 
 @dataclass(frozen=True)
@@ -198,6 +197,7 @@ class Renyi(IWAE):
         alpha: α, any finite number.
     """
 
+    kl_weightable: ClassVar[bool] = True
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
@@ -219,5 +219,5 @@ class Renyi(IWAE):
         return self.gradient.of(value, tempered.softmax(0))
 
     def reference(self, group: Group) -> Estimator:
-        """Return itself: it is the total derivative of its bound."""
-        return self
+        """Return the derivative of the value by autograd: no other estimator maximises this bound."""
+        return ByAutograd(self)

@@ -67,6 +67,7 @@ class STL(SampledKL):
     """
 
     gradient: ClassVar[type[Weighting]] = PathDerivative
+    kl_weightable: ClassVar[bool] = True  # the score term has mean zero with a weighted KL, too
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import PyroFunction
 from pyro_vae.elbo.draw import Draw, Latents, Terms
-from pyro_vae.elbo.estimator import Bound, Estimator, Group, Weighting
+from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group, Weighting
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,12 @@ class Weighted(Estimator):
     def __post_init__(self) -> None:
         if isinstance(self.estimator, Weighted):
             raise InputError("one weight of the KL", f"another inside: {self.estimator}", "a single one; no kl_warmup")
-        if not self.estimator.kl_weightable:
-            names = ", ".join(sorted(kind.__name__ for kind in _subclasses() if kind.kl_weightable))
-            hint = "no weight, and no kl_warmup"
-            raise InputError(f"an estimator whose KL can be weighted, one of {names}", self.estimator, hint)
+        _check_weightable(self.estimator)
         if not isinstance(self.beta, Tensor) and not 0 < self.beta < math.inf:
             raise InputError("a finite beta above 0", self.beta, "beta=1")
 
     @property
-    def num_particles(self) -> int:  # type: ignore[override]
+    def num_particles(self) -> int:  # type: ignore[override]  # read-only here, a field elsewhere
         """K of the estimator inside."""
         return self.estimator.num_particles
 
@@ -87,6 +85,26 @@ class Weighted(Estimator):
     def value(self, draw: Draw) -> Tensor:
         """As the estimator inside."""
         return self.estimator.value(draw)
+
+    def state_dict(self) -> EstimatorState:
+        """Return the state of the estimator inside."""
+        return self.estimator.state_dict()
+
+    def load_state_dict(self, state: EstimatorState) -> None:
+        """Restore the state of the estimator inside."""
+        self.estimator.load_state_dict(state)
+
+
+def _check_weightable(estimator: ELBO) -> None:
+    if isinstance(estimator, Estimator) and estimator.kl_weightable:
+        return
+    names = ", ".join(sorted(kind.__name__ for kind in _subclasses() if kind.kl_weightable))
+    ours = isinstance(estimator, Estimator)
+    raise InputError(
+        f"an estimator whose KL can be weighted, one of {names}",
+        estimator if ours else type(estimator).__name__,
+        "no weight, and no kl_warmup" if ours else "sampled_kl, or analytic_kl for a KL in closed form",
+    )
 
 
 def _subclasses(kind: type[Estimator] | None = None) -> Iterator[type[Estimator]]:

@@ -14,7 +14,7 @@ from pyro_vae.studies.training import Lap
 
 
 def gradient_figure(path: Path, points: Mapping[int, Sequence[EstimatorReport]], laps: Sequence[Lap]) -> Path:
-    """Draw signal-to-noise ratios against particles, φ's variance against training, and what training gave."""
+    """Plot signal-to-noise ratios against particles, φ's variance against training, and held-out log p(x)."""
     panels = 3 + bool(laps)
     figure = Figure(figsize=(4.6 * panels, 4.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

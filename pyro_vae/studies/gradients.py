@@ -1,8 +1,8 @@
 r"""Gradients of estimators side by side on one program: bias, variance, signal-to-noise ratio, and cost.
 
-The gradient of an estimator is a random vector g, here of the bound per example on one batch of data, taken apart for
-θ (what the model uses) and φ (what the guide uses). From N draws with mean ḡ and total variance V (the trace of the
-covariance):
+The gradient of an estimator is a random vector g, here of the bound per example on one batch of data, split into θ
+(parameters that only the model uses) and φ (those of the guide). From N draws with mean ḡ and total variance V (the
+trace of the covariance):
 
 ============  ==========================================================================================
 signal²       ‖ḡ‖² − V/N: the squared norm of E g, without the noise of the mean
@@ -51,7 +51,7 @@ TIMED = 15  # rounds, interleaved; the median counts
 
 @dataclass(frozen=True)
 class GradientReport:
-    """What the gradient of one estimator is like in one group of parameters."""
+    """Bias, variance and signal-to-noise ratio of one estimator's gradient in one group of parameters."""
 
     estimator: str
     group: str  # theta or phi
@@ -67,7 +67,7 @@ class GradientReport:
 
 @dataclass(frozen=True)
 class EstimatorReport:
-    """What one estimator gives and costs on one program."""
+    """Bound, cost and gradients of one estimator on one program."""
 
     estimator: str
     particles: int
@@ -116,7 +116,7 @@ def _with_bias(columns: dict[str, object]) -> dict[str, object]:
 
 
 class Differentiable(Protocol):
-    """What a comparison asks of an estimator: a ``pyro.infer.ELBO`` with a differentiable loss."""
+    """The interface of an estimator that can be compared: a ``pyro.infer.ELBO`` with a differentiable loss."""
 
     num_particles: int
 
@@ -148,7 +148,7 @@ def compare_gradients(
         One report per estimator, in their order; prints as a table, and has ``to_dataframe()``.
 
     Raises:
-        InputError: an estimator that does not define its reference.
+        InputError: an estimator that does not define its reference, or names itself.
     """
     own = cast(dict[str, Differentiable], copy.deepcopy(dict(estimators)))  # some keep a baseline: the caller's stay
     with isolated_rng(x.device, seed), own_store(program):
@@ -182,7 +182,7 @@ def parameter_groups(program: Program, x: Tensor) -> dict[str, list[Tensor]]:
 
 
 class _Subject:
-    """One program on one batch, as the comparison looks at it; its store must be active."""
+    """One program on one batch, and its groups of parameters; its store must be active."""
 
     def __init__(self, program: Program, x: Tensor) -> None:
         self.program, self.x = program, x
@@ -193,14 +193,8 @@ class _Subject:
 
     def reference_of(self, estimator: Differentiable, group: Group) -> Estimator | None:
         """Return the plain estimator with the same expectation; None where none is known."""
-        if isinstance(estimator, Estimator):
-            return estimator.reference(group) if self.reparameterized else None
-        if not isinstance(estimator, PYROS):
-            got = f"{type(estimator).__name__}, which defines none"
-            raise InputError(
-                "an estimator that defines its reference, or one of Pyro's for the ELBO", got, "iwae or renyi"
-            )
-        return SampledKL(estimator.num_particles) if self.reparameterized else None
+        reference = _reference(estimator, group)
+        return reference if self.reparameterized else None  # the plain ones differentiate through z
 
     def gradient(self, estimator: Differentiable) -> tuple[float, dict[Group, Tensor]]:
         """Return the bound per example and its gradient, flat, for each group of parameters."""
@@ -271,6 +265,18 @@ class _Subject:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             self.gradient(estimator)
         return sum(kept.values()) / 1e6
+
+
+def _reference(estimator: Differentiable, group: Group) -> Estimator | None:
+    if isinstance(estimator, PYROS):
+        return SampledKL(estimator.num_particles)
+    if not isinstance(estimator, Estimator):
+        got = f"{type(estimator).__name__}, which defines none"
+        raise InputError("an estimator that defines its reference, or one of Pyro's for the ELBO", got, "iwae or renyi")
+    reference = estimator.reference(group)
+    if reference is estimator:  # any bias would read as 0
+        raise InputError("a reference other than itself", estimator, "the plain estimator, or ByAutograd(self)")
+    return reference
 
 
 def _directions(g: Tensor, reference: Tensor) -> tuple[float, float]:

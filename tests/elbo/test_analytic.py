@@ -66,7 +66,7 @@ def test_kl_is_zero_at_the_prior_and_positive_elsewhere(tensors):
     assert (analytic.kl_to_standard_normal(tensors["loc"], tensors["log_scale"]) > 0).all()
 
 
-def test_elbo_by_hand_at_two_particles_and_one_datum():
+def test_elbo_by_hand_at_two_particles_and_one_example():
     """X = 1 with logits 0 and log 3, q = N(1, 4), ε = −1 and 1: every number can be done on paper."""
     x, logits = torch.ones(1, 1), torch.tensor([[[0.0]], [[math.log(3.0)]]])
     loc, log_scale = torch.ones(1, 1), torch.full((1, 1), math.log(2.0))

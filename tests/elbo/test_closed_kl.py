@@ -47,7 +47,7 @@ def test_masks_that_differ_are_refused_where_the_kl_is_closed():
 
 
 def bottom_up():
-    """A model z2 → z1 → x with a guide that draws z1 first: an ordinary deep VAE."""
+    """A model z2 → z1 → x with a guide that samples z1 first: an ordinary deep VAE."""
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -63,8 +63,8 @@ def bottom_up():
     return model, guide
 
 
-def test_closed_kl_is_refused_where_the_guide_draws_in_another_order():
-    """Each closed KL would be taken against a prior that depends on latents not yet drawn: another quantity."""
+def test_closed_kl_is_refused_where_the_guide_samples_in_another_order():
+    """Each closed KL would be taken against a prior that depends on latents not yet sampled: another quantity."""
     with pytest.raises(InputError, match=r"latents in the model's order, .* got z1, z2 in place of z2, z1"):
         elbo.AnalyticKL(2).loss(*bottom_up(), X)
     assert math.isfinite(elbo.SampledKL(2).loss(*bottom_up(), X))

@@ -19,7 +19,7 @@ from pyro_vae.elbo.draw import Draw, Terms
 from pyro_vae.elbo.estimator import Estimator, PathDerivative, ScoreFunction, TotalDerivative
 from pyro_vae.program.contexts import own_store
 
-X = 0.4  # the datum of every toy
+X = 0.4  # the example of every toy
 
 OURS = {
     "sampled_kl": elbo.SampledKL(2),
@@ -49,7 +49,7 @@ def repeated(batch, x=X):
 
 
 def gradients(estimator, program, x, seed=0):
-    """Per-datum gradients of the bound in every parameter: (model's, guide's)."""
+    """Gradients of the bound per example in every parameter: (model's, guide's)."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         loss = estimator.differentiable_loss(program.model, program.guide, x)
@@ -59,7 +59,7 @@ def gradients(estimator, program, x, seed=0):
 
 
 def values(estimator, program, x, seed=0):
-    """Bounds of every datum, (B,)."""
+    """Bounds per example, (B,)."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         return estimator.value(estimator.draw(program.model, program.guide, (x,), {}, "fixed"))
@@ -134,11 +134,11 @@ def test_limits_of_renyi_ciwae_and_tvo():
     assert_close(values(elbo.CIWAE(4, beta=1.0), program, x), mean)
     assert_close(values(elbo.TVO(4, partitions=1), program, x), mean)
     terms = some_terms(4)
-    even, share = (estimator.weighting(terms).theta for estimator in (elbo.SampledKL(4), elbo.IWAE(4)))
+    even, normalised = (estimator.weighting(terms).theta for estimator in (elbo.SampledKL(4), elbo.IWAE(4)))
     for estimator in (elbo.Renyi(4, alpha=1.0), elbo.CIWAE(4, beta=1.0), elbo.TVO(4, partitions=1), elbo.STL(4)):
         assert_close(estimator.weighting(terms).theta, even)
     for estimator in (elbo.Renyi(4, alpha=0.0), elbo.CIWAE(4, beta=0.0), elbo.MIWAE(4, 1), elbo.PIWAE(2, 2)):
-        assert_close(estimator.weighting(terms).theta, share)
+        assert_close(estimator.weighting(terms).theta, normalised)
 
 
 # --- the exact gradient -----------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_gradient_is_unbiased_for_discrete_latents(name):
 
 @pytest.mark.parametrize("name", ["sampled_kl", "stl", "iwae", "dreg"])
 def test_gradient_is_unbiased_in_a_hierarchy(name):
-    """Two latents, the second drawn after the first: the path through the first must not be lost with its score."""
+    """Two latents, the second sampled given the first: dropping the score term must keep the path through the first."""
     program, x = hierarchy(1), repeated(1)
     nodes, log_weights = gauss_hermite(24)
     grid = torch.stack(torch.meshgrid(*[nodes] * 4, indexing="ij"), -1).reshape(-1, 2, 2)  # (points, particle, site)
@@ -288,14 +288,14 @@ def softmax(log_w):
 def by_hand(name, log_w):
     """theta, path and score weights of each estimator, (K, B), written again in numpy from the papers' formulas."""
     count = len(log_w)
-    even, share = np.full_like(log_w, 1 / count), softmax(log_w)
+    even, normalised = np.full_like(log_w, 1 / count), softmax(log_w)
     zero = np.zeros_like(log_w)
     others = np.stack([np.delete(log_w, k, 0).mean(0) for k in range(count)])
     bound = np.log(np.exp(log_w).mean(0))
     if name == "vimco":
         swapped = [np.concatenate([np.delete(log_w, k, 0), others[k : k + 1]]) for k in range(count)]
         without = np.stack([np.log(np.exp(w).mean(0)) for w in swapped])
-        return share, zero, bound - without - share
+        return normalised, zero, bound - without - normalised
     if name == "tvo":
         betas = OURS["tvo"].betas().numpy()
         theta, score = zero.copy(), zero.copy()
@@ -305,22 +305,22 @@ def by_hand(name, log_w):
             theta += (high - low) * tempered * (1 + low * centred)
             score += (high - low) * tempered * ((1 - low) * centred - 1)
         return theta, zero, score
-    pair = np.concatenate([softmax(log_w[:2]), softmax(log_w[2:])]) / 2 if count == 4 else share
+    pair = np.concatenate([softmax(log_w[:2]), softmax(log_w[2:])]) / 2 if count == 4 else normalised
     tempered = softmax(0.6 * log_w)
-    mixed = 0.3 * even + 0.7 * share
+    mixed = 0.3 * even + 0.7 * normalised
     return {
         "sampled_kl": (even, even, -even),
         "stl": (even, even, zero),
-        "iwae": (share, share, -share),
-        "iwae_stl": (share, share, zero),
-        "dreg": (share, share**2, zero),
+        "iwae": (normalised, normalised, -normalised),
+        "iwae_stl": (normalised, normalised, zero),
+        "dreg": (normalised, normalised**2, zero),
         "miwae": (pair, pair, -pair),
-        "piwae": (share, even, -even),
+        "piwae": (normalised, even, -even),
         "ciwae": (mixed, mixed, -mixed),
         "renyi": (tempered, tempered, -tempered),
         "reinforce": (even, zero, (log_w - others) / count),
         "reinforce_moving_average": (even, zero, log_w / count),
-        "rws": (share, zero, share),
+        "rws": (normalised, zero, normalised),
     }[name]
 
 
@@ -385,7 +385,7 @@ def test_value_equals_the_formula_by_hand(name):
 @pytest.mark.parametrize("name", [n for n in OURS if n not in ("analytic_kl", "beta")])
 @pytest.mark.parametrize("shift", [-1e5, 1e5])
 def test_log_weights_of_the_size_of_an_image_neither_overflow_nor_underflow(name, shift):
-    """A constant in log p(x|z) moves the value by itself, and no weight but that of a fixed baseline."""
+    """A constant in log p(x|z) shifts the value by that constant, and no weight but that of a fixed baseline."""
     plain, moved = (OURS[name].weighting(some_terms(OURS[name].total_particles, shift=c)) for c in (0.0, shift))
     assert_close(moved.value - shift, plain.value, tolerance=1e-8)
     for part in ("theta", "path", "score"):
@@ -397,8 +397,8 @@ def test_log_weights_of_the_size_of_an_image_neither_overflow_nor_underflow(name
 @pytest.mark.parametrize(
     "name", [n for n in OURS if OURS[n].gradient in (TotalDerivative, PathDerivative) and n not in CLOSED]
 )
-def test_the_shorter_forms_are_what_their_weights_say(name, make):
-    """Every weighting, put together part by part, gives the gradient that its own class gives: no weight is idle."""
+def test_every_class_of_gradient_equals_its_three_terms(name, make):
+    """The gradient assembled from three separate terms equals that of the weighting's own class."""
     program, x = make(20), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64)
     estimator, parameters = OURS[name], [*program.model_parameters, *program.guide_parameters]
     found = []
@@ -465,7 +465,7 @@ def chain(batch):
 
 
 def test_closed_kls_of_two_latents():
-    """The second depends on the first as drawn; free bits are each site's own."""
+    """The second depends on the sample of the first; free bits apply to each site."""
     x = torch.linspace(-1.5, 1.5, 30, dtype=torch.float64)
     model, guide, parameters = chain(30)
     found = []
@@ -492,7 +492,7 @@ def test_closed_kls_of_two_latents():
 
 
 def test_the_running_baseline_moves_as_its_formula_says():
-    """From 0, after the step that used it, by 1 − d of the mean over data and particles; and the next step uses it."""
+    """From 0, after the step that used it, by 1 − d of the mean over examples and particles; the next step uses it."""
     estimator = elbo.ReinforceMovingAverage(2, decay=0.75)
     program, x = gaussian(20, off=0.4), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64)
     baseline = 0.0
@@ -514,7 +514,7 @@ def test_the_running_baseline_moves_as_its_formula_says():
 
 
 def test_a_weighting_of_another_class_than_the_gradient_is_refused():
-    """The latents suit the class that ``gradient`` names: at fixed ones a total derivative has no pathwise term."""
+    """Latents are sampled for the class that ``gradient`` names: at fixed ones a total derivative has no path."""
 
     @dataclasses.dataclass(frozen=True)
     class Mixed(elbo.IWAE):
@@ -528,6 +528,29 @@ def test_a_weighting_of_another_class_than_the_gradient_is_refused():
         Mixed(2).differentiable_loss(program.model, program.guide, repeated(3))
 
 
+def test_a_score_function_cannot_be_made_of_one_weight():
+    """The weight of its score term does not follow from that of log w; without one, φ would have no gradient."""
+
+    class NoGuide(elbo.IWAE):
+        gradient = ScoreFunction
+
+    program = gaussian(3)
+    with pytest.raises(TypeError, match=r"ScoreFunction\(value, theta, score\)"):
+        NoGuide(2).differentiable_loss(program.model, program.guide, repeated(3))
+
+
+@pytest.mark.parametrize("name", [n for n in OURS if OURS[n].gradient is TotalDerivative and n not in CLOSED])
+def test_weights_of_a_total_derivative_are_the_derivative_of_the_value(name):
+    """By autograd through the value, on the same noise, without the estimator's weights."""
+    program, x = gaussian(20, off=0.4), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64)
+    by_autograd = elbo.ByAutograd(OURS[name])
+    assert by_autograd.total_particles == OURS[name].total_particles
+    assert_close(values(by_autograd, program, x), values(OURS[name], program, x))
+    for mine, theirs in zip(gradients(OURS[name], program, x), gradients(by_autograd, program, x), strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            assert_close(a, b)
+
+
 def test_partitions_of_the_tvo_are_log_uniform():
     assert elbo.TVO(partitions=1).betas().tolist() == [0.0, 1.0]
     assert elbo.TVO(partitions=2, first_beta=0.3).betas().tolist() == pytest.approx([0.0, 0.3, 1.0])
@@ -538,18 +561,18 @@ def test_bounds_of_another_number_than_particles():
     """MIWAE and PIWAE at K = 3, M = 2: the first three particles are one bound, the last three the other."""
     terms = some_terms(6)
     log_w = terms.log_weight.numpy()
-    shares = np.concatenate([softmax(log_w[:3]), softmax(log_w[3:])]) / 2
+    weights = np.concatenate([softmax(log_w[:3]), softmax(log_w[3:])]) / 2
     both = 0.5 * (np.log(np.exp(log_w[:3]).mean(0)) + np.log(np.exp(log_w[3:]).mean(0)))
     miwae, piwae = elbo.MIWAE(3, 2).weighting(terms).three_terms(), elbo.PIWAE(3, 2).weighting(terms)
     assert_close(miwae.value, torch.from_numpy(both))
     assert_close(piwae.value, torch.from_numpy(np.log(np.exp(log_w).mean(0))))
     assert_close(piwae.theta, torch.from_numpy(softmax(log_w)))
     for found in (miwae.theta, miwae.path, -miwae.score, piwae.path, -piwae.score):
-        assert_close(found, torch.from_numpy(shares))
+        assert_close(found, torch.from_numpy(weights))
 
 
 @pytest.mark.parametrize("name", ["wake_sleep", "rws"])
-def test_a_dream_takes_the_arguments_of_the_program(name):
+def test_the_sleep_phase_passes_on_the_arguments_of_the_program(name):
     program, x = gaussian(4, off=0.4), repeated(4)
     seen = []
 
@@ -566,7 +589,7 @@ def test_a_dream_takes_the_arguments_of_the_program(name):
     assert seen == [(3.0, 2.0)] * 4
 
 
-def test_reweighted_wake_sleep_weighs_its_two_phases():
+def test_reweighted_wake_sleep_weights_its_two_phases():
     """φ: a times the wake phase's gradient and b times the sleep phase's, each to the last digit."""
     program, x = gaussian(20, off=0.4), torch.linspace(-1.5, 1.5, 20, dtype=torch.float64)
     wake = gradients(elbo.RWS(3), program, x)
@@ -932,6 +955,10 @@ BAD = {
     "free bits": (lambda: elbo.AnalyticKL(free_bits=-1.0), "free_bits of at least 0"),
     "weighted dreg": (lambda: elbo.Weighted(elbo.DReG(5), beta=0.5), "whose KL can be weighted"),
     "weighted twice": (lambda: elbo.beta_vae(estimator="vimco", num_particles=2), "whose KL can be weighted"),
+    "weighted elbo of Pyro": (
+        lambda: elbo.beta_vae(estimator="trace_elbo"),
+        "whose KL can be weighted, one of .*; got Trace_ELBO. Try sampled_kl",
+    ),
     "weight in a weight": (
         lambda: elbo.Weighted(elbo.beta_vae(), beta=0.5),
         "one weight of the KL; got another inside",
@@ -964,10 +991,54 @@ def test_bad_argument_is_refused(name):
         make()
 
 
+@dataclasses.dataclass(frozen=True)
+class Squared(elbo.IWAE):
+    """DReG written again as a relative of IWAE, which may weight its KL; nothing here says that DReG may."""
+
+    gradient = elbo.ThreeTerms
+
+    def weighting(self, terms):
+        return elbo.DReG(self.num_particles).weighting(terms)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting(elbo.IWAE):
+    """An estimator with a state, whose KL may be weighted."""
+
+    kl_weightable = True
+    state: dict = dataclasses.field(default_factory=dict, compare=False)
+
+    def state_dict(self):
+        return dict(self.state)
+
+    def load_state_dict(self, state):
+        self.state.update(state)
+
+
+def test_whether_a_kl_may_be_weighted_is_not_inherited():
+    with pytest.raises(InputError, match=r"an estimator whose KL can be weighted.*got Squared"):
+        elbo.Weighted(Squared(3), beta=0.5)
+    assert elbo.Weighted(Counting(3), beta=0.5).total_particles == 3
+
+
+def test_exactly_these_may_weight_their_kl():
+    weightable = {"sampled_kl", "analytic_kl", "stl", "iwae", "miwae", "ciwae", "renyi"}
+    assert {name for name, estimator in OURS.items() if estimator.kl_weightable} == weightable
+
+
+def test_the_state_inside_a_weight_is_kept():
+    """A checkpoint holds it, and a resumed run gets it back."""
+    whole, other = (elbo.Weighted(Counting(3), beta=0.5) for _ in "ab")
+    whole.estimator.state["steps"] = 4.0
+    assert whole.state_dict() == {"steps": 4.0}
+    other.load_state_dict(whole.state_dict())
+    assert other.estimator.state == {"steps": 4.0}
+
+
 def test_estimators_are_frozen_values():
     assert elbo.DReG(5) == elbo.DReG(5)
     assert elbo.DReG(5) != elbo.DReG(6)
-    assert elbo.ReinforceMovingAverage(5) == elbo.ReinforceMovingAverage(5)  # what one remembers is not its value
+    assert elbo.ReinforceMovingAverage(5) == elbo.ReinforceMovingAverage(5)  # its state is no part of its value
     assert len({elbo.IWAE(5), elbo.IWAE(5), elbo.IWAESTL(5)}) == 2
     with pytest.raises(AttributeError):
         elbo.DReG(5).num_particles = 6
@@ -977,7 +1048,7 @@ def test_estimators_are_frozen_values():
 
 
 def test_weights_by_hand_at_two_particles():
-    """K = 2, B = 1, w = (1, 3): shares 1/4 and 3/4, bound log 2."""
+    """K = 2, B = 1, w = (1, 3): w̃ = 1/4 and 3/4, bound log 2."""
     zero = torch.zeros(2, 1)
     terms = Terms(torch.tensor([[0.0], [math.log(3.0)]]), zero, zero)
     iwae, dreg, vimco = (estimator.weighting(terms) for estimator in (elbo.IWAE(2), elbo.DReG(2), elbo.VIMCO(2)))

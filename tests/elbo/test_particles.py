@@ -1,4 +1,4 @@
-"""Particles: as many are drawn as were asked for, and none is a baseline for itself."""
+"""Particles: as many are sampled as were asked for, and none is a baseline for itself."""
 
 import pytest
 import torch
@@ -7,14 +7,14 @@ from toys import MAKE, Counted, discrete, gaussian, repeated, seeded
 
 from pyro_vae import elbo
 
-DRAWN = {"miwae": 6, "piwae": 6}  # K M
+SAMPLED = {"miwae": 6, "piwae": 6}  # K M
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_as_many_particles_are_drawn_as_were_asked_for(name):
-    """pythae's ``get_nll(n_samples=10, batch_size=100)`` draws 100."""
+def test_as_many_particles_are_sampled_as_were_asked_for(name):
+    """pythae's ``get_nll(n_samples=10, batch_size=100)`` samples 100."""
     program, x = gaussian(4, off=0.4), repeated(4)
-    estimator, count = MAKE[name](), DRAWN.get(name, 3)
+    estimator, count = MAKE[name](), SAMPLED.get(name, 3)
     for way in (estimator.loss, estimator.loss_and_grads, estimator.differentiable_loss):
         counted = Counted()
         way(program.model, counted(program.guide), x)

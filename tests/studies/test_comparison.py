@@ -1,6 +1,7 @@
 """Estimators side by side: the statistics against what they name, on problems where the answer is known."""
 
 import copy
+import dataclasses
 import importlib.util
 import json
 import math
@@ -170,6 +171,7 @@ def test_reference_is_the_plain_estimator_of_the_same_bound():
         "piwae": elbo.PIWAE(2, 3),
         "vimco": elbo.VIMCO(4),
         "beta": elbo.beta_vae(beta=2.0, estimator="stl"),
+        "weighted": elbo.Weighted(elbo.CIWAE(3, beta=0.1), beta=0.5),
         "tvo": elbo.TVO(3),
         "wake_sleep": elbo.WakeSleep(2),
     }
@@ -177,6 +179,9 @@ def test_reference_is_the_plain_estimator_of_the_same_bound():
     assert found["dreg"]["phi"].reference == "IWAE(num_particles=5)"
     assert found["vimco"]["phi"].reference == "IWAE(num_particles=4)"
     assert found["beta"]["phi"].reference == "Weighted(estimator=SampledKL(num_particles=1), beta=2.0)"
+    assert found["weighted"]["phi"].reference == (
+        "Weighted(estimator=ByAutograd(estimator=CIWAE(num_particles=3, beta=0.1)), beta=0.5)"
+    )
     assert found["tvo"]["phi"].reference is None
     assert found["wake_sleep"]["phi"].reference is None
     assert found["wake_sleep"]["theta"].reference == "SampledKL(num_particles=2)"
@@ -187,8 +192,8 @@ def test_reference_is_the_plain_estimator_of_the_same_bound():
     )
 
 
-class Homeless(elbo.Estimator):
-    """An estimator that says nothing of its reference."""
+class NoReference(elbo.Estimator):
+    """An estimator that does not define its reference."""
 
     num_particles = 1
 
@@ -196,9 +201,31 @@ class Homeless(elbo.Estimator):
         return elbo.TotalDerivative.of(terms.log_weight.mean(0), torch.ones_like(terms.log_weight))
 
 
+class Coin(nn.Module):
+    """A Bernoulli latent in model and guide: no reparameterization."""
+
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([0.3], dtype=torch.float64))
+        self.phi = nn.Parameter(torch.tensor([-0.4], dtype=torch.float64))
+
+    def model(self, x):
+        theta = pyro.param("theta", self.theta)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(logits=torch.zeros_like(x[:, 0])))
+            pyro.sample("x", dist.Normal((theta * z)[..., None], NOISE).to_event(1), obs=x)
+
+    def guide(self, x):
+        phi = pyro.param("phi", self.phi)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Bernoulli(logits=phi * x[:, 0]))
+
+
 def test_an_estimator_without_a_reference_is_an_error_and_no_bias_of_zero():
-    with pytest.raises(InputError, match=r"defines its reference.* got Homeless, which does not"):
-        reported({"homeless": Homeless()}, draws=20, reference_draws=20)
+    with pytest.raises(InputError, match=r"defines its reference.* got NoReference, which does not"):
+        reported({"no_reference": NoReference()}, draws=20, reference_draws=20)
+    with pytest.raises(InputError, match=r"got NoReference, which does not"):  # for discrete latents, too
+        compare_gradients(Coin(), X, {"no_reference": NoReference()}, 20, 20)
     with pytest.raises(InputError, match="got RenyiELBO, which defines none"):
         reported({"renyi": RenyiELBO(alpha=0.5)}, draws=20, reference_draws=20)
 
@@ -209,6 +236,61 @@ def test_where_no_reference_is_known_no_bias_is_reported():
     assert [found[name]["theta"].bias_squared is None for name in found] == [True, False, False]
     table = comparison_tables([groups["all"] for groups in found.values()], "here")[2]
     assert list(table.columns[3].cells) == ["–", "–", "–"]
+
+
+def test_without_reparameterization_no_bias_is_reported():
+    (found,) = compare_gradients(Coin(), X, {"reinforce": elbo.Reinforce(3)}, 20, 20)
+    assert [(g.group, g.reference, g.bias_squared) for g in found.gradients] == [
+        ("theta", None, None),
+        ("phi", None, None),
+    ]
+
+
+def without_score(kind):
+    """A biased relative of an importance-weighted estimator: its gradient without the score term."""
+    return dataclasses.dataclass(frozen=True)(type(f"{kind.__name__}STL", (kind,), {"gradient": elbo.PathDerivative}))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (elbo.CIWAE(5, beta=0.1), without_score(elbo.CIWAE)(5, beta=0.1)),
+        (elbo.Renyi(5, alpha=0.1), without_score(elbo.Renyi)(5, alpha=0.1)),
+    ],
+    ids=["ciwae", "renyi"],
+)
+def test_bias_is_found_in_relatives_of_estimators_with_a_bound_of_their_own(right, wrong):
+    """No other estimator maximises these bounds. If each were its own reference, any bias would read as 0."""
+    found = reported({"right": right, "wrong": wrong}, draws=1500, reference_draws=1500)
+    bias = {name: groups["phi"].bias_squared for name, groups in found.items()}
+    assert bias["wrong"].value > 5 * bias["wrong"].standard_error
+    assert abs(bias["right"].value) <= 5 * bias["right"].standard_error
+
+
+def test_wrong_weights_show_as_a_bias_against_the_derivative_of_the_value():
+    class Uneven(elbo.IWAE):
+        def weighting(self, terms):
+            found = super().weighting(terms)
+            return elbo.TotalDerivative(found.value, found.theta**2)
+
+        def reference(self, group):
+            return elbo.ByAutograd(self)
+
+    found = reported({"uneven": Uneven(5)}, draws=1500, reference_draws=1500)["uneven"]["phi"]
+    assert found.bias_squared.value > 5 * found.bias_squared.standard_error
+    assert found.reference.startswith("ByAutograd(estimator=")
+
+
+class OwnReference(elbo.IWAESTL):
+    """A biased estimator that names itself as its reference."""
+
+    def reference(self, group):
+        return self
+
+
+def test_an_estimator_as_its_own_reference_is_an_error():
+    with pytest.raises(InputError, match=r"a reference other than itself; got OwnReference.* Try .*ByAutograd\(self\)"):
+        reported({"own": OwnReference(5)}, draws=20, reference_draws=20)
 
 
 def test_a_wrong_reference_shows_as_a_bias():
@@ -270,7 +352,7 @@ def test_importance_bounds_are_log_evidence_at_the_posterior_and_rise_with_parti
     assert (high.mean() - evidence.mean()).abs() < 0.05
 
 
-def test_importance_bounds_do_not_depend_on_how_they_are_cut(monkeypatch):
+def test_importance_bounds_do_not_depend_on_the_chunks(monkeypatch):
     """At the posterior each chunk is exact; off it, chunks of particles must be averaged inside the logarithm."""
     x = as_images(torch.full((4000, 1), 0.4, dtype=torch.float64))
     whole = importance_bounds(Known(0.5), x, 60, seed=1)
@@ -332,7 +414,7 @@ def parameters(program):
 
 
 def test_the_second_lap_resumes_the_first():
-    """Of a race whose time is over at once, both laps are one training of as many steps."""
+    """If the time is already over after the first lap, both laps are one training of as many steps."""
     x = torch.bernoulli(torch.full((60, 6), 0.3), generator=torch.Generator().manual_seed(0))
     vae, other = copies(2)
     images, held_out = as_images(x[:40]), as_images(x[40:])
@@ -357,7 +439,7 @@ COMPARE = ["--hidden", "[5]", "--latent_dim", "2", "--batch_size", "16", "--devi
 
 def test_command_prints_tables_and_writes_json_and_figure(images, tmp_path, capsys):
     argv = ["compare", "--data", str(images), *COMPARE, "--reference_draws", "20", "--batch", "4", "--at", "[0, 5]"]
-    argv += ["--estimators", "trace_elbo,stl,iwae:num_particles=3,ciwae:num_particles=2,beta=0.1", "--steps", "3"]
+    argv += ["--estimators", "trace_elbo,stl,iwae:num_particles=3,ciwae:num_particles=2,beta=0.1,rws", "--steps", "3"]
     argv += ["--judge_particles", "5", "--judge_examples", "8"]
     files = tmp_path / "c.json", tmp_path / "c.png"
     assert main([*argv, "--json", str(files[0]), "--figure", str(files[1])]) == 0
@@ -365,7 +447,7 @@ def test_command_prints_tables_and_writes_json_and_figure(images, tmp_path, caps
     for word in ("θ (model) at step 5", "φ (guide) at step 0", "SNR", "bias²", "DSNR", "ESS/K", "equal time"):
         assert word in printed
     record = json.loads(files[0].read_text())
-    names = ["trace_elbo", "stl", "iwae:num_particles=3", "ciwae:num_particles=2,beta=0.1"]
+    names = ["trace_elbo", "stl", "iwae:num_particles=3", "ciwae:num_particles=2,beta=0.1", "rws"]
     assert list(record["points"]) == ["0", "5"]
     for reports in record["points"].values():
         assert [r["estimator"] for r in reports] == names
@@ -374,8 +456,12 @@ def test_command_prints_tables_and_writes_json_and_figure(images, tmp_path, caps
             assert all(g["draws"] == 20 and g["variance"]["value"] > 0 for g in r["gradients"])
             assert r["memory"] > 0
             assert r["seconds"] > 0
-    assert [r["particles"] for r in record["points"]["0"]] == [1, 1, 3, 2]
-    assert len(record["laps"]) == 8
+    assert [r["particles"] for r in record["points"]["0"]] == [1, 1, 3, 2, 5]
+    unbiased, (theta, phi) = record["points"]["0"][2]["gradients"], record["points"]["0"][4]["gradients"]
+    assert all(g["bias_squared"]["value"] is not None for g in (*unbiased, theta))
+    assert phi["reference"] is None
+    assert phi["bias_squared"] is None  # null: no plain estimator is known for φ of RWS
+    assert len(record["laps"]) == 10
     assert all(lap["log_evidence"]["count"] == 8 and lap["num_particles"] == 5 for lap in record["laps"])
     assert record["data"]["binarize"] == "dynamic"
     with Image.open(files[1]) as picture:

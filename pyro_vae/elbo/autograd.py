@@ -1,0 +1,55 @@
+"""The plain estimator of any bound: its value, differentiated by autograd."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pyro_vae.elbo.draw import Draw, Terms
+from pyro_vae.elbo.estimator import Bound, Estimator, Group, Weighting
+
+
+@dataclass(frozen=True)
+class ByAutograd(Estimator):
+    r"""The total derivative of another estimator's value, by autograd instead of by weights.
+
+    .. math:: \nabla = \nabla_{\theta, \varphi} \, \mathcal L(\log w_1, \ldots, \log w_K), \qquad z_k = z_k(\varphi)
+
+    Unbiased for the gradient of the value's expectation, whatever the weights of the estimator inside: the reference
+    of a bound that no other estimator maximises. It has no weights, so wrong ones show as a bias.
+
+    Args:
+        estimator: an estimator whose value is differentiable in log w.
+
+    Raises:
+        InputError: when used, a guide without reparameterization.
+
+    Example:
+        >>> from pyro_vae.elbo import CIWAE
+        >>> ByAutograd(CIWAE(5)).total_particles
+        5
+    """
+
+    kl_weightable: ClassVar[bool] = True
+    estimator: Estimator
+
+    @property
+    def num_particles(self) -> int:  # type: ignore[override]  # read-only here, a field elsewhere
+        """K of the estimator inside."""
+        return self.estimator.num_particles
+
+    @property
+    def total_particles(self) -> int:
+        """As the estimator inside."""
+        return self.estimator.total_particles
+
+    def weighting(self, terms: Terms) -> Weighting:
+        """As the estimator inside; its value alone is used."""
+        return self.estimator.weighting(terms)
+
+    def reference(self, group: Group) -> Estimator:
+        """Return the same derivative."""
+        return ByAutograd(self.estimator)
+
+    def of_draw(self, draw: Draw) -> Bound:
+        """Return the value of the estimator inside; it is its own surrogate."""
+        value = self.weighting(draw.terms).value
+        return Bound(value, value.sum())

@@ -25,7 +25,7 @@ from pyro_vae.models.replicates import Replicates, as_trainable, members
 from pyro_vae.program.protocol import Program
 from pyro_vae.studies.gradients import GradientComparison, compare_gradients
 from pyro_vae.studies.training import Race, race, training_points
-from pyro_vae.training.config import EXTENDABLE, RunConfig
+from pyro_vae.training.config import MAY_DIFFER, RunConfig
 from pyro_vae.training.folder import Run, load_program
 
 # Settings that a comparison does not use: its estimators train by the same plain settings.
@@ -124,7 +124,7 @@ def _subject(wanted: CompareOptions) -> tuple[RunConfig, DataSet, Program | Repl
 
 def _same_subject(ran: RunConfig, wanted: RunConfig) -> None:
     """Refuse another program or other data than a run's."""
-    may_differ = {*NOT_COMPARED, *EXTENDABLE, *TRAINING} - {"seed"}
+    may_differ = {*NOT_COMPARED, *MAY_DIFFER, *TRAINING} - {"seed"}
     wishes, there = asdict(wanted), asdict(ran)
     for name in wishes.keys() - may_differ:
         if wishes[name] != there[name]:

@@ -17,9 +17,9 @@ from pyro_vae.data import DataSet, Images, is_path
 from pyro_vae.models.replicates import Replicates
 from pyro_vae.models.vae import VAE
 from pyro_vae.program.adapter import as_program
-from pyro_vae.training.settings import ENGINE, ESTIMATOR, Settings
+from pyro_vae.training.settings import ENGINE, ESTIMATOR, EXTENDABLE, Settings
 
-EXTENDABLE = ("epochs", "max_steps", "device", "data_root")  # what a resumed run may change
+MAY_DIFFER = (*EXTENDABLE, "device", "data_root")  # what a resumed run may change
 
 
 VAE_OPTIONS = ("latent_dim", "hidden", "likelihood", "activation")
@@ -135,7 +135,7 @@ def _construct(target: Callable[..., object], options: dict[str, object], images
 
 def fingerprint(config: RunConfig) -> str:
     """Return, as JSON, what a resumed run must share with the one that it resumes."""
-    shared = {name: value for name, value in asdict(config).items() if name not in EXTENDABLE}
+    shared = {name: value for name, value in asdict(config).items() if name not in MAY_DIFFER}
     file = Path(config.model.partition(":")[0])
     if file.suffix == ".py" and file.is_file():
         shared["model file"] = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -22,9 +22,9 @@ from pyro_vae.data import DataSet
 from pyro_vae.models.replicates import as_trainable, members
 from pyro_vae.program.contexts import load_parameters
 from pyro_vae.program.protocol import Program
-from pyro_vae.training.config import EXTENDABLE, RunConfig, fingerprint
+from pyro_vae.training.config import MAY_DIFFER, RunConfig, fingerprint
 
-FORMAT = 1  # of checkpoints
+FORMAT = 2  # of checkpoints
 
 
 PACKAGES = ("pyro-ppl", "torch", "torchvision", "numpy", "arviz", "scikit-learn")
@@ -95,12 +95,12 @@ class Run:
             InputError: an option that a resumed run cannot change, or fewer epochs.
         """
         if changes.get("epochs", self.config.epochs) < self.config.epochs:
-            raise InputError(f"at least {self.config.epochs} epochs", changes["epochs"], "more")
+            raise InputError(f"at least {self.config.epochs} epochs", changes["epochs"], f"epochs={self.config.epochs}")
         wanted = replace(self.config, **changes).absolute()
         for name, value in changes.items():
-            if name not in EXTENDABLE and getattr(wanted, name) != getattr(self.config, name):
+            if name not in MAY_DIFFER and getattr(wanted, name) != getattr(self.config, name):
                 raise InputError(
-                    f"only {', '.join(EXTENDABLE)} changed when a run resumes",
+                    f"only {', '.join(MAY_DIFFER)} changed when a run resumes",
                     f"{name} {value!r} instead of {getattr(self.config, name)!r}",
                     f"a new run with {name}={value!r}",
                 )

@@ -164,6 +164,7 @@ class Loop:
             "program": self.program.state_dict(),
             "engine": self.engine.state_dict(),
             "engine_name": self.engine_name,
+            "settings": self.settings.shared(),
             "rng": rng_state(self.train.device),
             "position": asdict(self.position),
             "history": [asdict(record) for record in self.history],

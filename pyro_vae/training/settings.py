@@ -2,15 +2,20 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pyro.infer import ELBO
 
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.registry import from_spec
+from pyro_vae.base.types import Json
+from pyro_vae.elbo.catalogue import ESTIMATORS
+from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.engines.protocol import EngineValue
 from pyro_vae.engines.select import Auto
 
 ESTIMATOR, ENGINE = "trace_elbo", "auto"
+EXTENDABLE = ("epochs", "max_steps")  # what may differ when training resumes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +67,27 @@ class Settings:
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise InputError("a seed from 0 to 2**63 - 1", repr(self.seed), "seed=0")
 
+    def shared(self) -> dict[str, Json]:
+        """Return the settings that a resumed training shares with the first, as plain values; the engine has its own.
+
+        Example:
+            >>> Settings(estimator="stl").shared()["estimator"]
+            'STL(num_particles=1)'
+        """
+        names = [f.name for f in fields(Settings) if f.name not in (*EXTENDABLE, "estimator", "engine")]
+        return {"estimator": _described(self.estimator)} | {name: getattr(self, name) for name in names}
+
     def _given(self, *names: str) -> list[str]:
         """Return the names whose value is not None, which switches a setting off."""
         return [name for name in names if getattr(self, name) is not None]
+
+
+def _described(estimator: str | ELBO) -> str:
+    """Return an estimator as text, the same for a name and for the value that it stands for."""
+    value = from_spec(ESTIMATORS, estimator, "estimator") if isinstance(estimator, str) else estimator
+    if isinstance(value, Estimator):
+        return repr(value)
+    return f"{type(value).__name__}(num_particles={getattr(value, 'num_particles', None)})"
 
 
 def _at_least_one(name: str, value: object) -> None:

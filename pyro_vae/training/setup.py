@@ -29,7 +29,7 @@ from pyro_vae.training.loop import Loop, total_steps
 from pyro_vae.training.settings import Settings
 
 CHECKED = 100  # examples on which a program is tried before training
-STATE = {"program", "engine", "engine_name", "rng", "position", "history"}
+STATE = {"program", "engine", "engine_name", "settings", "rng", "position", "history"}
 STARTED: dict[str, Callable[..., EngineValue]] = {"svi": StockSVI, "compiled": Compiled}
 TRIED = 10  # examples on which an estimator is: another batch size
 
@@ -52,7 +52,7 @@ def start_loop(
     """
     images, held_out = _data(train, validation, device, settings)
     if resumed is not None:
-        _check_state(resumed, math.ceil(len(images) / settings.batch_size), settings.max_steps)
+        _check_state(resumed, math.ceil(len(images) / settings.batch_size), settings)
     from_spec(SCHEDULES, settings.schedule, "schedule")
     estimator = _estimator(settings)
     with isolated_rng(device, settings.seed):
@@ -68,20 +68,25 @@ def start_loop(
     return loop
 
 
-def _check_state(state: object, batches: int, max_steps: int | None) -> None:
-    """Refuse what is no state, one of another number of batches in an epoch, and fewer steps than are done."""
+def _check_state(state: object, batches: int, settings: Settings) -> None:
+    """Refuse what is no state, one of other settings or of other data, and less training than is done."""
     if not isinstance(state, Mapping) or not state.keys() >= STATE:
         raise InputError("the state of a result to resume from", type(state).__name__, "resume=result.state")
-    position = state["position"]
-    step, epoch, batch = (position[name] for name in ("step", "epoch", "batch"))
+    for name, value in settings.shared().items():
+        began = state["settings"].get(name)
+        if began != value and name == "estimator":  # described, not a value to write
+            raise InputError(f"estimator {began}, with which training began", value, "the same estimator")
+        if began != value:
+            raise InputError(f"{name} {began!r}, with which training began", repr(value), f"{name}={began!r}")
+    step, epoch, batch = (state["position"][name] for name in ("step", "epoch", "batch"))
     if epoch * batches + batch != step or batch > batches:
-        raise InputError(
-            "the data and the batch_size that the state began with",
-            f"{batches} batches per epoch, which step {step}, batch {batch} of epoch {epoch + 1}, does not fit",
-            "the same training data and batch_size",
-        )
-    if max_steps is not None and max_steps < step:
-        raise InputError(f"max_steps of at least {step}, the steps that are done", max_steps, f"max_steps={step + 1}")
+        got = f"{batches} batches per epoch, while batch {batch} of epoch {epoch + 1} was step {step}"
+        raise InputError("the training data that the state began with", got, "the same training data")
+    if settings.epochs < epoch + (batch > 0):
+        done = f"{epoch + 1}, one of them begun" if batch else str(epoch)
+        raise InputError(f"epochs of at least {done}", settings.epochs, f"epochs={epoch + (batch > 0)}")
+    if settings.max_steps is not None and settings.max_steps < step:
+        raise InputError(f"max_steps of at least {step}, which are done", settings.max_steps, f"max_steps={step}")
 
 
 def prepare(loop: Loop) -> None:

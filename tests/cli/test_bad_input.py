@@ -393,16 +393,16 @@ DAMAGE = {
     "random": (lambda whole: np.random.default_rng(0).bytes(5000), "a whole checkpoint; got .*last.pt"),
     "random after the head": (lambda whole: whole[:100] + bytes(5000), "a whole checkpoint; got .*last.pt"),
     "text": (lambda whole: b"hello\n" * 50, "a whole checkpoint; got .*last.pt"),
-    "plain pickle": (lambda whole: pickle.dumps({"format": 1}), "checkpoint.*got .*last.pt"),
+    "plain pickle": (lambda whole: pickle.dumps({"format": 2}), "checkpoint.*got .*last.pt"),
     "hostile pickle": (lambda whole: pickle.dumps(Command()), "a whole checkpoint; got .*last.pt"),
-    "hostile archive": (lambda whole: saved({"format": 1, "program": Command()}), "a whole checkpoint; got .*last.pt"),
+    "hostile archive": (lambda whole: saved({"format": 2, "program": Command()}), "a whole checkpoint; got .*last.pt"),
     "another dictionary": (
         lambda whole: saved({"weight": torch.zeros(3)}),
-        "a checkpoint of format 1; got another file",
+        "a checkpoint of format 2; got another file",
     ),
-    "no dictionary": (lambda whole: saved([1, 2]), "a checkpoint of format 1; got another file"),
-    "no fingerprint": (lambda whole: saved({"format": 1}), "a checkpoint of format 1; got another file"),
-    "later format": (lambda whole: saved({"format": 2, "fingerprint": "{}"}), "a checkpoint of format 1; got another"),
+    "no dictionary": (lambda whole: saved([1, 2]), "a checkpoint of format 2; got another file"),
+    "no fingerprint": (lambda whole: saved({"format": 2}), "a checkpoint of format 2; got another file"),
+    "later format": (lambda whole: saved({"format": 3, "fingerprint": "{}"}), "a checkpoint of format 2; got another"),
 }
 
 

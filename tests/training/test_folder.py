@@ -121,7 +121,7 @@ def test_tensorboard_holds_the_metrics(run):
 def test_checkpoints_hold_all_and_load_with_weights_only(run):
     state = torch.load(run.checkpoint(), weights_only=True)
     assert state.keys() == {
-        *("format", "fingerprint", "program", "engine", "engine_name", "rng", "position", "history"),
+        *("format", "fingerprint", "program", "engine", "engine_name", "settings", "rng", "position", "history"),
     }
     assert state["rng"].keys() == {"torch", "python", "numpy"}
     assert state["position"] | {"seconds": 0} == state["position"] | {"seconds": 0, "epoch": 2, "batch": 0, "step": 10}

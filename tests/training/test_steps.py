@@ -3,12 +3,13 @@
 import copy
 import math
 
+import pyro
 import pytest
 import torch
 
 from pyro_vae import VAE, Hook, InputError, Replicates, fit
 from pyro_vae.data import Images
-from pyro_vae.elbo import ReinforceMovingAverage
+from pyro_vae.elbo import IWAE, STL, ReinforceMovingAverage, SampledKL
 
 N, BATCH = 22, 6  # four batches an epoch, the last of four examples
 
@@ -130,12 +131,15 @@ def test_replicates_stop_and_resume():
     [
         ({"resume": "s.pt"}, "the state of a result to resume from; got str. Try resume=result.state"),
         ({"resume": {}}, "the state of a result to resume from; got dict"),
-        (
-            {"train": torch.ones(20, 4)},
-            "the data and the batch_size that the state began with; got 2 batches per epoch",
-        ),
-        ({"batch_size": 3}, "the data and the batch_size that the state began with; got 17 batches per epoch"),
-        ({"max_steps": 3}, "max_steps of at least 7, the steps that are done; got 3"),
+        ({"train": torch.ones(20, 4)}, "the training data that the state began with; got 2 batches per epoch"),
+        ({"batch_size": 3}, "batch_size 10, with which training began; got 3. Try batch_size=10"),
+        ({"learning_rate": 0.1}, "learning_rate 0.001, with which training began; got 0.1"),
+        ({"seed": 3}, "seed 0, with which training began; got 3"),
+        ({"optimizer": "sgd"}, "optimizer 'adam', with which training began; got 'sgd'. Try optimizer='adam'"),
+        ({"estimator": "iwae"}, r"estimator Trace_ELBO\(num_particles=1\), with which training began; got IWAE"),
+        ({"estimator": SampledKL()}, r"Trace_ELBO\(num_particles=1\), with which training began; got SampledKL"),
+        ({"max_steps": 3}, "max_steps of at least 7, which are done; got 3. Try max_steps=7"),
+        ({"epochs": 1, "max_steps": 20}, "epochs of at least 2, one of them begun; got 1. Try epochs=2"),
     ],
     ids=str,
 )
@@ -145,3 +149,24 @@ def test_a_state_that_does_not_fit_is_refused(change, message):
     state = fit(VAE((4,), 2, (3,)), **given, max_steps=7).state
     with pytest.raises(InputError, match=message):
         fit(VAE((4,), 2, (3,)), **{**given, "resume": state, **change})
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("trace_elbo", pyro.infer.Trace_ELBO(max_plate_nesting=1, vectorize_particles=True)),
+        ("iwae:num_particles=5", IWAE(5)),
+        (STL(), "stl"),
+    ],
+    ids=["Trace_ELBO", "IWAE", "STL"],
+)
+def test_an_estimator_by_name_and_by_value_is_the_same_to_a_state(first, then):
+    given = {"train": torch.ones(50, 4), "epochs": 2, "batch_size": 10, "device": "cpu"}
+    state = fit(VAE((4,), 2, (3,)), **given, estimator=first, max_steps=7).state
+    assert fit(VAE((4,), 2, (3,)), **given, estimator=then, resume=state).state["position"]["step"] == 10
+
+
+def test_a_state_at_the_end_of_its_training_is_accepted():
+    given = {"train": torch.ones(50, 4), "epochs": 1, "batch_size": 10, "device": "cpu"}
+    state = fit(VAE((4,), 2, (3,)), **given).state
+    assert fit(VAE((4,), 2, (3,)), **given, resume=state).state["position"]["step"] == 5

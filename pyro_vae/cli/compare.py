@@ -23,7 +23,7 @@ from pyro_vae.elbo.catalogue import ESTIMATORS
 from pyro_vae.figures.gradients import gradient_figure
 from pyro_vae.models.replicates import Replicates, as_trainable, members
 from pyro_vae.program.protocol import Program
-from pyro_vae.studies.gradients import GradientComparison, compare_gradients
+from pyro_vae.studies.gradients import LEAST_DRAWS, GradientComparison, compare_gradients
 from pyro_vae.studies.training import Race, race, training_points
 from pyro_vae.training.config import MAY_DIFFER, RunConfig
 from pyro_vae.training.folder import Run, load_program
@@ -32,6 +32,7 @@ from pyro_vae.training.folder import Run, load_program
 NOT_COMPARED = frozenset(
     {"estimator", "epochs", "max_steps", "schedule", "clip_norm", "kl_warmup", "patience", "eval_particles"}
 )
+JUDGE_EXAMPLES = 500
 TRAINING = ("optimizer", "learning_rate", "batch_size", "seed", "engine")
 
 
@@ -48,7 +49,7 @@ class CompareOptions(RunConfig):
         batch: examples in the batch whose gradients are compared.
         steps: then train with each estimator for so many steps, and for equal time; 0 for no training.
         judge_particles: particles of the importance-weighted bound that judges the trained programs.
-        judge_examples: held-out examples of that bound.
+        judge_examples: held-out examples of that bound; by default 500, or all where there are fewer.
         json: write every figure to this file.
         figure: plot the figures to this file.
     """
@@ -61,15 +62,17 @@ class CompareOptions(RunConfig):
     batch: PositiveInt = 20
     steps: int = 0
     judge_particles: PositiveInt = 500
-    judge_examples: int = 500
+    judge_examples: int | None = None
     json: str | None = None
     figure: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in {"draws": 20, "reference_draws": 20, "steps": 0, "judge_examples": 2}.items():
+        for name, least in {"draws": LEAST_DRAWS, "reference_draws": LEAST_DRAWS, "steps": 0}.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} of at least {least}", getattr(self, name), f"{name}={least}")
+        if self.judge_examples is not None and self.judge_examples < 2:
+            raise InputError("judge_examples of at least 2", self.judge_examples, "judge_examples=2")
         if not self.at or sorted(set(self.at)) != self.at or self.at[0] < 0:
             raise InputError("steps in rising order, of at least 0", self.at, "at=[0, 1000]")
         if self.run is not None and self.at != [0]:
@@ -87,9 +90,9 @@ def compare(wanted: CompareOptions, console: Console) -> int:
     config, data, program, device = _subject(wanted)
     for option, wish, there in (
         ("batch", wanted.batch, data.validation),
-        ("judge_examples", wanted.judge_examples, data.test),
+        ("judge_examples", wanted.judge_examples or 0, data.test),
     ):
-        if wish > len(there) and (option == "batch" or wanted.steps):
+        if wish > len(there):
             raise InputError(f"{option} of at most {len(there)}, the held-out examples", wish, f"{option}={len(there)}")
     x = data.validation.to(device).binarized(config.seed)[: wanted.batch]
     train = data.train.to(device)
@@ -147,7 +150,7 @@ def _race(
 ) -> Race:
     if not wanted.steps:
         return Race()
-    test = data.test.to(device).subset(torch.arange(wanted.judge_examples))
+    test = data.test.to(device).subset(torch.arange(wanted.judge_examples or min(JUDGE_EXAMPLES, len(data.test))))
     with progress_bars(console, "steps") as tick:
         laps = race(
             program,

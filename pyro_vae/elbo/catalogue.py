@@ -1,9 +1,10 @@
 """The table of estimators, name to constructor, and constructors for Pyro's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 
+from pyro_vae.base.errors import InputError
 from pyro_vae.base.registry import from_spec
 from pyro_vae.elbo.estimator import at_least_one
 from pyro_vae.elbo.importance import CIWAE, IWAE, IWAESTL, MIWAE, PIWAE, DReG, Renyi
@@ -77,3 +78,32 @@ ESTIMATORS: dict[str, Callable[..., ELBO]] = {
     "tvo": TVO,
     "beta": beta_vae,
 }
+
+
+def as_estimator(thing: object) -> ELBO:
+    """Return a ``pyro.infer.ELBO`` unchanged, and the estimator that a text specifies.
+
+    Raises:
+        InputError: neither, or an unknown name.
+
+    Example:
+        >>> as_estimator("iwae:num_particles=3")
+        IWAE(num_particles=3)
+    """
+    if isinstance(thing, str):
+        return from_spec(ESTIMATORS, thing, "estimator")
+    if not isinstance(thing, ELBO):
+        raise InputError("an estimator by name, or a pyro.infer.ELBO", repr(thing), 'estimator="trace_elbo"')
+    return thing
+
+
+def as_estimators(thing: object) -> dict[str, ELBO]:
+    """Return a mapping of estimators with every value as by :func:`as_estimator`.
+
+    Raises:
+        InputError: no mapping, or an empty one.
+    """
+    if not isinstance(thing, Mapping) or not thing:
+        hint = 'estimators={"stl": STL(), "iwae": "iwae:num_particles=5"}'
+        raise InputError("estimators by name, at least one", repr(thing), hint)
+    return {name: as_estimator(value) for name, value in thing.items()}

@@ -37,15 +37,18 @@ from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.statistics import Estimate, Moments, estimate, jackknife
 from pyro_vae.base.tables import Records, columns_of
 from pyro_vae.base.types import Progress, PyroFunction, no_progress
+from pyro_vae.elbo.catalogue import as_estimators
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.elbo.estimator import Estimator, Group
 from pyro_vae.elbo.pathwise import SampledKL
+from pyro_vae.program.adapter import as_program
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.protocol import Program
 from pyro_vae.program.tracing import sample_sites, trace_program, trained_tensors
 
 GROUPS: tuple[Group, Group] = ("theta", "phi")
 PYROS = (Trace_ELBO, TraceMeanField_ELBO, TraceGraph_ELBO)  # these follow the ELBO
+LEAST_DRAWS = 20  # two for each block of the jackknife
 TIMED = 15  # rounds, interleaved; the median counts
 
 
@@ -125,9 +128,9 @@ class Differentiable(Protocol):
 
 
 def compare_gradients(
-    program: Program,
+    program: object,
     x: Tensor,
-    estimators: Mapping[str, ELBO],
+    estimators: Mapping[str, str | ELBO],
     draws: int = 1000,
     reference_draws: int = 4000,
     seed: int = 0,
@@ -136,11 +139,11 @@ def compare_gradients(
     """Compare the gradients of estimators on one batch, with fresh noise for every draw.
 
     Args:
-        program: the program, on its device.
+        program: as for :func:`pyro_vae.fit`, on the device of x.
         x: a batch, (B, *event_shape).
-        estimators: name -> ``pyro.infer.ELBO``.
-        draws: N, of each estimator.
-        reference_draws: N_r, of each reference.
+        estimators: name -> ``pyro.infer.ELBO``, or a text such as ``"iwae:num_particles=5"``.
+        draws: N, of each estimator, at least 20.
+        reference_draws: N_r, of each reference, at least 20.
         seed: of all noise.
         progress: called as ``progress(what, done, total)`` for every draw.
 
@@ -148,11 +151,18 @@ def compare_gradients(
         One report per estimator, in their order; prints as a table, and has ``to_dataframe()``.
 
     Raises:
-        InputError: an estimator that does not define its reference, or names itself.
+        InputError: an argument that does not fit; an estimator that does not define its reference, or names itself.
     """
-    own = cast(dict[str, Differentiable], copy.deepcopy(dict(estimators)))  # some keep a baseline: the caller's stay
-    with isolated_rng(x.device, seed), own_store(program):
-        subject = _Subject(program, x)
+    if not isinstance(x, Tensor) or x.dim() < 1:
+        raise InputError("a batch, a tensor (B, ...)", type(x).__name__, "data.validation.binarized(seed=0)[:20]")
+    for name, count in (("draws", draws), ("reference_draws", reference_draws)):
+        if not isinstance(count, int) or count < LEAST_DRAWS:
+            raise InputError(f"{name} of at least {LEAST_DRAWS}", repr(count), f"{name}={LEAST_DRAWS}")
+    own = cast(dict[str, Differentiable], copy.deepcopy(as_estimators(estimators)))  # the caller's baselines stay
+    subject_program = as_program(program, x.cpu())
+    subject_program.to(x.device)
+    with isolated_rng(x.device, seed), own_store(subject_program):
+        subject = _Subject(subject_program, x)
         wanted = {name: {g: subject.reference_of(e, g) for g in GROUPS} for name, e in own.items()}
         compared = {name: {g: wanted[name][g] or e for g in GROUPS} for name, e in own.items()}
         distinct = dict.fromkeys(other for pair in compared.values() for other in pair.values())
@@ -168,7 +178,7 @@ def compare_gradients(
             mine = {g: (wanted[name][g], references[compared[name][g]][g]) for g in GROUPS}
             bound, gradients = subject.gradients(name, estimator, mine, draws, partial(progress, name, total=draws))
             particles = estimator.total_particles if isinstance(estimator, Estimator) else estimator.num_particles
-            ess = effective_sample_size(program, x, particles)
+            ess = effective_sample_size(subject.program, x, particles)
             reports.append(EstimatorReport(name, particles, bound, ess, *costs[name], gradients))
         return GradientComparison(reports)
 

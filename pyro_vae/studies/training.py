@@ -8,16 +8,20 @@ from functools import partial
 import pandas as pd
 import torch
 from pyro.infer import ELBO
+from torch import Tensor
 
+from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import Estimate, estimate
 from pyro_vae.base.tables import Records, columns_of
 from pyro_vae.base.types import Progress, State, no_progress
-from pyro_vae.data import Images
+from pyro_vae.data import Images, as_images
+from pyro_vae.elbo.catalogue import as_estimators
+from pyro_vae.elbo.estimator import at_least_one
 from pyro_vae.engines.compiled.inductor import has_compiler
 from pyro_vae.engines.protocol import EngineValue, StepInfo
 from pyro_vae.engines.select import AMORTISES_FROM, Auto, Compiled, StockSVI
 from pyro_vae.evaluation.methods.bounds import importance_bounds
-from pyro_vae.models.replicates import Replicates, members
+from pyro_vae.models.replicates import Replicates, as_trainable, members
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.fit import fit
 from pyro_vae.training.loop import Hook, Loop
@@ -117,10 +121,10 @@ class Race(Records[Lap]):
 
 
 def race(
-    program: Program | Replicates,
-    train: Images,
-    test: Images,
-    estimators: Mapping[str, ELBO],
+    program: object,
+    train: Images | Tensor,
+    test: Images | Tensor,
+    estimators: Mapping[str, str | ELBO],
     steps: int,
     *,
     num_particles: int = 500,
@@ -139,10 +143,10 @@ def race(
     The program is restored afterwards. Time is that of the training steps alone, in this run on this machine.
 
     Args:
-        program: the program, or :class:`~pyro_vae.Replicates` of it, on its device.
-        train: training images.
-        test: held-out images, on the same device.
-        estimators: name -> ``pyro.infer.ELBO``.
+        program: as for :func:`pyro_vae.fit`, on the device of ``test``.
+        train: training images, or a tensor.
+        test: held-out images, or a tensor.
+        estimators: name -> ``pyro.infer.ELBO``, or a text such as ``"iwae:num_particles=5"``.
         steps: steps of the first lap.
         num_particles: of the importance-weighted bound that judges.
         progress: called as ``progress(estimator, done, steps)`` for every step of the first lap.
@@ -156,20 +160,25 @@ def race(
     Returns:
         The laps after equal steps, then those after equal time; prints as a table, and has ``to_dataframe()``.
     """
-    beginning = copy.deepcopy(program.state_dict())
-    estimators = copy.deepcopy(dict(estimators))
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError("steps of at least 1", repr(steps), "steps=1000")
+    at_least_one("num_particles", num_particles)
+    given = copy.deepcopy(as_estimators(estimators))
+    train, held_out = as_images(train), as_images(test)
+    trained = as_trainable(program, train.batch(slice(0, 2)).cpu())
+    beginning = copy.deepcopy(trained.state_dict())
     states: dict[str, State] = {}
 
     def lap(name: str, after: str, hook: Hook, max_steps: int | None) -> Lap:
-        program.load_state_dict(states[name]["program"] if name in states else beginning)
+        trained.load_state_dict(states[name]["program"] if name in states else beginning)
         result = fit(
-            program,
+            trained,
             train,
-            device=test.device,
+            device=held_out.device,
             hooks=[hook],
             resume=states.get(name),
-            estimator=estimators[name],
-            engine=_engine(engine, program, steps),
+            estimator=given[name],
+            engine=_engine(engine, trained, steps),
             epochs=FOREVER,
             max_steps=max_steps,
             batch_size=batch_size,
@@ -179,12 +188,12 @@ def race(
             seed=seed,
         )
         states[name] = result.state
-        return _judged(name, after, result, test, num_particles, seed)
+        return _judged(name, after, result, held_out, num_particles, seed)
 
-    laps = [lap(name, "equal steps", _ProgressHook(partial(progress, name, total=steps)), steps) for name in estimators]
+    laps = [lap(name, "equal steps", _ProgressHook(partial(progress, name, total=steps)), steps) for name in given]
     slowest = max(found.seconds for found in laps)
-    laps += [lap(name, "equal time", _StopAfter(slowest), None) for name in estimators]
-    program.load_state_dict(beginning)
+    laps += [lap(name, "equal time", _StopAfter(slowest), None) for name in given]
+    trained.load_state_dict(beginning)
     return Race(laps)
 
 

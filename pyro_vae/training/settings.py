@@ -7,9 +7,8 @@ from dataclasses import dataclass, fields
 from pyro.infer import ELBO
 
 from pyro_vae.base.errors import InputError
-from pyro_vae.base.registry import from_spec
 from pyro_vae.base.types import Json
-from pyro_vae.elbo.catalogue import ESTIMATORS
+from pyro_vae.elbo.catalogue import as_estimator
 from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.engines.protocol import EngineValue
 from pyro_vae.engines.select import Auto
@@ -84,7 +83,7 @@ class Settings:
 
 def _described(estimator: str | ELBO) -> str:
     """Return an estimator as text, the same for a name and for the value that it stands for."""
-    value = from_spec(ESTIMATORS, estimator, "estimator") if isinstance(estimator, str) else estimator
+    value = as_estimator(estimator)
     if isinstance(value, Estimator):
         return repr(value)
     return f"{type(value).__name__}(num_particles={getattr(value, 'num_particles', None)})"

@@ -14,7 +14,7 @@ from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.registry import from_spec, to_spec
 from pyro_vae.base.types import State
 from pyro_vae.data import Images, as_images
-from pyro_vae.elbo.catalogue import ESTIMATORS
+from pyro_vae.elbo.catalogue import as_estimator
 from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.engines.catalogue import ENGINES
@@ -137,11 +137,7 @@ def _data(
 
 
 def _estimator(settings: Settings) -> ELBO:
-    estimator = settings.estimator
-    if isinstance(estimator, str):
-        estimator = from_spec(ESTIMATORS, estimator, "estimator")
-    if not isinstance(estimator, ELBO):
-        raise InputError("an estimator by name, or a pyro.infer.ELBO", repr(estimator), 'estimator="trace_elbo"')
+    estimator = as_estimator(settings.estimator)
     if settings.kl_warmup and isinstance(estimator, Estimator):
         Weighted(estimator, 0.5)  # refuses estimators that hold for the unweighted KL alone
     return estimator

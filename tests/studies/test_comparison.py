@@ -93,6 +93,62 @@ def test_a_race_prints_as_a_table_and_turns_into_numbers():
     assert (row["log_evidence"], row["log_evidence_standard_error"], row["steps"]) == (-90.5, 0.25, 20)
 
 
+# --- what is refused --------------------------------------------------------------------------------------
+
+
+def few(**change):
+    given = {"program": Known(0.35), "x": X, "estimators": {"stl": "stl"}, "draws": 20, "reference_draws": 20}
+    return compare_gradients(**{**given, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"draws": 1}, "draws of at least 20; got 1. Try draws=20"),
+        ({"reference_draws": 0}, "reference_draws of at least 20; got 0"),
+        ({"x": as_images(X)}, r"a batch, a tensor \(B, ...\); got Images. Try data.validation.binarized"),
+        ({"estimators": {}}, "estimators by name, at least one; got {}"),
+        ({"estimators": [elbo.STL()]}, r"estimators by name, at least one; got \[STL"),
+        ({"estimators": "stl"}, "estimators by name, at least one; got 'stl'"),
+        ({"estimators": {"a": 3}}, "an estimator by name, or a pyro.infer.ELBO; got 3"),
+        ({"estimators": {"a": "slt"}}, "got 'slt'. Try 'stl'"),
+    ],
+    ids=str,
+)
+def test_a_comparison_refuses_what_it_cannot_use(change, message):
+    with pytest.raises(InputError, match=message):
+        few(**change)
+
+
+def test_a_comparison_takes_estimators_by_name_and_a_pair_of_functions():
+    program = Known(0.35)
+    assert repr(few()[0].gradients) == repr(few(estimators={"stl": elbo.STL()})[0].gradients)
+    pair = few(program=(program.model, program.guide))
+    assert repr([pair[0].bound, pair[0].gradients]) == repr([few()[0].bound, few()[0].gradients])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"estimators": {}}, "estimators by name, at least one"),
+        ({"steps": 0}, "steps of at least 1; got 0. Try steps=1000"),
+        ({"num_particles": 0}, "a num_particles that is a whole number of at least 1; got 0"),
+        ({"test": "x"}, "images or a tensor; got str"),
+    ],
+    ids=str,
+)
+def test_a_race_refuses_what_it_cannot_use(change, message):
+    given = {"program": VAE((4,), 2, (3,)), "train": torch.ones(20, 4), "test": torch.ones(5, 4), "steps": 2}
+    with pytest.raises(InputError, match=message):
+        race(**{**given, "estimators": {"stl": "stl"}, "batch_size": 10, **change})
+
+
+def test_a_race_takes_tensors_and_estimators_by_name():
+    given = {"train": torch.ones(20, 4), "test": torch.ones(5, 4), "steps": 2, "num_particles": 5, "batch_size": 10}
+    laps = race(VAE((4,), 2, (3,)), **given, estimators={"stl": "stl", "iwae": elbo.IWAE(3)})
+    assert [(lap.estimator, lap.after) for lap in laps[:2]] == [("stl", "equal steps"), ("iwae", "equal steps")]
+
+
 # --- moments and jackknife --------------------------------------------------------------------------------
 
 

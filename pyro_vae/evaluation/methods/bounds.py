@@ -11,6 +11,7 @@ from pyro_vae.base.random import generator
 from pyro_vae.base.statistics import Estimate, chunk_sizes, estimate
 from pyro_vae.data import Images
 from pyro_vae.elbo.draw import Terms, draw_terms
+from pyro_vae.elbo.estimator import at_least_one
 from pyro_vae.engines.compiled.terms import CompiledTerms, can_be_compiled
 from pyro_vae.evaluation.chunking import fitting, particle_chunks, split_examples
 from pyro_vae.models.replicates import Replicates, members
@@ -70,6 +71,7 @@ def importance_bounds(
         >>> importance_bounds(VAE((4,), latent_dim=2), as_images(torch.ones(10, 4)), num_particles=50).shape
         torch.Size([10])
     """
+    at_least_one("num_particles", num_particles)
     counts = particle_chunks(num_particles)
     chunk = fitting(SCORED_AT_ONCE, counts[0])
     few = data.batch(slice(0, 2), generator(data.device, seed))

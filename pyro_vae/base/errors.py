@@ -36,10 +36,10 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
         ...
         pyro_vae.base.errors.InputError: Expected an optimizer, one of adam, sgd; got 'adma'. Try 'adam'.
     """
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
     article = "an" if what[0] in "aeiou" else "a"
-    near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.5)
     hint = repr(near[0]) if near else f"one of the {len(table)} names above"
     raise InputError(f"{article} {what}, one of {', '.join(sorted(table))}", repr(name), hint)
 

@@ -29,6 +29,8 @@ def from_spec(table: Mapping[str, Callable[..., T]], text: str, what: str, **giv
         >>> from_spec({"point": complex}, "point:real=1,imag=2.5", "number")
         (1+2.5j)
     """
+    if not isinstance(text, str):
+        raise InputError(f"the name of {what} with arguments, as text", repr(text), repr(next(iter(table))))
     name, _, rest = text.partition(":")
     constructor = lookup(table, name.strip(), what)
     arguments = _arguments(rest, text)

@@ -90,9 +90,9 @@ def compare(wanted: CompareOptions, console: Console) -> int:
     config, data, program, device = _subject(wanted)
     for option, wish, there in (
         ("batch", wanted.batch, data.validation),
-        ("judge_examples", wanted.judge_examples or 0, data.test),
+        ("judge_examples", wanted.judge_examples, data.test),
     ):
-        if wish > len(there):
+        if wish is not None and wish > len(there):
             raise InputError(f"{option} of at most {len(there)}, the held-out examples", wish, f"{option}={len(there)}")
     x = data.validation.to(device).binarized(config.seed)[: wanted.batch]
     train = data.train.to(device)

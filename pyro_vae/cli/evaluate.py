@@ -20,7 +20,6 @@ from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.runner import evaluate
 from pyro_vae.training.folder import Run
 
-FILE_WIDTH = 160  # of the table where the output is not a terminal
 WITH_HOW = 120  # narrower terminals omit how a figure was computed; the card's file has it
 SPLITS = ("test", "validation", "train")
 
@@ -78,8 +77,7 @@ def evaluate_run(options: EvaluateOptions, console: Console) -> int:
         )
     for line in tables.card_head(card):
         say(console, line)
-    wide = console if console.is_terminal else Console(file=console.file, width=FILE_WIDTH)
-    wide.print(tables.card_table(card, how=wide.width >= WITH_HOW))
+    console.print(tables.card_table(card, how=console.width >= WITH_HOW))
     for line in tables.card_notes(card):
         say(console, line)
     for path in [folder / _card_name(options, data), *([Path(options.json)] if options.json else [])]:

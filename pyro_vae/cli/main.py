@@ -16,6 +16,8 @@ from pyro_vae.cli.inspect import PlotOptions, ReconstructOptions, SampleOptions,
 from pyro_vae.cli.parser import Command, Commands, UsageError, parse
 from pyro_vae.cli.train import TrainOptions, train
 
+FILE_WIDTH = 160  # of tables where the output is no terminal
+
 COMMANDS: Commands = {
     "train": Command(TrainOptions, train, "train a program on images", stored="resume"),
     "evaluate": Command(EvaluateOptions, evaluate_run, "how good a run is on held-out data, with standard errors"),
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = [_underscores(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     try:
         command, options = parse(argv, COMMANDS)
-        return command.run(options, Console(stderr=False, soft_wrap=True))
+        return command.run(options, _console())
     except UsageError as error:
         return _failed(str(error), 2)
     except (InputError, NonFiniteError) as error:
@@ -55,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pyro-vae: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _console() -> Console:
+    """Return the console; tables in a file or a pipe are not squeezed into the 80 columns of an unknown terminal."""
+    console = Console(soft_wrap=True)
+    return console if console.is_terminal else Console(soft_wrap=True, width=FILE_WIDTH)
 
 
 def _failed(message: str, status: int) -> int:

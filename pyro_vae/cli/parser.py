@@ -17,6 +17,7 @@ from pyro_vae.training.folder import Run
 
 KINDS = {  # the parser's words for a type, and ours; the first that fits
     "list[int]": "a list of whole numbers such as '[400, 200]'",
+    "class 'list'": "a list of whole numbers such as '[5, 50]'",
     "dict[str": "a mapping such as '{depth: 2}'",
     "'float'": "a number",
     "'int'": "a whole number",
@@ -103,7 +104,9 @@ def _parse(argv: Sequence[str], parser: "Parser", commands: Commands) -> tuple[s
 
 def build_parser(commands: Commands, defaults: Mapping[str, dict[str, object]] | None = None) -> Parser:
     """Return the parser of all commands; ``defaults``, by command, replace those of the dataclasses."""
-    parser = Parser(prog="pyro-vae", description="A laboratory for variational autoencoders in Pyro.")
+    parser = Parser(
+        prog="pyro-vae", description="A laboratory for variational autoencoders in Pyro.", allow_abbrev=False
+    )
     parser.known = [*commands, *(name for command in commands.values() for name in command.names())]
     parser.add_argument("--version", action="version", version=__version__)
     subcommands = parser.add_subcommands(required=True, dest="subcommand")
@@ -113,7 +116,7 @@ def build_parser(commands: Commands, defaults: Mapping[str, dict[str, object]] |
 
 
 def _subparser(command: Row, defaults: dict[str, object]) -> Parser:
-    parser = Parser(description=(getdoc(command.options) or "").partition("\n\n")[0])
+    parser = Parser(description=(getdoc(command.options) or "").partition("\n\n")[0], allow_abbrev=False)
     if command.stored:
         parser.add_argument("--config", action="config", help="a YAML file of these options")
     parser.add_class_arguments(command.options, as_group=False, as_positional=True, skip=set(command.hidden))
@@ -129,6 +132,10 @@ def _one_line(message: str, parser: Parser) -> str:
     text = " ".join(message.split()).rstrip(".")
     wrong = re.fullmatch(r'Parser key "([\w.]+)": (.*)', text)
     text = (wrong and _wrong_value(*wrong.groups())) or text
+    missing = re.fullmatch(r"the following arguments are required: (\w+)\.(.*)", text)
+    if missing:
+        names = missing[2].replace(f"{missing[1]}.", "")
+        text = f"Expected {names} for {missing[1]}; got none. Try {parser.prog} {missing[1]} --help"
     return text if ". Try " in text else f"{text}. Try {_hint(text, parser)}"
 
 

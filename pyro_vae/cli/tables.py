@@ -87,7 +87,7 @@ def race_table(laps: Sequence[Lap]) -> Table:
         table.add_column(column)
     for lap in laps:
         deviation = [f"sd {statistics.stdev(lap.replicates):.2f}"] if lap.replicates else []
-        figures = (str(lap.steps), f"{lap.seconds:.1f}", str(lap.log_evidence))
+        figures = (str(lap.steps), f"{lap.seconds:.2f}", str(lap.log_evidence))
         table.add_row(lap.estimator, lap.after, *figures, *deviation)
     return table
 

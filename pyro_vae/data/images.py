@@ -13,7 +13,7 @@ Binarization = Literal["dynamic", "threshold", "none"]
 BINARIZATIONS: tuple[Binarization, ...] = get_args(Binarization)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Images:
     r"""N images, stored compactly; a batch holds numbers in [0, 1].
 
@@ -60,6 +60,10 @@ class Images:
         _check_pixels(self.pixels)
         _check_range(self)
         _check_labels(self.labels, len(self.pixels))
+
+    def __repr__(self) -> str:
+        shape, labels = "x".join(map(str, self.event_shape)), "" if self.labels is None else ", labels"
+        return f"Images({len(self)} of {shape}, {self.pixels.dtype}, binarize={self.binarize!r}{labels}, {self.device})"
 
     def __len__(self) -> int:
         """Return N, the number of images."""
@@ -167,7 +171,7 @@ def as_images(x: Images | Tensor) -> Images:
     if isinstance(x, Images):
         return x
     if not isinstance(x, Tensor):
-        raise InputError("images or a tensor", type(x).__name__, "data.train, or torch.as_tensor(x)")
+        raise InputError("images or a tensor", type(x).__name__, "data.train or data.test, or torch.as_tensor(x)")
     if x.dtype == torch.bool:
         return Images(x.to(torch.uint8), max_value=1)
     _check_pixels(x)

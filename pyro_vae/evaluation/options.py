@@ -79,10 +79,11 @@ class EvaluationOptions:
             _at_least(name, getattr(self, name), least)
         if self.num_examples is not None:
             _at_least("num_examples", self.num_examples, 2)
-        if not self.iwae:
+        if not isinstance(self.iwae, list) or not self.iwae:
             raise InputError("at least one k for the importance-weighted bounds", self.iwae, "iwae=[5, 50]")
         for k in self.iwae:
-            _at_least("iwae", k, 1)
+            if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+                raise InputError("every k of iwae as a whole number of at least 1", repr(k), "iwae=[5, 50]")
 
     def as_dict(self) -> dict[str, Json]:
         """Return the options by name, ready for JSON."""

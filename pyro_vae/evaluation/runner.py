@@ -1,6 +1,6 @@
 """The evaluation of a program: part by part, chunk by chunk, to a card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from pyro_vae.evaluation.store import ChunkStore, chunk_seed, crc, in_chunks
 from pyro_vae.evaluation.subject import Subject, look_at
 from pyro_vae.program.contexts import evaluating
 
+T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -111,7 +112,7 @@ def evaluate(
     """
     wanted = EvaluationOptions(
         num_particles=num_particles,
-        iwae=list(iwae),
+        iwae=_listed("iwae", iwae, "iwae=[5, 50]"),
         num_examples=num_examples,
         importance_examples=importance_examples,
         annealing_examples=annealing_examples,
@@ -127,8 +128,8 @@ def evaluate(
         simulations=simulations,
         probe_examples=probe_examples,
         draws_at_once=draws_at_once,
-        only=None if only is None else list(only),
-        skip=list(skip),
+        only=None if only is None else _listed("only", only, 'only=["bounds"]'),
+        skip=_listed("skip", skip, 'skip=["hmc"]'),
     )
     names = wanted.parts(PARTS)
     subject = look_at(program, data, train, resolve_device(device), _checked(seed), wanted)
@@ -153,6 +154,13 @@ def evaluate(
     for name, entry in [*paired_entries(results), *total_entries(subject, results)]:
         entries.insert(1 + [known.part for known in entries].index(name), in_part(entry, name))
     return Card(tuple(entries), _about(subject, about or {}), left_out, per_example, subject.index, per_latent)
+
+
+def _listed(name: str, values: Iterable[T], hint: str) -> list[T]:
+    """Return a sequence as a list; a text is no sequence of names."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InputError(f"{name} as a list", repr(values), hint)
+    return list(values)
 
 
 def _result(name: str, part: Part[R], subject: Subject, folder: Path | None, progress: Progress) -> R:

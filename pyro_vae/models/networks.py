@@ -20,6 +20,21 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def check_sizes(name: str, sizes: object) -> None:
+    """Refuse what is no sequence of whole numbers above 0.
+
+    Example:
+        >>> check_sizes("sizes", 4)
+        Traceback (most recent call last):
+        ...
+        pyro_vae.base.errors.InputError: Expected sizes as a sequence of whole numbers above 0; got 4. Try sizes=(4,).
+    """
+    whole = isinstance(sizes, Sequence) and all(type(size) is int and size > 0 for size in sizes)
+    if not whole:
+        hint = f"{name}=({sizes},)" if type(sizes) is int and sizes > 0 else f"{name}=(400,)"
+        raise InputError(f"{name} as a sequence of whole numbers above 0", repr(sizes), hint)
+
+
 class MLP(nn.Module):
     """A multilayer perceptron (..., *in_shape) -> (..., heads, *out_shape).
 
@@ -54,9 +69,8 @@ class MLP(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        for size in (*in_shape, *hidden, *out_shape, heads):
-            if not isinstance(size, int) or size < 1:
-                raise InputError("layer sizes that are whole numbers of at least 1", size, "hidden=(400,)")
+        for name, sizes in (("in_shape", in_shape), ("hidden", hidden), ("out_shape", out_shape), ("heads", (heads,))):
+            check_sizes(name, sizes)
         self.in_shape = torch.Size(in_shape)
         self.out_shape = torch.Size((heads, *out_shape))
         activate = lookup(ACTIVATIONS, activation, "activation")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.registry import from_spec
 from pyro_vae.models.likelihoods import LIKELIHOODS, Likelihood
-from pyro_vae.models.networks import MLP
+from pyro_vae.models.networks import MLP, check_sizes
 from pyro_vae.models.posteriors import DiagonalNormal, Posterior
 from pyro_vae.models.priors import StandardNormal
 
@@ -67,8 +67,10 @@ class VAE(nn.Module):
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(latent_dim, int) or latent_dim < 1:
-            raise InputError("a latent_dim that is a whole number of at least 1", latent_dim, "latent_dim=20")
+        if type(latent_dim) is not int or latent_dim < 1:
+            raise InputError("a latent_dim that is a whole number of at least 1", repr(latent_dim), "latent_dim=20")
+        check_sizes("event_shape", event_shape)
+        check_sizes("hidden", hidden)
         if isinstance(likelihood, str):
             likelihood = from_spec(LIKELIHOODS, likelihood, "likelihood")
         posterior = posterior or DiagonalNormal()

@@ -9,6 +9,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_vae.base.devices import resolve_device
+from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.types import State
 from pyro_vae.data import Images
@@ -104,6 +105,8 @@ def fit(
         eval_particles=eval_particles,
         seed=seed,
     )
+    if not isinstance(hooks, Sequence) or not all(isinstance(hook, Hook) for hook in hooks):
+        raise InputError("hooks as a list of pyro_vae.Hook", repr(hooks), "hooks=[Mine()], with class Mine(Hook)")
     loop = start_loop(program, train, validation, resolve_device(device), settings, resume)
     with _running(loop, hooks, resume):
         while loop.unfinished():

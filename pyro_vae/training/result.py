@@ -56,7 +56,10 @@ class FitResult:
 
     def _title(self) -> str:
         count = len(self.history)
-        return f"{count} epoch{'' if count == 1 else 's'}" + (f"; stopped: {self.stopped}" if self.stopped else "")
+        begun = self.state["position"]["batch"] if self.state else 0
+        more = f" and {begun} step{'' if begun == 1 else 's'} of the next" if begun else ""
+        stopped = f"; stopped: {self.stopped}" if self.stopped else ""
+        return f"{count} epoch{'' if count == 1 else 's'}{more}{stopped}"
 
     def _notes(self) -> list[str]:
         dropped = len(self.history) - SHOWN

@@ -230,7 +230,7 @@ def test_an_equal_value_is_no_change_on_resume(folder, tmp_path):
 
 def test_fewer_epochs_are_refused_on_resume(folder, capsys):
     assert main(["train", "--resume", str(folder / "run"), "--epochs", "2"]) == 2
-    assert "Expected at least 3 epochs; got 2. Try more." in capsys.readouterr().err
+    assert "Expected at least 3 epochs; got 2. Try --epochs 3." in capsys.readouterr().err
 
 
 def test_a_file_of_options_counts_on_resume(folder, tmp_path, capsys):

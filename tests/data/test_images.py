@@ -118,6 +118,12 @@ def test_binary_tensors_become_binary_images(pixels, expected):
     assert images.batch(slice(None)).tolist() == expected
 
 
+def test_images_print_their_size_and_not_their_pixels():
+    pixels = torch.zeros(3, 2, 4, dtype=torch.uint8)
+    assert repr(Images(pixels, binarize="dynamic")) == "Images(3 of 2x4, torch.uint8, binarize='dynamic', cpu)"
+    assert "labels" in repr(Images(pixels, labels=torch.arange(3)))
+
+
 def test_as_images_returns_images_unchanged():
     images = Images(GREY)
     assert as_images(images) is images

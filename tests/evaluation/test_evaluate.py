@@ -435,7 +435,10 @@ def test_a_figure_has_two_digits_of_its_error(mean, error, text):
 BAD = {
     "particles": ({"num_particles": 2}, "num_particles as a whole number of at least 30; got 2"),
     "iwae": ({"iwae": []}, "at least one k"),
-    "k": ({"iwae": [0]}, "iwae as a whole number of at least 1; got 0"),
+    "k": ({"iwae": [0]}, r"every k of iwae as a whole number of at least 1; got 0\. Try iwae=\[5, 50\]"),
+    "one k": ({"iwae": 5}, r"iwae as a list; got 5\. Try iwae=\[5, 50\]"),
+    "a part as text": ({"only": "bounds"}, r"only as a list; got 'bounds'\. Try only=\[\"bounds\"\]"),
+    "a part left out as text": ({"skip": "hmc"}, r"skip as a list; got 'hmc'\. Try skip=\[\"hmc\"\]"),
     "num_examples": ({"num_examples": 1}, "num_examples as a whole number of at least 2"),
     "part": ({"only": ["bound"]}, "Expected a part of the evaluation, one of .*Try 'bounds'"),
     "none left": ({"only": ["bounds"], "skip": ["bounds"]}, "Expected a part to compute; got none"),

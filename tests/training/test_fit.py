@@ -410,6 +410,9 @@ REFUSED = [
     ({"estimator": 3}, "an estimator"),
     ({"engine": "svj"}, "got 'svj'. Try 'svi'"),
     ({"optimizer": "adagrat"}, "got 'adagrat'. Try 'adagrad'"),
+    ({"optimizer": torch.optim.Adam}, "the name of optimizer with arguments, as text; got <class"),
+    ({"hooks": print}, r"hooks as a list of pyro_vae\.Hook; got <built-in function print>"),
+    ({"hooks": [print]}, r"hooks as a list of pyro_vae\.Hook"),
     ({"schedule": "cosin"}, "got 'cosin'. Try 'cosine'"),
     ({"schedule": "cosine:final=2"}, "a final from 0 to 1; got 2"),
     ({"schedule": "exponential:gamma=x"}, "a gamma from 0 to 1; got x"),
@@ -439,7 +442,7 @@ def test_an_unknown_keyword_is_pythons_own_error():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (np.zeros((5, 3, 3)), r"images or a tensor; got ndarray\. Try data\.train, or torch\.as_tensor"),
+        (np.zeros((5, 3, 3)), r"images or a tensor; got ndarray\. Try data\.train or data\.test, or torch\.as_tensor"),
         (torch.zeros(5, 3, 3, dtype=torch.int64), r"uint8 or floating pixels; got torch\.int64"),
         (torch.zeros(9), r"images of shape \(N, \.\.\.\); got shape \(9,\)"),
         (torch.zeros(0, 3, 3), "at least one image"),

@@ -40,7 +40,7 @@ def test_a_result_without_an_epoch_has_an_empty_data_frame():
 
 def test_a_result_prints_as_a_short_table(result):
     lines = repr(result).splitlines()
-    assert lines[0] == "2 epochs; stopped: max_steps=7"
+    assert lines[0] == "2 epochs and 1 step of the next; stopped: max_steps=7"
     assert lines[1].split() == ["epoch", "step", "objective", "held-out", "bound", "KL", "weight"]
     assert [line.split()[:2] for line in lines[2:4]] == [["1", "3"], ["2", "6"]]
     assert "±" in lines[2]
@@ -67,5 +67,11 @@ def test_a_result_without_an_epoch_prints_a_line():
 
 def test_html_holds_the_same_figures(result):
     html = result._repr_html_()
-    for word in ("2 epochs; stopped: max_steps=7", "<table", "held-out bound", "±", "best held-out bound"):
+    for word in (
+        "2 epochs and 1 step of the next; stopped: max_steps=7",
+        "<table",
+        "held-out bound",
+        "±",
+        "best held-out bound",
+    ):
         assert word in html

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from pyro_vae.cli.main import COMMANDS
 from pyro_vae.cli.parser import Command
 from pyro_vae.elbo import ESTIMATORS, IWAE
-from pyro_vae.elbo.estimator import Estimator, TotalDerivative, at_least_one
+from pyro_vae.elbo.estimator import Estimator, at_least_one
+from pyro_vae.elbo.weighting import TotalDerivative
 from pyro_vae.evaluation.card import PARTS, Part
 from pyro_vae.evaluation.card.entry import NATS, mean_entry
 from pyro_vae.models import LIKELIHOODS, Likelihood, Posterior

@@ -2,24 +2,16 @@
 
 from pyro_vae.elbo.autograd import ByAutograd
 from pyro_vae.elbo.catalogue import ESTIMATORS, beta_vae, trace_elbo, trace_mean_field_elbo
-from pyro_vae.elbo.draw import Draw, Terms, draw_terms
-from pyro_vae.elbo.estimator import (
-    Bound,
-    Estimator,
-    EstimatorState,
-    Group,
-    PathDerivative,
-    ScoreFunction,
-    ThreeTerms,
-    TotalDerivative,
-    Weighting,
-)
+from pyro_vae.elbo.draw import Draw, draw_terms
+from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group
 from pyro_vae.elbo.importance import CIWAE, IWAE, IWAESTL, MIWAE, PIWAE, DReG, Renyi
 from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
 from pyro_vae.elbo.score import VIMCO, Reinforce, ReinforceMovingAverage
+from pyro_vae.elbo.terms import Terms
 from pyro_vae.elbo.thermodynamic import TVO
 from pyro_vae.elbo.wake_sleep import RWS, WakeSleep
 from pyro_vae.elbo.weighted import Weighted
+from pyro_vae.elbo.weighting import PathDerivative, ScoreFunction, ThreeTerms, TotalDerivative, Weighting
 
 __all__ = [
     "CIWAE",

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pyro_vae.elbo.draw import Draw, Terms
-from pyro_vae.elbo.estimator import Bound, Estimator, Group, Weighting
+from torch import Tensor
+
+from pyro_vae.elbo.draw import Draw
+from pyro_vae.elbo.estimator import Bound, Estimator, Group
+from pyro_vae.elbo.terms import Terms
+from pyro_vae.elbo.weighting import Weighting, scaled_sum, scored
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,9 @@ class ByAutograd(Estimator):
     estimator: Estimator
 
     @property
-    def num_particles(self) -> int:  # type: ignore[override]  # read-only here, a field elsewhere
+    def num_particles(self) -> int:
         """K of the estimator inside."""
-        return self.estimator.num_particles
+        return int(self.estimator.num_particles)
 
     @property
     def total_particles(self) -> int:
@@ -50,6 +54,13 @@ class ByAutograd(Estimator):
         return ByAutograd(self.estimator)
 
     def of_draw(self, draw: Draw) -> Bound:
-        """Return the value of the estimator inside; it is its own surrogate."""
-        value = self.weighting(draw.terms).value
-        return Bound(value, value.sum())
+        """Return the value of the estimator inside; it is its own surrogate, but for the score of discrete sites."""
+        self.check(draw)
+        terms = draw.terms
+        value, scale = self.weighting(terms).value, draw.scale
+        surrogate = scaled_sum(scale, value) if isinstance(scale, Tensor) and scale.dim() else value.sum()
+        return Bound(value, surrogate + scored(draw, self.advantage_of(draw, terms)))
+
+    def check(self, draw: Draw) -> None:
+        """As the estimator inside."""
+        self.estimator.check(draw)

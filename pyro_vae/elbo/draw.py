@@ -1,65 +1,52 @@
 """One draw of particles and its log-densities: the one place where noise is sampled, and what it refuses."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import Literal, cast
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites
+from pyro.distributions import Delta
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
+from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import PyroFunction
-from pyro_vae.program.handlers import DetachSamples
-from pyro_vae.program.protocol import PARTICLES, Program
-from pyro_vae.program.tracing import Site, check_latents, sample_sites, total_log_prob
+from pyro_vae.elbo.scales import Scales, scales_of
+from pyro_vae.elbo.terms import Run, Terms, carries_density, check_scores, density, is_score, is_single, score_function
+from pyro_vae.program.handlers import Sampled, SampleMessage
+from pyro_vae.program.particles import checked_nesting
+from pyro_vae.program.plates import Plates, shared_plates, sizes, summed
+from pyro_vae.program.protocol import PARTICLES, Program, Trace
+from pyro_vae.program.tracing import Site, check_latents, sample_sites
 
-Latents = Literal["attached", "leaves", "fixed"]
-
-
-@dataclass(frozen=True, eq=False)
-class Terms:
-    """The log-densities of K particles for B examples, in nats, unscaled; each of shape (K, B)."""
-
-    log_px_z: Tensor
-    log_pz: Tensor
-    log_qz: Tensor
-
-    @property
-    def log_joint(self) -> Tensor:
-        """Log p(x, z) = log p(x|z) + log p(z), (K, B)."""
-        return self.log_px_z + self.log_pz
-
-    @property
-    def log_weight(self) -> Tensor:
-        """Log w = log p(x|z) + log p(z) − log q(z|x), (K, B)."""
-        return self.log_px_z + self.log_pz - self.log_qz
-
-    def detach(self) -> "Terms":
-        """Return the same numbers, detached."""
-        return Terms(self.log_px_z.detach(), self.log_pz.detach(), self.log_qz.detach())
+Latents = Literal["attached", "path", "leaves", "fixed"]
 
 
 class Draw:
-    """K particles sampled from a guide for B examples, and their densities.
+    """K particles sampled from a guide, and their densities.
+
+    B is the size of the plates that all sites share: the number of examples where every latent is local, and 1 where
+    the program has a global latent (:doc:`/programs`).
 
     Args:
         model: p(x, z), x observed.
         guide: q(z|x).
         args: positional arguments of both.
         kwargs: keyword arguments of both.
-        num_particles: K; an outermost plate in dimension −2 holds the particles.
+        num_particles: K.
         latents: how the densities see the latents: ``attached`` to the guide that sampled them; ``leaves``, detached
-            tensors whose own gradient can be taken; or ``fixed``, detached as they are sampled.
+            tensors whose own gradient can be taken; ``path``, the model as ``attached`` and the guide as ``leaves``,
+            where a guide samples one latent, else ``leaves``; or ``fixed``, detached as they are sampled.
         beta: weight of log p(z) and log q(z|x) in the terms (:class:`~pyro_vae.elbo.Weighted`).
+        vectorize_particles: several particles in a plate, to the left of all others; False: in runs one by one.
+        plate: a plate of particles even where K is 1.
 
     Raises:
-        InputError: a site outside the one batch plate (dimension −1), a latent that only one of model and guide
-            has, an enumerated site, scales that differ between sites or examples, or, where latents are not fixed, a
-            site without reparameterization.
+        InputError: a latent that only one of model and guide has, an enumerated site, or a program that means something
+            else in a plate of particles than one by one.
     """
 
     def __init__(
@@ -71,64 +58,195 @@ class Draw:
         num_particles: int,
         latents: Latents = "attached",
         beta: float | Tensor = 1.0,
+        *,
+        vectorize_particles: bool = True,
+        plate: bool = False,
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
-        self.num_particles, self.beta = num_particles, beta
-        with DetachSamples() if latents == "fixed" else nullcontext():
-            self._guide_run = self._trace(guide)  # holds the plate's subsample, which every later run must share
-        self.guide_trace = prune_subsample_sites(self._guide_run)
-        self.drawn: dict[str, Tensor] = {name: site["value"] for name, site in sample_sites(self.guide_trace)}
-        if latents != "fixed":
-            _check_reparameterized(self.guide_trace)
-        self.latents = (
-            {n: z.detach().requires_grad_() for n, z in self.drawn.items()} if latents == "leaves" else self.drawn
-        )
-        given = _substituted(self._guide_run, self.latents)
-        self.model_trace = prune_subsample_sites(self._trace(poutine.replay(model, trace=given)))
-        check_latents(self.guide_trace, self.model_trace)
-        self.batch = _batch(self.model_trace)
-        self.scale = _shared_scale([*sample_sites(self.guide_trace), *sample_sites(self.model_trace)])
+        self.num_particles, self.beta, self.latents = num_particles, beta, latents
+        vectorized = plate or (vectorize_particles and num_particles > 1)
+        self._dim = -1 - checked_nesting(model, guide, args, kwargs) if vectorized else None
+        self._subsamples = Trace()  # those of the first run, which all others share
+        self.runs = [self._run() for _ in range(1 if vectorized else num_particles)]
+        self.plates: Plates = shared_plates(*(t for run in self.runs for t in (run.guide_trace, run.model_trace)))
+        self.scales: Scales = scales_of(self.runs[0], self.plates)
+        self.batch_shape = self._batch_shape()
+
+    @property
+    def batch(self) -> int:
+        """B, the size of the plates that all sites share; 1 where there are none."""
+        return torch.Size(self.batch_shape).numel()
+
+    @property
+    def scale(self) -> Tensor | float:
+        """The scale that all sites share, divided out of the terms: a number, or a tensor (B,)."""
+        common = self.scales.common
+        if isinstance(common, Tensor) and common.dim():
+            return self._kept(common).reshape(-1)
+        return common
+
+    @property
+    def guide_trace(self) -> Trace:
+        """The trace of the guide's only run."""
+        return self._only().guide_trace
+
+    @property
+    def model_trace(self) -> Trace:
+        """The trace of the model's only run."""
+        return self._only().model_trace
+
+    @property
+    def drawn(self) -> dict[str, Tensor]:
+        """The values of the guide's latents, (K, *batch shape, *event shape)."""
+        each = [{site["name"]: site["value"] for site in run.guide_latents} for run in self.runs]
+        if self._dim is not None:
+            return each[0]
+        return {name: torch.stack([values[name] for values in each]) for name in each[0]}
 
     @property
     def terms(self) -> Terms:
         """The densities at the latents, those of the latents times beta."""
-        sites = sample_sites(self.model_trace)
-        observed = [site for _, site in sites if site["is_observed"]]
-        latent = [site for _, site in sites if not site["is_observed"]]
-        return Terms(self._total(observed), self.beta * self._total(latent), self.log_q(self.latents))
+        parts = [self._terms(run) for run in self.runs]
+        if len(parts) == 1:
+            return parts[0]
+        return Terms(*(torch.cat([getattr(p, name) for p in parts]) for name in ("log_px_z", "log_pz", "log_qz")))
 
-    def log_q(self, latents: Mapping[str, Tensor]) -> Tensor:
-        """Return beta log q(z|x), (K, B), at latents that may be others than those sampled.
+    @property
+    def log_q_score(self) -> Tensor | None:
+        """The part of beta log q of the sites without a pathwise gradient, (K, B); None where there are none."""
+        return self._log_q(is_score)
 
-        A single site is scored by the distribution that sampled it. Of several, later ones depend on earlier ones, so
-        the guide runs again on the latents given: it must be a function of them alone (dropout in it would use another
-        mask).
+    @property
+    def log_q_delta(self) -> Tensor | None:
+        """The part of beta log q that ``Delta`` sites carry, (K, B), where it is differentiable; None without one.
 
-        Raises:
-            InputError: a normalizing flow without an inverse, at latents that it did not sample itself.
+        It is no function of z alone: its derivative can only be taken as a whole.
         """
-        sites = sample_sites(self.guide_trace)
-        others = any(latents[name] is not z for name, z in self.drawn.items())
-        if others and len(sites) > 1:
-            given = _substituted(self._guide_run, latents)
-            sites = sample_sites(prune_subsample_sites(self._trace(poutine.replay(self.guide, trace=given))))
-        try:
-            return self.beta * self._total([{**site, "value": latents[name]} for name, site in sites])
-        except (NotImplementedError, KeyError) as error:  # as torch and as Pyro say that there is no inverse
-            raise InputError(
-                "a guide whose density is available at any z (this estimator treats the score term of log q by itself)",
-                "a flow without an inverse",
-                "sampled_kl or iwae, which score a flow only where it has sampled",
-            ) from error
+        return self._log_q(carries_density)
 
-    def _trace(self, function: PyroFunction) -> poutine.Trace:
-        plate = pyro.plate(PARTICLES, self.num_particles, dim=-2)
-        trace = poutine.trace(plate(function)).get_trace(*self.args, **self.kwargs)
-        _check_sites(prune_subsample_sites(trace))
+    @property
+    def model_attached(self) -> bool:
+        """Whether the model sees samples attached to the guide."""
+        return self.latents == "attached" or (self.latents == "path" and is_single(self.runs[0].guide_latents))
+
+    @cached_property
+    def log_score(self) -> Tensor | None:
+        r"""The log-density whose gradient, times an advantage, completes the pathwise one, (K, B); None if it is zero.
+
+        That of sites without reparameterization; with ``fixed`` latents, of all; of a ``Rejector``, the log-probability
+        of acceptance (Naesseth et al., arXiv 1610.05683). Neither scaled nor masked, as in Pyro's ``score_parts``.
+        """
+        found = [
+            [part for site in (*r.guide_latents, *r.guide_factors) for part in self._score(site)] for r in self.runs
+        ]
+        if not any(found):
+            return None
+        return torch.cat([self.expanded(sum(parts[1:], parts[0])) for parts in found])
+
+    def _terms(self, run: Run) -> Terms:
+        scales = self.scales
+        log_px_z = self.total(run.observed, scales.observed)
+        if run.guide_factors:  # their derivative counts with the weight of log p
+            log_px_z = log_px_z - self.beta * self.total(run.guide_factors, scales.latent)
+        latents = (self.beta * self.total(sites, scales.latent) for sites in (run.model_latents, run.guide_latents))
+        return Terms(log_px_z, *latents)
+
+    def _log_q(self, chosen: Callable[[Site], bool]) -> Tensor | None:
+        found = [[site for site in run.guide_latents if chosen(site)] for run in self.runs]
+        if not any(found):
+            return None
+        return torch.cat([self.beta * self.total(each, self.scales.latent) for each in found])
+
+    def total(self, sites: Iterable[Site], scale: float | Tensor | None = 1.0) -> Tensor:
+        """Sum the log-densities of sites of one run to (K of the run, B).
+
+        Args:
+            sites: the sites.
+            scale: a factor of the sum; None: each site's own.
+        """
+        parts = [self._kept(density(s) if scale is not None else density(s) * s["scale"]) for s in sites]
+        if not parts:
+            return self._zero()
+        total = sum(parts[1:], parts[0])
+        return self.expanded(total if scale is None or (isinstance(scale, float) and scale == 1.0) else scale * total)
+
+    def expanded(self, total: Tensor) -> Tensor:
+        """Return a sum over the plates that are not kept as (K of the run, B)."""
+        count = self.num_particles if self._dim is not None else 1
+        return total.expand(count, *self.batch_shape).reshape(count, self.batch)
+
+    def kept(self, log_prob: Tensor) -> Tensor:
+        """Sum the plates that are not kept, and return (K of the run, B)."""
+        return self.expanded(self._kept(log_prob))
+
+    def _kept(self, log_prob: Tensor) -> Tensor:
+        return summed(log_prob, self.plates, self._dim)
+
+    def _zero(self) -> Tensor:
+        device = next((site["value"].device for run in self.runs for site in run.sites), None)
+        return self.expanded(torch.zeros((1,) * (1 + len(self.plates)), device=device))
+
+    def _score(self, site: Site) -> list[Tensor]:
+        if self.latents == "fixed" and not site["is_observed"]:
+            if site["fn"].has_rsample and isinstance(innermost(site["fn"]), Delta):
+                return []
+            return [self._kept(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))]
+        part = score_function(site)
+        return [] if part is None else [self._kept(part)]
+
+    def _only(self) -> Run:
+        if len(self.runs) > 1:
+            raise TypeError("a draw of particles run one by one has a trace for each: use its runs")
+        return self.runs[0]
+
+    def _batch_shape(self) -> tuple[int, ...]:
+        if all(plate.size > 0 for plate in self.plates):
+            return sizes(self.plates, [])
+        totals = {site["name"]: self._kept(density(site)) for site in self.runs[0].sites}
+        shape = sizes(self.plates, totals.values())
+        for name, total in totals.items():
+            if tuple(total.shape[1:]) != shape:
+                plate = next(plate.name for plate in self.plates if plate.size < 0)
+                raise InputError(
+                    f"site {name!r} with a log-density for each example of plate {plate!r}",
+                    f"one of shape {tuple(total.shape[1:])} in a plate without a size",
+                    f"pyro.plate({plate!r}, len(x))",
+                )
+        return shape
+
+    def _run(self) -> Run:
+        see: Literal["attached", "leaves", "fixed"] = "leaves" if self.latents in ("path", "leaves") else self.latents  # type: ignore[assignment]
+        sampled = Sampled(see)
+        with sampled:
+            guide_trace = self._trace(poutine.replay(self.guide, trace=self._subsamples))
+        if self.latents == "fixed":
+            check_scores(guide_trace)
+        given = guide_trace.copy()
+        pruned = prune_subsample_sites(guide_trace)
+        if self.latents == "path" and is_single(Run(pruned, pruned, {}, {}).guide_latents):
+            name, value = next(iter(sampled.drawn.items()))
+            given.nodes[name] = cast(SampleMessage, {**given.nodes[name], "value": value})
+        for name, site in self._subsamples.nodes.items():
+            given.nodes.setdefault(name, site)
+        model_trace = self._trace(poutine.replay(self.model, trace=given))
+        for trace in (guide_trace, model_trace):
+            for name, site in trace.nodes.items():
+                if site["type"] == "sample" and site_is_subsample(site):
+                    self._subsamples.nodes.setdefault(name, site)
+        run = Run(pruned, prune_subsample_sites(model_trace), sampled.drawn, sampled.leaves)
+        check_latents(run.guide_trace, run.model_trace)
+        return run
+
+    def _trace(self, function: PyroFunction) -> Trace:
+        if self._dim is not None:
+            function = pyro.plate(PARTICLES, self.num_particles, dim=self._dim)(function)
+        trace = poutine.trace(function).get_trace(*self.args, **self.kwargs)
+        for name, site in sample_sites(prune_subsample_sites(trace)):
+            if site["infer"].get("enumerate"):
+                raise InputError(
+                    f"site {name!r} sampled", "infer={'enumerate': ...}", "pyro.infer.TraceEnum_ELBO, or no enumeration"
+                )
         return trace
-
-    def _total(self, sites: Sequence[Site]) -> Tensor:
-        return total_log_prob(sites).expand(self.num_particles, self.batch)
 
 
 @torch.no_grad()
@@ -141,66 +259,6 @@ def draw_terms(program: Program, x: Tensor, num_particles: int = 1) -> Terms:
     return Draw(program.model, program.guide, (x,), {}, num_particles, "fixed").terms
 
 
-def differ(left: Tensor | float, right: Tensor | float) -> bool:
-    """Whether two scales or two masks differ anywhere; plain numbers are compared without reading a tensor."""
-    unequal: Tensor | bool = left != right
-    return bool(unequal.any()) if isinstance(unequal, Tensor) else unequal
-
-
-def _substituted(trace: poutine.Trace, latents: Mapping[str, Tensor]) -> poutine.Trace:
-    """Return a copy of a trace that holds other values."""
-    copy = trace.copy()
-    for name, value in latents.items():
-        copy.nodes[name] = {**copy.nodes[name], "value": value}
-    return copy
-
-
-def _check_sites(trace: poutine.Trace) -> None:
-    for name, site in sample_sites(trace):
-        dims = [frame.dim for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES]
-        if dims != [-1]:
-            raise InputError(
-                f"site {name!r} inside one batch plate, in dimension -1: the bound is kept per example",
-                f"plates in dimensions {dims}" if dims else "no plate",
-                "pyro.infer.Trace_ELBO, which takes latents that the examples share",
-            )
-        if site["infer"].get("enumerate"):
-            raise InputError(
-                f"site {name!r} sampled", "infer={'enumerate': ...}", "pyro.infer.TraceEnum_ELBO, or no enumeration"
-            )
-
-
-def _check_reparameterized(trace: poutine.Trace) -> None:
-    for name, site in sample_sites(trace):
-        if not site["fn"].has_rsample:
-            raise InputError(
-                f"a reparameterized distribution at site {name!r} (this estimator differentiates through z)",
-                type(site["fn"]).__name__,
-                "reinforce, vimco, wake_sleep, rws or tvo",
-            )
-
-
-def _batch(trace: poutine.Trace) -> int:
-    sizes = {
-        f.size for _, site in sample_sites(trace) for f in site["cond_indep_stack"] if f.vectorized and f.dim == -1
-    }
-    if len(sizes) != 1:
-        raise InputError("one batch plate", f"plates of sizes {sorted(sizes)}", "plates of len(x)")
-    return int(sizes.pop())
-
-
-def _shared_scale(sites: list[tuple[str, Site]]) -> Tensor | float:
-    """Return the scale of all sites; where they differ, importance weights would be tempered silently."""
-    first_name, first = sites[0]
-    scale = first["scale"]
-    if isinstance(scale, Tensor) and scale.dim():
-        got = f"a tensor of shape {tuple(scale.shape)} at site {first_name!r}"
-        raise InputError("one number as scale", got, "pyro.infer.Trace_ELBO, which takes a scale for every example")
-    for name, site in sites[1:]:
-        if differ(site["scale"], scale):
-            raise InputError(
-                "one scale for all sites",
-                f"{scale} at site {first_name!r} and {site['scale']} at site {name!r}",
-                "one plate, or one poutine.scale, around model and guide alike; estimator beta to weight the KL",
-            )
-    return scale
+def draw_particles(program: Program, x: Tensor, num_particles: int) -> Draw:
+    """Sample K particles from the guide in a plate, detached; values have a dimension of K even for K = 1."""
+    return Draw(program.model, program.guide, (x,), {}, num_particles, "fixed", plate=True)

@@ -22,10 +22,11 @@ class                     weights                for
 ========================  =====================  ==========================================================
 """
 
-from abc import ABC, abstractmethod
+import math
+from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NoReturn, Self
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, Literal, NoReturn
 
 import torch
 from pyro.infer import ELBO
@@ -33,7 +34,9 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import PyroFunction
-from pyro_vae.elbo.draw import Draw, Latents, Terms
+from pyro_vae.elbo.draw import Draw, Latents
+from pyro_vae.elbo.terms import Terms
+from pyro_vae.elbo.weighting import TotalDerivative, Weighting, others_mean, scaled_sum
 from pyro_vae.program.protocol import Program
 
 Group = Literal["theta", "phi"]  # the model's parameters, the guide's
@@ -52,121 +55,7 @@ class Bound:
     surrogate: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Weighting(ABC):
-    """The value of a bound, (B,), in nats, and the weights of its gradient terms, each (K, B)."""
-
-    latents: ClassVar[Latents]  # how the draw must sample its latents
-    value: Tensor
-
-    @classmethod
-    @abstractmethod
-    def of(cls, value: Tensor, weight: Tensor) -> Self:
-        """Return the weighting by which every term that this class keeps has the weight of Σ weight log w."""
-
-    @abstractmethod
-    def surrogate(self, draw: Draw, terms: Terms) -> Tensor:
-        """Return a scalar whose gradient is the weighted sum of the terms."""
-
-
-@dataclass(frozen=True, eq=False)
-class TotalDerivative(Weighting):
-    r"""The total derivative of :math:`\sum_k a_k \log w_k`: all three terms, weighted a, a and −a."""
-
-    latents: ClassVar[Latents] = "attached"
-    theta: Tensor
-
-    @classmethod
-    def of(cls, value: Tensor, weight: Tensor) -> Self:
-        """Return the total derivative of Σ weight log w."""
-        return cls(value, weight)
-
-    def surrogate(self, draw: Draw, terms: Terms) -> Tensor:
-        """Return Σ a log w."""
-        return (self.theta * terms.log_weight).sum()
-
-    def three_terms(self) -> "ThreeTerms":
-        """Return the weights of the three terms."""
-        return ThreeTerms(self.value, self.theta, self.theta, -self.theta)
-
-
-@dataclass(frozen=True, eq=False)
-class PathDerivative(Weighting):
-    r"""The total derivative without the score term (sticking the landing): weights a, a and 0.
-
-    log q is scored at detached leaves, so that of its gradient :math:`\nabla_z \log q` alone is kept.
-    """
-
-    latents: ClassVar[Latents] = "attached"
-    theta: Tensor
-
-    @classmethod
-    def of(cls, value: Tensor, weight: Tensor) -> Self:
-        """Return the path derivative of Σ weight log w."""
-        return cls(value, weight)
-
-    def surrogate(self, draw: Draw, terms: Terms) -> Tensor:
-        """Return Σ a log p(x, z) − Σ a ∇z log q · z(φ)."""
-        leaves = {name: z.detach().requires_grad_() for name, z in draw.drawn.items()}
-        pathwise = _pathwise(draw, (self.theta * draw.log_q(leaves)).sum(), leaves)
-        return (self.theta * terms.log_joint).sum() - pathwise
-
-    def three_terms(self) -> "ThreeTerms":
-        """Return the weights of the three terms."""
-        return ThreeTerms(self.value, self.theta, self.theta, None)
-
-
-@dataclass(frozen=True, eq=False)
-class ThreeTerms(Weighting):
-    """A weight of its own for each term, None for none; the draw's latents are leaves, so that the terms never mix."""
-
-    latents: ClassVar[Latents] = "leaves"
-    theta: Tensor
-    path: Tensor | None
-    score: Tensor | None
-
-    @classmethod
-    def of(cls, value: Tensor, weight: Tensor) -> Self:
-        """Return the total derivative of Σ weight log w, term by term."""
-        return cls(value, weight, weight, -weight)
-
-    def surrogate(self, draw: Draw, terms: Terms) -> Tensor:
-        """Return Σ a log p(x, z) + Σ b ∇z log w · z(φ) + Σ c log q(z|x)."""
-        surrogate = (self.theta * terms.log_joint).sum()
-        if self.path is not None:
-            surrogate = surrogate + _pathwise(draw, (self.path * terms.log_weight).sum(), draw.latents)
-        if self.score is not None:
-            surrogate = surrogate + (self.score * terms.log_qz).sum()
-        return surrogate
-
-
-@dataclass(frozen=True, eq=False)
-class ScoreFunction(Weighting):
-    """No pathwise term: log p(x, z) and log q(z|x) at latents that are detached as they are sampled."""
-
-    latents: ClassVar[Latents] = "fixed"
-    theta: Tensor
-    score: Tensor | None = None
-
-    @classmethod
-    def of(cls, value: Tensor, weight: Tensor) -> NoReturn:
-        """Refuse: without a pathwise term the score term's weight does not follow from that of log w."""
-        raise TypeError("a score function has a weight for each term: return ScoreFunction(value, theta, score)")
-
-    def surrogate(self, draw: Draw, terms: Terms) -> Tensor:
-        """Return Σ a log p(x, z) + Σ c log q(z|x)."""
-        surrogate = (self.theta * terms.log_joint).sum()
-        return surrogate if self.score is None else surrogate + (self.score * terms.log_qz).sum()
-
-
-def _pathwise(draw: Draw, of_leaves: Tensor, leaves: Mapping[str, Tensor]) -> Tensor:
-    """Return Σ g · z(φ), g the detached gradient of a function of the leaves: the chain rule through z."""
-    names = list(leaves)
-    found = torch.autograd.grad(of_leaves, [leaves[n] for n in names], retain_graph=True, materialize_grads=True)
-    parts = [(g.detach() * draw.drawn[n]).sum() for n, g in zip(names, found, strict=True)]
-    return torch.stack(parts).sum()
-
-
+@dataclass(frozen=True)
 class Estimator(ELBO):
     """The abstract base of all estimators; a frozen value that is a ``pyro.infer.ELBO``.
 
@@ -183,18 +72,25 @@ class Estimator(ELBO):
 
     gradient: ClassVar[type[Weighting]] = TotalDerivative
     kl_weightable: ClassVar[bool] = False  # whether the derivation holds with β KL (:class:`~pyro_vae.elbo.Weighted`)
-    num_particles: int
-    vectorize_particles = True
-    max_plate_nesting = 2  # particles, examples
+    linear: ClassVar[bool] = False  # whether the bound is linear in log w: any scale of a site, and subsampling, hold
+    mixed: ClassVar[bool] = True  # whether sites without reparameterization may stand beside others
+    max_plate_nesting = math.inf  # found from each program
+    vectorize_particles: bool = field(default=True, kw_only=True)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.kl_weightable = vars(cls).get("kl_weightable", False)
+        cls.__repr__ = Estimator.__repr__  # type: ignore[method-assign]  # a dataclass leaves one that is there
+
+    def __repr__(self) -> str:
+        names = [f.name for f in fields(self) if f.repr and f.name != "vectorize_particles"]
+        names += [] if self.vectorize_particles else ["vectorize_particles"]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @property
     def total_particles(self) -> int:
         """The number of particles that a step samples per example: ``num_particles`` times the number of bounds."""
-        return self.num_particles
+        return int(self.num_particles)
 
     @abstractmethod
     def weighting(self, terms: Terms) -> Weighting:
@@ -228,16 +124,74 @@ class Estimator(ELBO):
         latents: Latents | None = None,
     ) -> Draw:
         """Sample the particles of one step; latents are as the gradient's class needs them, or as asked for."""
-        return Draw(model, guide, args, kwargs, self.total_particles, latents or self.gradient.latents)
+        seen = latents or self.gradient.latents
+        vectorize = self.vectorize_particles
+        return Draw(model, guide, args, kwargs, self.total_particles, seen, vectorize_particles=vectorize)
 
     def of_draw(self, draw: Draw) -> Bound:
-        """Return value and surrogate of one draw."""
+        """Return value and surrogate of one draw.
+
+        Raises:
+            InputError: scales of sites, or sites without reparameterization, for which the estimator does not hold.
+        """
+        self.check(draw)
         terms = draw.terms
         weights = self.weighting(terms.detach())
         if type(weights) is not self.gradient:  # the latents were sampled for another class
             got = f"{type(weights).__name__} where gradient = {self.gradient.__name__}"
             raise TypeError(f"{type(self).__name__}.weighting returned {got}")
-        return Bound(weights.value, weights.surrogate(draw, terms))
+        scale = draw.scale
+        advantage = self.advantage_of(draw, terms)
+        return Bound(weights.value, weights.scaled(scale).surrogate(draw, terms, advantage))
+
+    def check(self, draw: Draw) -> None:
+        """Refuse a program for which this estimator does not hold.
+
+        Raises:
+            InputError: scales that differ between sites; sites without reparameterization.
+        """
+        if draw.scales.kind == "sites" and not self.linear:
+            raise InputError(
+                "one scale for all sites, or one for all latents (a log of a mean is no mean of logs: subsampling "
+                "beside a global latent, or scales of single sites, would bias this bound)",
+                "scales that differ",
+                "sampled_kl, analytic_kl or stl; or no subsampling",
+            )
+        if draw.scales.kind == "kl" and not (self.linear or self.kl_weightable):
+            raise InputError(
+                "one scale for latents and data (this estimator holds for w = p/q itself)", "two scales", "iwae"
+            )
+
+    def advantage_of(self, draw: Draw, terms: Terms) -> Tensor | None:
+        """Return what each particle adds to the bound, (K, B), times the scale, if the draw has sites that need it."""
+        if draw.latents == "fixed" or draw.log_score is None:
+            return None
+        if not self.mixed:
+            raise InputError(
+                "reparameterized latents (this estimator differentiates through z)",
+                "a site without reparameterization, or marked as score",
+                "reinforce, vimco, rws or tvo for all sites, or iwae for a mixture",
+            )
+        advantage, scale = self.advantage(terms.detach()), draw.scale
+        return advantage * scale if isinstance(scale, Tensor) and scale.dim() else advantage
+
+    def advantage(self, terms: Terms) -> Tensor:
+        r"""Return what each particle adds to the bound, (K, B): :math:`\mathcal L - \mathcal L_{-k}`.
+
+        In :math:`\mathcal L_{-k}` the weight of particle k is replaced by the geometric mean of the others, so that it
+        does not depend on particle k: the leave-one-out baseline. With one particle it is the bound itself.
+        Source: Mnih and Rezende, arXiv 1602.06725.
+        """
+        log_w = terms.log_weight
+        value = self.weighting(terms).value
+        count, batch = log_w.shape
+        if count == 1:
+            return value.unsqueeze(0)
+        own = torch.eye(count, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
+        replaced = torch.where(own, others_mean(log_w).unsqueeze(1), log_w.unsqueeze(0))  # row k: particle k replaced
+        side_by_side = replaced.transpose(0, 1).reshape(count, count * batch)
+        zero = torch.zeros_like(side_by_side)
+        return value - self.weighting(Terms(side_by_side, zero, zero)).value.reshape(count, batch)
 
     def bound(self, program: Program, x: Tensor) -> Bound:
         """Sample particles for a batch x (B, *event_shape) and return the bound; the program's store must be active."""
@@ -247,7 +201,8 @@ class Estimator(ELBO):
         """Return minus the bound, summed over the batch and scaled as the program scales it."""
         with torch.no_grad():
             draw = self.draw(model, guide, args, kwargs, "fixed")
-            return float(-draw.scale * self.value(draw).sum())
+            self.check(draw)
+            return float(-scaled_sum(draw.scale, self.value(draw)))
 
     def value(self, draw: Draw) -> Tensor:
         """Return the bound alone, (B,), nats per example."""
@@ -266,7 +221,8 @@ class Estimator(ELBO):
         """Return the loss, detached, and the surrogate loss, whose gradient is the estimator's."""
         draw = self.draw(model, guide, args, kwargs)
         found = self.of_draw(draw)
-        return -draw.scale * found.value.detach().sum(), -draw.scale * found.surrogate
+        loss, scale = -scaled_sum(draw.scale, found.value.detach()), draw.scale
+        return loss, -found.surrogate if isinstance(scale, Tensor) and scale.dim() else -scale * found.surrogate
 
     def differentiable_loss(self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object) -> Tensor:
         """Return the loss, with the gradient of the surrogate."""

@@ -9,8 +9,9 @@ import torch
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import log_mean_exp
 from pyro_vae.elbo.autograd import ByAutograd
-from pyro_vae.elbo.draw import Terms
-from pyro_vae.elbo.estimator import Estimator, Group, PathDerivative, ThreeTerms, Weighting, at_least_one
+from pyro_vae.elbo.estimator import Estimator, Group, at_least_one
+from pyro_vae.elbo.terms import Terms
+from pyro_vae.elbo.weighting import PathDerivative, ThreeTerms, Weighting
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,15 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.information import closed_form_kl
-from pyro_vae.elbo.draw import Draw, Terms, differ
-from pyro_vae.elbo.estimator import Bound, Estimator, Group, PathDerivative, Weighting, at_least_one
-from pyro_vae.program.tracing import Site, sample_sites
+from pyro_vae.elbo.draw import Draw
+from pyro_vae.elbo.estimator import Bound, Estimator, Group, at_least_one
+from pyro_vae.elbo.scales import differ
+from pyro_vae.elbo.terms import Run, Terms
+from pyro_vae.elbo.weighting import PathDerivative, Weighting, others_mean, scaled_sum, scored
+from pyro_vae.program.tracing import Site
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class SampledKL(Estimator):
         num_particles: K.
 
     Raises:
-        InputError: K is not positive; when used, a guide without reparameterization.
+        InputError: K is not positive.
 
     Example:
         >>> import torch
@@ -40,6 +44,7 @@ class SampledKL(Estimator):
     """
 
     kl_weightable: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
     num_particles: int = 1
 
     def __post_init__(self) -> None:
@@ -94,6 +99,7 @@ class AnalyticKL(Estimator):
     """
 
     kl_weightable: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
     num_particles: int = 1
     free_bits: float = 0.0
 
@@ -111,22 +117,36 @@ class AnalyticKL(Estimator):
         return None if self.free_bits else SampledKL(self.num_particles)
 
     def of_draw(self, draw: Draw) -> Bound:
-        """Return the bound; it is its own surrogate."""
-        value = self.value(draw)
-        return Bound(value, value.sum())
+        """Return the bound; it is its own surrogate, but for the score of sites without reparameterization."""
+        self.check(draw)
+        each, scale = self._each(draw), draw.scale
+        value = each.mean(0)
+        surrogate = scaled_sum(scale, value) if isinstance(scale, Tensor) and scale.dim() else value.sum()
+        if draw.log_score is None:
+            return Bound(value, surrogate)
+        found = each.detach()
+        advantage = (found - others_mean(found)) / len(found) if len(found) > 1 else found
+        return Bound(value, surrogate + scored(draw, advantage * scale if isinstance(scale, Tensor) else advantage))
 
     def value(self, draw: Draw) -> Tensor:
         """Return the bound, (B,), differentiable."""
-        _check_order(draw)
-        parts = [closed_kl(draw, name, site) for name, site in sample_sites(draw.guide_trace)]
-        kl = torch.stack(parts).clamp(min=self.free_bits).sum(0)  # a KL is never below 0
-        return (draw.terms.log_px_z - draw.beta * kl).mean(0)
+        return self._each(draw).mean(0)
+
+    def _each(self, draw: Draw) -> Tensor:
+        """Return the bound of every particle, (K, B)."""
+        kl = torch.cat([self._kl(draw, run) for run in draw.runs])
+        return draw.terms.log_px_z - draw.beta * kl
+
+    def _kl(self, draw: Draw, run: Run) -> Tensor:
+        _check_order(run)
+        parts = [closed_kl(draw, run, site, self.free_bits) for site in run.guide_latents]
+        return sum(parts[1:], parts[0]) if parts else draw.expanded(torch.zeros(()))
 
 
-def _check_order(draw: Draw) -> None:
+def _check_order(run: Run) -> None:
     """Refuse a guide that samples several latents in another order than the model: the closed KL would be wrong."""
-    guide = [name for name, _ in sample_sites(draw.guide_trace)]
-    model = [name for name, site in sample_sites(draw.model_trace) if not site["is_observed"]]
+    guide = [site["name"] for site in run.guide_latents]
+    model = [site["name"] for site in run.model_latents]
     if [name for name in guide if name in model] != model:
         got = f"{', '.join(guide)} in place of {', '.join(model)}"
         raise InputError(
@@ -134,21 +154,47 @@ def _check_order(draw: Draw) -> None:
         )
 
 
-def closed_kl(draw: Draw, name: str, site: Site) -> Tensor:
-    """Return KL(q‖p) of one latent site in closed form, (K, B).
+def closed_kl(draw: Draw, run: Run, site: Site, free_bits: float = 0.0) -> Tensor:
+    """Return KL(q‖p) of one latent site in closed form, (K of the run, B), at least ``free_bits`` unless masked.
 
     Raises:
-        InputError: there is no closed form for the pair, or their masks differ.
+        InputError: no closed form for the pair, masks or scales that differ, or a ``Delta`` with a density.
     """
-    prior = dict(sample_sites(draw.model_trace)).get(name)
-    kl = None if prior is None else closed_form_kl(site["fn"], prior["fn"])
-    if prior is None or kl is None:
-        pair = f"{_kind(site['fn'])} and {_kind(prior['fn']) if prior else 'nothing'}"
+    name = site["name"]
+    prior = {each["name"]: each for each in run.model_latents}.get(name)
+    q, mask = _unmasked(site)
+    p, other = _unmasked(prior) if prior else (None, mask)
+    kl = None if p is None or _has_density(q) else closed_form_kl(q, p)
+    if prior is None or p is None or kl is None:
+        pair = f"{_kind(q)}{' with a density' if _has_density(q) else ''} and {_kind(p) if p else 'nothing'}"
         raise InputError(f"a KL in closed form at site {name!r}", f"none for {pair}", "sampled_kl")
-    if differ(*(True if mask is None else mask for mask in (site["mask"], prior["mask"]))):
+    if differ(mask, other):
         raise InputError(f"one mask for model and guide at site {name!r}", "two that differ", "sampled_kl")
-    unscaled: Tensor = scale_and_mask(kl, scale=1.0, mask=site["mask"])
-    return unscaled.expand(draw.num_particles, draw.batch)
+    if draw.scales.latent is None and differ(site["scale"], prior["scale"]):
+        raise InputError(f"one scale for model and guide at site {name!r}", "two that differ", "sampled_kl")
+    total = draw.kept(scale_and_mask(kl, scale=1.0, mask=mask))
+    if free_bits:  # a KL is never below 0
+        total = total.clamp(min=free_bits)
+        if mask is not True:
+            counted = draw.kept(scale_and_mask(torch.ones_like(kl), scale=1.0, mask=mask))
+            total = torch.where(counted > 0, total, 0.0)
+    factor = draw.scales.latent if draw.scales.latent is not None else site["scale"]
+    return total if isinstance(factor, float) and factor == 1.0 else factor * total
+
+
+def _unmasked(site: Site) -> tuple[Distribution, Tensor | bool]:
+    """Return the distribution of a site without masks, and the mask of site and distribution together."""
+    fn, mask = site["fn"], True if site["mask"] is None else site["mask"]
+    while isinstance(fn, dist.MaskedDistribution):
+        inner: Tensor | bool = fn._mask
+        mask = torch.logical_and(torch.as_tensor(mask), torch.as_tensor(inner)) if mask is not True else inner
+        fn = fn.base_dist
+    return fn, mask
+
+
+def _has_density(fn: Distribution) -> bool:
+    base = innermost(fn)
+    return isinstance(base, dist.Delta) and bool((torch.as_tensor(base.log_density) != 0).any())
 
 
 def _kind(fn: Distribution) -> str:

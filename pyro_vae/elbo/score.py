@@ -8,10 +8,12 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import log_mean_exp
-from pyro_vae.elbo.draw import Draw, Terms
-from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group, ScoreFunction, Weighting, at_least_one
+from pyro_vae.elbo.draw import Draw
+from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group, at_least_one
 from pyro_vae.elbo.importance import IWAE
 from pyro_vae.elbo.pathwise import SampledKL
+from pyro_vae.elbo.terms import Terms
+from pyro_vae.elbo.weighting import ScoreFunction, Weighting
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Reinforce(Estimator):
     """
 
     gradient: ClassVar[type[Weighting]] = ScoreFunction
+    linear: ClassVar[bool] = True
     num_particles: int = 5
 
     def __post_init__(self) -> None:
@@ -83,6 +86,7 @@ class ReinforceMovingAverage(Estimator):
     """
 
     gradient: ClassVar[type[Weighting]] = ScoreFunction
+    linear: ClassVar[bool] = True
     num_particles: int = 1
     decay: float = 0.9
     average: MovingAverage = field(default_factory=MovingAverage, init=False, repr=False, compare=False)
@@ -127,6 +131,8 @@ class VIMCO(Reinforce):
     replaced by the geometric mean of the others. Unbiased; for discrete latents too.
     Source: Mnih and Rezende, arXiv 1602.06725, equations 9 to 11.
     """
+
+    linear: ClassVar[bool] = False
 
     def weighting(self, terms: Terms) -> Weighting:
         """Return the bound; the score term is weighted by what a particle adds to the bound, minus w̃."""

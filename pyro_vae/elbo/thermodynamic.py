@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError
-from pyro_vae.elbo.draw import Terms
-from pyro_vae.elbo.estimator import Estimator, Group, ScoreFunction, Weighting, at_least_one
+from pyro_vae.elbo.estimator import Estimator, Group, at_least_one
+from pyro_vae.elbo.terms import Terms
+from pyro_vae.elbo.weighting import ScoreFunction, Weighting
 
 
 @dataclass(frozen=True)

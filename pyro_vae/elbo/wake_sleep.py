@@ -1,6 +1,7 @@
 """Wake-sleep and reweighted wake-sleep: θ and φ follow two objectives; the sleep phase samples from the model."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,13 +12,16 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import log_mean_exp
-from pyro_vae.elbo.draw import Draw, Terms
-from pyro_vae.elbo.estimator import Bound, Estimator, Group, ScoreFunction, Weighting, at_least_one
+from pyro_vae.elbo.draw import Draw
+from pyro_vae.elbo.estimator import Bound, Estimator, Group, at_least_one
 from pyro_vae.elbo.importance import IWAE
 from pyro_vae.elbo.pathwise import SampledKL
+from pyro_vae.elbo.terms import Terms
+from pyro_vae.elbo.weighting import ScoreFunction, Weighting
 from pyro_vae.program.handlers import Unobserve
+from pyro_vae.program.plates import summed
 from pyro_vae.program.predictive import as_observed
-from pyro_vae.program.tracing import observed_site, sample_sites, total_log_prob
+from pyro_vae.program.tracing import log_density, sample_sites
 
 
 @dataclass(frozen=True)
@@ -109,24 +113,41 @@ class RWS(Estimator):
 def sleep_log_q(draw: Draw) -> Tensor:
     """Return ``log q(z'|x')``, (B,), of one detached sleep-phase sample (x', z') from the model for every example.
 
+    Every observed value that is an argument of model and guide is replaced by its sample.
+
     Raises:
-        InputError: the first argument is not the data of one observed site.
+        InputError: an observed value that is no argument.
     """
-    x = _data(draw)
     with torch.no_grad():
-        sample = poutine.trace(Unobserve()(draw.model)).get_trace(x, *draw.args[1:], **draw.kwargs)
-    sleep = as_observed(prune_subsample_sites(sample))
-    seen = sleep.nodes[observed_site(sleep, x)]["value"]
-    guide_trace = poutine.trace(poutine.replay(draw.guide, trace=sample)).get_trace(seen, *draw.args[1:], **draw.kwargs)
-    return total_log_prob([site for _, site in sample_sites(prune_subsample_sites(guide_trace))])
+        sample = poutine.trace(Unobserve()(draw.model)).get_trace(*draw.args, **draw.kwargs)
+    sleep = dict(sample_sites(as_observed(prune_subsample_sites(sample))))
+    observed = {site["name"]: site["value"] for site in draw.runs[0].observed}
+    pairs = [(value, sleep[name]["value"].expand(value.shape)) for name, value in observed.items()]
+    args = tuple(_replaced(each, pairs) for each in draw.args)
+    kwargs = {name: _replaced(each, pairs) for name, each in draw.kwargs.items()}
+    lost = [n for n, v in observed.items() if not any(_same(v, a) for a in (*draw.args, *draw.kwargs.values()))]
+    if lost or not observed:
+        got = f"site {lost[0]!r}, whose value is none" if lost else "no observed site"
+        expected = "observed values that are arguments of model and guide, for the sleep phase"
+        raise InputError(expected, got, "rws:sleep_phi=0")
+    guide_trace = poutine.trace(poutine.replay(draw.guide, trace=sample)).get_trace(*args, **kwargs)
+    latents = [site for _, site in sample_sites(prune_subsample_sites(guide_trace)) if not site["is_observed"]]
+    parts = [summed(log_density(site), draw.plates, None) for site in latents]
+    return sum(parts[1:], parts[0]).reshape(-1)
 
 
-def _data(draw: Draw) -> Tensor:
-    """Return the first argument of the model, if it is the data of its one observed site."""
-    observed = [name for name, site in sample_sites(draw.model_trace) if site["is_observed"]]
-    if draw.args and isinstance(draw.args[0], Tensor) and len(observed) == 1:
-        return draw.args[0]
-    several = "several observed sites, of which one alone would be sampled"
-    got = several if len(observed) > 1 and draw.args else "no tensor as positional argument"
-    expected = "data as first argument, and one observed site of them, for the sleep phase"
-    raise InputError(expected, got, "rws:sleep_phi=0")
+def _replaced(argument: object, pairs: Sequence[tuple[Tensor, Tensor]]) -> object:
+    """Return the sample in place of an argument that is an observed value, and any other argument as it is."""
+    for value, sample in pairs:
+        if isinstance(argument, Tensor) and _same(value, argument):
+            return sample.reshape(argument.shape)
+    return argument
+
+
+def _same(value: Tensor, argument: object) -> bool:
+    """Whether an argument is the observed value, or a view of its data in another shape."""
+    if value is argument:
+        return True
+    return (
+        isinstance(argument, Tensor) and value.numel() == argument.numel() and value.data_ptr() == argument.data_ptr()
+    )

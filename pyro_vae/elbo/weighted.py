@@ -9,8 +9,10 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import PyroFunction
-from pyro_vae.elbo.draw import Draw, Latents, Terms
-from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group, Weighting
+from pyro_vae.elbo.draw import Draw, Latents
+from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group
+from pyro_vae.elbo.terms import Terms
+from pyro_vae.elbo.weighting import Weighting
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class Weighted(Estimator):
             raise InputError("a finite beta above 0", self.beta, "beta=1")
 
     @property
-    def num_particles(self) -> int:  # type: ignore[override]  # read-only here, a field elsewhere
+    def num_particles(self) -> int:
         """K of the estimator inside."""
-        return self.estimator.num_particles
+        return int(self.estimator.num_particles)
 
     @property
     def total_particles(self) -> int:
@@ -67,7 +69,12 @@ class Weighted(Estimator):
     ) -> Draw:
         """Sample as the estimator inside, the terms weighted."""
         latents = latents or self.estimator.gradient.latents
-        return Draw(model, guide, args, kwargs, self.total_particles, latents, self.beta)
+        vectorize = self.estimator.vectorize_particles
+        return Draw(model, guide, args, kwargs, self.total_particles, latents, self.beta, vectorize_particles=vectorize)
+
+    def check(self, draw: Draw) -> None:
+        """As the estimator inside."""
+        self.estimator.check(draw)
 
     def weighting(self, terms: Terms) -> Weighting:
         """As the estimator inside, from terms that are weighted already."""

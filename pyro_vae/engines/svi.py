@@ -63,7 +63,8 @@ class SVIEngine:
         *,
         kl_weighted: bool = False,
     ) -> None:
-        if estimator.vectorize_particles and math.isinf(estimator.max_plate_nesting):
+        guesses = not isinstance(estimator, Estimator) and math.isinf(estimator.max_plate_nesting)
+        if estimator.vectorize_particles and guesses:
             kind = type(estimator).__name__
             raise InputError(
                 "a vectorized estimator that states its plate nesting",

@@ -17,7 +17,7 @@ from pyro_vae.base.files import atomic_write
 from pyro_vae.base.statistics import chunk_sizes
 from pyro_vae.base.version import __version__
 from pyro_vae.data import Images
-from pyro_vae.elbo.draw import Draw
+from pyro_vae.elbo.draw import draw_particles
 from pyro_vae.evaluation.chunking import fitting
 from pyro_vae.evaluation.methods.arviz import ArvizData, to_arviz, write_netcdf
 from pyro_vae.evaluation.methods.psis import pareto_k
@@ -154,7 +154,7 @@ def _posterior(subject: Subject, x: Tensor, draws: int) -> tuple[Arrays, Tensor,
     """Sample q: latents (K, B, *event), log p(x|z) and log w, (K, B)."""
     program, pieces = subject.program, []
     for count in chunk_sizes(draws, fitting(subject.options.draws_at_once, len(x))):
-        draw = Draw(program.model, program.guide, (x,), {}, count, "fixed")
+        draw = draw_particles(program, x, count)
         shape = (draw.num_particles, len(x))
         latents = {n: draw.drawn[n].expand(*shape, *latent.shape).cpu() for n, latent in subject.latents.items()}
         pieces.append((latents, draw.terms))

@@ -69,7 +69,7 @@ class FunctionProgram(nn.Module):
         with isolated_rng(example.device), pyro.get_param_store().scope() as found, explained():
             samples = poutine.trace(guide).get_trace(example)
             poutine.replay(model, trace=samples)(example)
-        reachable = {id(m): m for f in (*self._functions, *modules) for m in _modules_of(f)}
+        reachable = {id(m): m for f in (*self._functions, *modules) for m in modules_of(f)}
         self.submodules = nn.ModuleList(reachable.values())
         owned = {id(p) for p in self.submodules.parameters()}
         self.free = nn.Module()
@@ -135,7 +135,7 @@ def _refuse_lost_module(name: str) -> None:
         )
 
 
-def _modules_of(thing: object, depth: int = 3) -> list[nn.Module]:
+def modules_of(thing: object, depth: int = 3) -> list[nn.Module]:
     """Return the modules that a function reaches: its own, its object's, in globals, closures and helper functions."""
     if isinstance(thing, nn.Module):
         return [thing]
@@ -151,4 +151,4 @@ def _modules_of(thing: object, depth: int = 3) -> list[nn.Module]:
         seen = list(thing.values()) if isinstance(thing, dict) else list(thing)
     else:
         return []
-    return [module for item in seen for module in _modules_of(item, depth - 1)] if depth else []
+    return [module for item in seen for module in modules_of(item, depth - 1)] if depth else []

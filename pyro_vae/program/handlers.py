@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias, cast
 
+import torch
 from pyro.distributions import Normal
+from pyro.distributions.relaxed_straight_through import QuantizeBernoulli, QuantizeCategorical
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
@@ -15,6 +17,7 @@ from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 
 Kind = Literal["values", "unconstrained"]
+Seen = Literal["attached", "leaves", "fixed"]
 SampleMessage: TypeAlias = "Message[..., Tensor]"
 
 
@@ -72,15 +75,60 @@ def support_transform(name: str, fn: Distribution) -> Transform:
     return transform
 
 
-class DetachSamples(Messenger):
-    """Detach every sample as it is taken: later sites of the guide see a constant.
+class Sampled(Messenger):
+    """Samples a guide's latents, and decides what the rest of the program sees of them.
+
+    ``attached``: the samples, differentiable where their distribution is. ``leaves``: detached copies whose own
+    gradient can be taken; :attr:`drawn` keeps the samples. ``fixed``: detached. A site marked
+    ``infer={"gradient": "score"}``, and one without reparameterization, is detached in every case.
 
     A sample without a gradient stays the same object: a flow without an inverse scores only its own samples.
     """
 
+    def __init__(self, see: Seen) -> None:
+        super().__init__()
+        self.see = see
+        self.drawn: dict[str, Tensor] = {}  # with their gradient, in the order of sampling
+        self.leaves: dict[str, Tensor] = {}
+
     def _pyro_post_sample(self, msg: SampleMessage) -> None:
-        if isinstance(msg["value"], Tensor) and msg["value"].requires_grad:
-            msg["value"] = msg["value"].detach()
+        value, name = msg["value"], str(msg["name"])
+        if msg["is_observed"] or site_is_subsample(msg) or (msg["infer"] or {}).get("_deterministic"):
+            return
+        if not isinstance(value, Tensor):
+            return
+        if self.see == "fixed" or not is_pathwise(msg):
+            msg["value"] = _detached(value) if value.requires_grad else value
+        elif self.see == "leaves":
+            soft = getattr(value, "_unquantize", value)  # of a straight-through distribution
+            self.drawn[name], self.leaves[name] = soft, soft.detach().requires_grad_()
+            msg["value"] = _requantized(value, self.leaves[name])
+
+
+def is_pathwise(site: SampleMessage) -> bool:
+    """Whether a site's gradient passes through its sample: it is reparameterized, and not marked as ``score``."""
+    marked = (site["infer"] or {}).get("gradient")
+    return bool(getattr(site["fn"], "has_rsample", False)) and marked != "score"
+
+
+def _detached(value: Tensor) -> Tensor:
+    """Return a sample without its gradient; one of a straight-through distribution keeps its relaxed value."""
+    found = value.detach()
+    if hasattr(value, "_unquantize"):
+        found._unquantize = value._unquantize.detach()  # type: ignore[attr-defined]
+    return found
+
+
+def _requantized(value: Tensor, leaf: Tensor) -> Tensor:
+    """Return a leaf as the program must see it: quantized again, if the sample was."""
+    if not hasattr(value, "_unquantize"):
+        return leaf
+    for quantize in (QuantizeCategorical, QuantizeBernoulli):
+        found: Tensor = quantize.apply(leaf)
+        if torch.equal(found.detach(), value.detach()):
+            found._unquantize = leaf  # type: ignore[attr-defined]
+            return found
+    raise InputError("a straight-through sample of Pyro's own distributions", "another", "sampled_kl or iwae")
 
 
 class LastSite(Messenger):

@@ -33,12 +33,17 @@ class Site(TypedDict):
     kwargs: dict[str, object]
 
 
+def log_density(site: Site) -> Tensor:
+    """Return the log-density of a site, of its batch shape; the mask counts, the scale does not."""
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    masked: Tensor = scale_and_mask(log_prob, scale=1.0, mask=site["mask"])
+    return masked
+
+
 def total_log_prob(sites: Sequence[Site]) -> Tensor:
     """Sum the log-densities of sites; masks count, scales do not."""
-    log_probs = [site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]) for site in sites]
-    masked = [scale_and_mask(p, scale=1.0, mask=site["mask"]) for p, site in zip(log_probs, sites, strict=True)]
-    total: Tensor = sum(masked[1:], masked[0])
-    return total
+    log_probs = [log_density(site) for site in sites]
+    return sum(log_probs[1:], log_probs[0])
 
 
 def trace_program(program: Program, x: Tensor, num_particles: int | None = None) -> tuple[Trace, Trace]:

@@ -6,6 +6,7 @@ from typing import cast
 
 import pyro
 import torch
+from pyro.distributions import Unit
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -21,7 +22,7 @@ from pyro_vae.program.tracing import Site, check_latents, observed_site, sample_
 BROADCASTS = "that broadcasts, latents (particles, data, ...) beside x (data, ...)"
 
 
-def check_program(program: Program, x: Tensor) -> None:
+def check_program(program: Program, x: Tensor, *, per_example: bool = True) -> None:
     """Run the program on a few examples and refuse what would train wrongly or not at all.
 
     The program runs on two batch sizes, in evaluation mode, on its own random states.
@@ -29,16 +30,18 @@ def check_program(program: Program, x: Tensor) -> None:
     Args:
         program: the program.
         x: a few examples, (B, *event_shape), on the program's device.
+        per_example: whether the program is to have a bound for each example, which evaluation needs: every site inside
+            one plate over the examples, in dimension -1, and one observed site of the data's shape. Training does not
+            need it (:doc:`/programs`).
 
     Raises:
-        InputError: it does not run; no batch plate in dimension -1 over the examples, or a site outside it; a latent
-            that only one of model and guide has; no observed site of the data's shape; an observed value outside
-            its distribution's support (grey pixels under a Bernoulli); a scaled site; a trainable parameter that
-            Pyro never sees, or one that Pyro sees but the program does not hold.
+        InputError: it does not run; a latent that only one of model and guide has; no observed site; an observed value
+            outside its distribution's support (grey pixels under a Bernoulli); a trainable parameter that Pyro never
+            sees, or one that Pyro sees but the program does not hold; no bound for each example, if asked for.
     """
     with trying(program, x.device), torch.no_grad():
         for batch in (x, x[:-1]) if len(x) > 2 else (x,):
-            traces = _checked_run(program, batch)
+            traces = _checked_run(program, batch, per_example=per_example)
         _check_parameters(program, *traces)
 
 
@@ -52,7 +55,7 @@ def check_particles(program: Program, x: Tensor) -> None:
         trace_program(program, x, num_particles=2)
 
 
-def check_once(program: Program, x: Tensor, *, particles: bool = False) -> None:
+def check_once(program: Program, x: Tensor, *, particles: bool = False, per_example: bool = True) -> None:
     """Check as :func:`check_program` does, and with ``particles`` as :func:`check_particles` does, by a single run.
 
     The program runs again only to explain a failure. One batch size cannot tell a plate of ``len(x)`` from a constant:
@@ -62,14 +65,15 @@ def check_once(program: Program, x: Tensor, *, particles: bool = False) -> None:
         InputError: as these two.
     """
     if particles and len(x) <= 2:  # too few for the shapes to tell particles from examples
-        check_program(program, x)
+        check_program(program, x, per_example=per_example)
         check_particles(program, x)
         return
     try:
         with trying(program, x.device), torch.no_grad():
-            _check_parameters(program, *_checked_run(program, x, 2 if particles else None))
+            traces = _checked_run(program, x, 2 if particles else None, per_example=per_example)
+            _check_parameters(program, *traces)
     except InputError:
-        check_program(program, x)
+        check_program(program, x, per_example=per_example)
         if particles:
             check_particles(program, x)
         raise
@@ -91,7 +95,7 @@ def trying(program: Program, device: torch.device) -> Iterator[None]:
 
 
 def checking_sites(batch: int) -> EachSample:
-    """Return a handler that refuses scaled sites, and sites outside one plate of the batch, however the program runs.
+    """Return a handler that refuses sites outside one plate of the batch, however the program runs.
 
     Args:
         batch: examples in the batch.
@@ -99,15 +103,20 @@ def checking_sites(batch: int) -> EachSample:
     return EachSample(lambda name, site: _check_plates(name, cast(Site, site), batch))
 
 
-def _checked_run(program: Program, x: Tensor, num_particles: int | None = None) -> tuple[Trace, Trace]:
+def _checked_run(
+    program: Program, x: Tensor, num_particles: int | None = None, *, per_example: bool
+) -> tuple[Trace, Trace]:
     """Trace the program once, and check all but its parameters."""
     with explained():
         guide_trace, model_trace = trace_program(program, x, num_particles)
     check_latents(guide_trace, model_trace)
     for trace in (guide_trace, model_trace):
         for name, site in sample_sites(trace):
-            _check_site(name, site, len(x), num_particles)
-    observed_site(model_trace, x)
+            if per_example:
+                _check_site(name, site, len(x), num_particles)
+            _check_support(name, site)
+    if per_example:
+        observed_site(model_trace, x)
     with explained():
         guide_trace.compute_log_prob()
         model_trace.compute_log_prob()
@@ -135,7 +144,10 @@ def _check_site(name: str, site: Site, batch: int, num_particles: int | None) ->
             tuple(site["fn"].batch_shape),
             f".to_event({len(site['fn'].batch_shape) - 1})",
         )
-    support = site["fn"].support
+
+
+def _check_support(name: str, site: Site) -> None:
+    support = None if isinstance(site["fn"], Unit) else site["fn"].support
     if site["is_observed"] and support is not None and not support.check(site["value"]).all():
         raise _outside_support(name, site["fn"])
 

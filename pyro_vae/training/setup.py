@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from pyro.infer import ELBO
@@ -60,11 +60,11 @@ def start_loop(
         program = as_trainable(thing, example.cpu())  # the user's networks are still on the CPU
         program.to(device)
         for member in members(program):
-            _check(member, example, settings.batch_size, particles=held_out is not None)
+            _check(member, example, settings, per_example=held_out is not None)
     loop = _begun(program, estimator, images, held_out, settings, resumed)
     if loop.engine_name == to_spec(ENGINES, StockSVI()):  # the compiled one runs the estimator as it prepares
         with isolated_rng(device, settings.seed):
-            _try_estimator(estimator, members(program)[0], example)
+            _try_estimator(estimator, members(program)[0], example, per_example=held_out is not None)
     return loop
 
 
@@ -91,29 +91,31 @@ def _check_state(state: object, batches: int, settings: Settings) -> None:
 
 def prepare(loop: Loop) -> None:
     """Prepare the engine on a batch of the usual size, without using up noise."""
-    with _as_in_a_step(loop.program, loop.train, loop.settings) as x:
+    with _as_in_a_step(loop.program, loop.train, loop.settings, per_example=loop.validation is not None) as x:
         loop.engine.prepare(x, loop.kl_weight())
 
 
 @contextmanager
-def _as_in_a_step(program: Program | Replicates, images: Images, settings: Settings) -> Iterator[Tensor]:
+def _as_in_a_step(
+    program: Program | Replicates, images: Images, settings: Settings, *, per_example: bool
+) -> Iterator[Tensor]:
     """Run a block as a step runs, in training mode, with its sites checked; yields a batch. Restores mode and noise."""
     was_training = getattr(program, "training", True)
     program.train(True)
     try:
-        with isolated_rng(images.device), checking_sites(settings.batch_size):
+        with isolated_rng(images.device), checking_sites(settings.batch_size) if per_example else nullcontext():
             yield images.batch(torch.arange(settings.batch_size, device=images.device))  # gathered, as in a step
     finally:
         program.train(was_training)
 
 
-def _check(program: Program, example: Tensor, batch_size: int, *, particles: bool) -> None:
+def _check(program: Program, example: Tensor, settings: Settings, *, per_example: bool) -> None:
     """Check the program on examples of another number than a batch's: no constant passes for ``len(x)`` in both."""
-    x = example[:-1] if len(example) == batch_size > 2 else example
+    x = example[:-1] if len(example) == settings.batch_size > 2 else example
     try:
-        check_once(program, x, particles=particles)
+        check_once(program, x, particles=per_example and settings.eval_particles > 1, per_example=per_example)
     except InputError:
-        check_program(program, example)  # names the data's own shape
+        check_program(program, example, per_example=per_example)  # names the data's own shape
         raise
 
 
@@ -143,18 +145,19 @@ def _estimator(settings: Settings) -> ELBO:
     return estimator
 
 
-def _try_estimator(estimator: ELBO, program: Program, example: Tensor) -> None:
+def _try_estimator(estimator: ELBO, program: Program, example: Tensor, *, per_example: bool) -> None:
     """Run the program once as a step will, on another batch size than before; ours may refuse it."""
     x = example[: min(TRIED, len(example) - 1)] if len(example) > 2 else example
     if not isinstance(estimator, Estimator):
-        check_once(program, x)
+        check_once(program, x, per_example=per_example)
         return
     estimator = copy.deepcopy(estimator)  # it may have a state
     try:
-        with trying(program, x.device), checking_sites(len(x)), explained(BROADCASTS):
+        checked = checking_sites(len(x)) if per_example else nullcontext()
+        with trying(program, x.device), checked, explained(BROADCASTS):
             estimator.of_draw(estimator.draw(program.model, program.guide, (x,), {}))
     except InputError:
-        check_program(program, example)  # says more, where the program is wrong by itself
+        check_program(program, example, per_example=per_example)  # says more, where the program is wrong by itself
         raise
 
 
@@ -176,7 +179,7 @@ def _begun(
     if not isinstance(value, Auto):
         return loop(value, value.start(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted), why)
     steps = total_steps(settings, len(images))
-    with _as_in_a_step(program, images, settings) as x:
+    with _as_in_a_step(program, images, settings, per_example=held_out is not None) as x:
         return loop(*value.choose(program, estimator, optimizer, clip_norm, x, steps, kl_weighted=kl_weighted))
 
 

@@ -70,6 +70,9 @@ def test_a_value_needs_no_gradient(name):
         program.model(x)
 
     assert math.isfinite(MAKE[name]().loss(model, program.guide, x))
+    assert not any(seen)
+    seen.clear()  # of the trial of particles, at the first use
+    assert math.isfinite(MAKE[name]().loss(model, program.guide, x))
     assert seen == [False]
     continuous = gaussian(4, off=0.4)
     estimator = MAKE[name]()

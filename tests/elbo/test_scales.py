@@ -1,5 +1,7 @@
 """Subsamples and scales: one subsample for model and guide, one scale for all sites."""
 
+from dataclasses import replace
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -22,7 +24,7 @@ def test_guide_and_model_draw_the_same_subsample(name):
     x = torch.linspace(-50, 50, 40, dtype=torch.float64)
     estimator = MAKE[name]()
     if name in ("wake_sleep", "rws"):  # a sleep-phase sample is a batch; it cannot be subsampled again
-        with pytest.raises(InputError, match="one observed site of shape"):
+        with pytest.raises(InputError, match="observed values that are arguments of model and guide, for the sleep"):
             estimator.loss_and_grads(model, guide, x)
         seen = seen[:2]
     else:
@@ -36,8 +38,8 @@ def test_guide_and_model_draw_the_same_subsample(name):
 
 
 @pytest.mark.parametrize("name", ["stl", "dreg", "piwae"])
-def test_a_guide_that_is_run_again_keeps_its_subsample(name):
-    """With two latents these estimators run the guide a second time."""
+def test_every_run_has_the_same_subsample(name):
+    """Whether particles share a run or have one each: a log of a mean over other examples would mean nothing."""
     program, seen = hierarchy(4), []
 
     def model(x):
@@ -52,17 +54,27 @@ def test_a_guide_that_is_run_again_keeps_its_subsample(name):
             z2 = pyro.sample("z2", dist.Normal(program.a * x[index] + program.m, program.s))
             pyro.sample("z1", dist.Normal(program.b * z2 + program.c, program.t))
 
-    MAKE[name]().loss_and_grads(model, guide, torch.linspace(-50, 50, 40, dtype=torch.float64))
-    assert len(seen) == 2
-    assert seen[0] == seen[1]
+    x, estimator = torch.linspace(-50, 50, 40, dtype=torch.float64), MAKE[name]()
+    estimator.loss_and_grads(model, guide, x)
+    for each in (estimator, replace(estimator, vectorize_particles=False)):
+        seen.clear()
+        each.loss_and_grads(model, guide, x)
+        assert len(seen) == (1 if each.vectorize_particles else estimator.total_particles)
+        assert all(index == seen[0] for index in seen)
 
 
-def test_a_scale_per_example_is_refused():
-    """It would multiply the sum of all bounds by the scale of each example."""
-    program, scale = gaussian(4), torch.tensor([1.0, 2.0, 3.0, 4.0])
+@pytest.mark.parametrize("name", [n for n in MAKE if n not in ("wake_sleep", "rws", "reinforce_moving_average")])
+def test_a_scale_per_example_weights_its_bound(name):
+    program, scale = gaussian(4, off=0.3), torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     model, guide = pyro.poutine.scale(program.model, scale), pyro.poutine.scale(program.guide, scale)
-    with pytest.raises(InputError, match=r"one number as scale; got a tensor of shape \(4,\) at site 'z'"):
-        elbo.IWAE(3).differentiable_loss(model, guide, repeated(4))
+    estimator, x = MAKE[name](), repeated(4)
+    found = seeded(estimator.loss, model, guide, x)
+    assert found == pytest.approx(-(scale * values(estimator, program, x)).sum().item(), rel=1e-10)
+    parameters = [*program.model_parameters, *program.guide_parameters]
+    gradients = torch.autograd.grad(seeded(estimator.differentiable_loss, model, guide, x), parameters)
+    plain = torch.autograd.grad(seeded(estimator.differentiable_loss, program.model, program.guide, x), parameters)
+    for weighted, unweighted in zip(gradients, plain, strict=True):  # one entry of each parameter per example
+        assert torch.allclose(weighted, scale * unweighted, rtol=1e-10)
 
 
 @pytest.mark.parametrize("scale", [2, 2.0, torch.tensor(2.0), torch.tensor(2.0, dtype=torch.float64)], ids=repr)
@@ -99,6 +111,16 @@ def test_scaling_the_kl():
         ours = loss(elbo.Weighted(beta_of, beta=0.5), program.model, program.guide)
         assert ours == pytest.approx(loss(pyros, model, guide), rel=1e-12)
         for pair in ((model, program.guide), (program.model, guide)):
-            with pytest.raises(InputError, match="one scale for all sites"):
-                beta_of.loss(*pair, x)
+            if isinstance(beta_of, elbo.AnalyticKL):
+                with pytest.raises(InputError, match="one scale for model and guide at site 'z'"):
+                    beta_of.loss(*pair, x)
+            else:
+                assert loss(beta_of, *pair) == pytest.approx(loss(pyros, *pair), rel=1e-12)
+            with pytest.raises(InputError, match="one scale for all sites, or one for all latents"):
+                elbo.IWAE(3).loss(*pair, x)
+        assert loss(beta_of, model, guide) == pytest.approx(ours, rel=1e-12)  # a scale of all latents is beta
+    weighted = loss(elbo.Weighted(elbo.IWAE(3), beta=0.5), program.model, program.guide)
+    assert loss(elbo.IWAE(3), model, guide) == pytest.approx(weighted, rel=1e-12)
+    with pytest.raises(InputError, match="this estimator holds for w = p/q itself"):
+        loss(elbo.DReG(3), model, guide)
     assert loss(sampled, model, program.guide) != pytest.approx(loss(sampled, model, guide), rel=1e-3)

@@ -31,10 +31,11 @@ def test_training_refuses_a_scaled_program():
         with pyro.plate("data", 8, subsample_size=4, dim=-1) as index:
             pyro.sample("z", dist.Normal(weight * x[index, 0], 1.0))
 
+    held_out = {"validation": binary(8).float()}
     with pytest.raises(
         InputError, match=r"inside one plate of the 8 examples in dimension -1; got .*plate 'data' of 4"
     ):
-        fit((model, guide), binary(8).float(), epochs=1, batch_size=4, device="cpu")
+        fit((model, guide), binary(8).float(), epochs=1, batch_size=4, device="cpu", **held_out)
 
     class Scaled(VAE):
         def model(self, x):
@@ -42,7 +43,7 @@ def test_training_refuses_a_scaled_program():
                 super().model(x)
 
     with pytest.raises(InputError, match="without a scale"):
-        fit(Scaled((6,), 2, (4,)), binary(8).float(), epochs=1, batch_size=4, device="cpu")
+        fit(Scaled((6,), 2, (4,)), binary(8).float(), epochs=1, batch_size=4, device="cpu", **held_out)
 
 
 def test_latents_of_different_shapes_are_refused_before_training():

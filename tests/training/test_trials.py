@@ -105,13 +105,14 @@ def test_the_program_runs_at_most_four_times_before_the_first_step(make, estimat
     monkeypatch.setattr(select, "has_compiler", lambda device: True)
     trace_only(monkeypatch)
     model, guide = runs_before_the_first_step(MAKE[make], monkeypatch, **settings)
-    assert 1 <= model <= 4
-    assert 1 <= guide <= 4
+    most = 7 if settings["estimator"].num_particles > 1 else 4  # several particles: three runs compare them one by one
+    assert 1 <= model <= most
+    assert 1 <= guide <= most
 
 
 def test_an_estimator_may_run_the_program_more_than_once(monkeypatch):
     model, guide = runs_before_the_first_step(counted_functions, monkeypatch, estimator=WakeSleep(3), engine="svi")
-    assert max(model, guide) <= 4
+    assert max(model, guide) <= 7
 
 
 def test_a_run_too_many_is_counted(monkeypatch):
@@ -127,7 +128,7 @@ def test_a_run_too_many_is_counted(monkeypatch):
 
 
 class Discrete(nn.Module):
-    """A latent that is not reparameterized, which estimators of the pathwise gradient refuse."""
+    """A latent without a closed KL: its scales differ from those of the data's site, which IWAE refuses."""
 
     def __init__(self):
         super().__init__()
@@ -137,7 +138,8 @@ class Discrete(nn.Module):
     def model(self, x):
         pyro.module("model", self)
         with pyro.plate("data", len(x), dim=-1):
-            z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.5)))
+            with pyro.poutine.scale(scale=0.5):
+                z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.5)))
             pyro.sample("x", dist.Normal(self.loc + z[..., None], 1.0).to_event(1), obs=x)
 
     def guide(self, x):
@@ -150,7 +152,7 @@ class Discrete(nn.Module):
 @pytest.mark.parametrize("engine", ["svi", "compiled:inductor=false"])
 def test_a_program_that_the_estimator_refuses_keeps_its_mode(engine, training):
     program = Discrete().train(training)
-    with pytest.raises(InputError, match="a reparameterized distribution at site 'z'"):
+    with pytest.raises(InputError, match="one scale for all sites, or one for all latents"):
         fit(program, data(), estimator="iwae:num_particles=3", engine=engine, device="cpu", batch_size=BATCH)
     assert program.training is training
     assert all(p.grad is None for p in program.parameters())
@@ -161,7 +163,7 @@ def hard_coded(size):
     decoder, encoder = nn.Linear(Z, D), nn.Linear(D, Z)
 
     def plate(x):
-        return pyro.plate("data", size, subsample_size=len(x), dim=-1)
+        return pyro.plate("data", size or len(x), subsample_size=len(x), dim=-1)
 
     def model(x):
         pyro.module("decoder", decoder)
@@ -177,29 +179,34 @@ def hard_coded(size):
     return model, guide
 
 
-@pytest.mark.parametrize("validation", [None, data(9, 1)], ids=["alone", "validated"])
 @pytest.mark.parametrize("engine", ["svi", "compiled:inductor=false"])
 @pytest.mark.parametrize("estimator", ["trace_elbo", "sampled_kl", "iwae:num_particles=3"])
 @pytest.mark.parametrize("size", [N, 50])
-def test_a_hard_coded_plate_is_found_on_the_other_size(size, estimator, engine, validation):
+def test_a_scaled_program_has_no_held_out_bound_per_example(size, estimator, engine):
     with pytest.raises(InputError, match=r"site 'z' without a scale; got .* Try plate sizes of len"):
         fit(
             hard_coded(size),
             data(),
             estimator=estimator,
             engine=engine,
-            validation=validation,
+            validation=data(9, 1),
             device="cpu",
             batch_size=BATCH,
         )
 
 
-@pytest.mark.parametrize("batch_size", [N, N - 1])
-@pytest.mark.parametrize("size", [N, N - 1])
-def test_a_hard_coded_plate_is_found_with_a_batch_of_all_examples(size, batch_size):
-    engine = "compiled:inductor=false"
-    with pytest.raises(InputError, match=r"site '.' without a scale|a program that runs on a batch"):
-        fit(hard_coded(size), data(), estimator="sampled_kl", engine=engine, device="cpu", batch_size=batch_size)
+@pytest.mark.parametrize("engine", ["svi", "compiled:inductor=false"])
+def test_a_scale_multiplies_the_loss(engine):
+    """As N/B does in Pyro: by SGD the steps are so many times as long."""
+    ends = {}
+    for factor in (1.0, N / BATCH):
+        torch.manual_seed(0)
+        program = tuple(pyro.poutine.scale(function, scale=factor) for function in hard_coded(None))
+        settings = {"estimator": "sampled_kl", "optimizer": "sgd", "engine": engine, "device": "cpu"}
+        rate = 1e-4 / factor
+        result = fit(program, data()[: 2 * BATCH], learning_rate=rate, batch_size=BATCH, epochs=2, **settings)
+        ends[factor] = torch.cat([p.detach().flatten() for p in result.program.parameters()])
+    assert torch.allclose(*ends.values(), rtol=1e-5, atol=1e-7)
 
 
 def narrow():
@@ -224,6 +231,7 @@ def narrow():
 def test_held_out_bounds_need_a_program_that_broadcasts(engine, estimator):
     settings = {"estimator": estimator, "engine": engine, "device": "cpu", "batch_size": BATCH, "epochs": 1}
     with pytest.raises(InputError, match=r"a program that broadcasts, .*; got RuntimeError at .*test_trials\.py"):
-        fit(narrow(), data(), validation=data(9, 1), **settings)
+        fit(narrow(), data(), validation=data(9, 1), eval_particles=2, **settings)
+    assert len(fit(narrow(), data(), validation=data(9, 1), **settings).history) == 1  # one particle needs no plate
     if (estimator, engine) == ("trace_elbo", "svi"):  # Pyro's own takes one particle at a time
         assert len(fit(narrow(), data(), **settings).history) == 1

@@ -8,7 +8,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
-from pyro_vae.elbo.draw import Terms, draw_terms
+from pyro_vae.elbo.draw import draw_terms
+from pyro_vae.elbo.terms import Terms
 from pyro_vae.engines.compiled.compare import check_same, on_fixed_noise
 from pyro_vae.engines.compiled.inductor import Flat, compile_graph, has_compiler
 from pyro_vae.engines.compiled.step import STOCK, held_tensors, swapped

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.elbo.draw import Terms
+from pyro_vae.elbo.terms import Terms
 from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
 from pyro_vae.evaluation.card.part import Part, tensors_of
 from pyro_vae.evaluation.chunking import split_examples

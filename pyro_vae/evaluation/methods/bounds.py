@@ -10,8 +10,9 @@ from torch import Tensor
 from pyro_vae.base.random import generator
 from pyro_vae.base.statistics import Estimate, chunk_sizes, estimate
 from pyro_vae.data import Images
-from pyro_vae.elbo.draw import Terms, draw_terms
+from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.elbo.estimator import at_least_one
+from pyro_vae.elbo.terms import Terms
 from pyro_vae.engines.compiled.terms import CompiledTerms, can_be_compiled
 from pyro_vae.evaluation.chunking import fitting, particle_chunks, split_examples
 from pyro_vae.models.replicates import Replicates, members

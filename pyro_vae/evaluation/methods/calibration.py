@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError
-from pyro_vae.elbo.draw import Draw
+from pyro_vae.elbo.draw import draw_particles
 from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.predictive import sample_prior
@@ -107,7 +107,7 @@ def _ranks(program: Program, like: Tensor, num_draws: int) -> Iterable[tuple[str
     below: dict[str, Tensor] = {}
     ties: dict[str, Tensor] = {}
     for count in particle_chunks(num_draws):
-        drawn = Draw(program.model, program.guide, (x,), {}, count, "fixed").drawn
+        drawn = draw_particles(program, x, count).drawn
         for name, truth in made.latents.items():
             truth = truth.to(x.device)
             below[name] = below.get(name, 0) + (drawn[name] < truth).sum(0)

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.base.statistics import Estimate, estimate
-from pyro_vae.elbo.draw import Draw, Terms, draw_terms
+from pyro_vae.elbo.draw import draw_particles, draw_terms
+from pyro_vae.elbo.terms import Terms
 from pyro_vae.evaluation.chunking import example_chunks, fitting, particle_chunks, split_examples
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.joint import Joint
@@ -160,7 +161,7 @@ def _joined(parts: list[Parts]) -> Parts:
 
 def _codes(program: Program, x: Tensor, num_particles: int) -> tuple[dict[str, Tensor], Terms]:
     """Draw K codes per example, {site: (K, B, *S)}, and their terms, in float64."""
-    draws = [Draw(program.model, program.guide, (x,), {}, k, "fixed") for k in particle_chunks(num_particles)]
+    draws = [draw_particles(program, x, k) for k in particle_chunks(num_particles)]
     codes = {name: torch.cat([draw.drawn[name] for draw in draws]) for name in draws[0].drawn}
     terms = [draw.terms for draw in draws]
     return codes, Terms(*(torch.cat([getattr(t, name) for t in terms]).double() for name in TERMS))

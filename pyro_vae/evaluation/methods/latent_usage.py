@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.information import closed_form_kl
-from pyro_vae.elbo.draw import Draw
+from pyro_vae.elbo.draw import draw_particles
 from pyro_vae.evaluation.chunking import example_chunks
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
@@ -105,7 +105,7 @@ class _SitePart:
 
 
 def _site_parts(program: Program, x: Tensor, num_particles: int) -> Iterable[tuple[str, _SitePart]]:
-    draw = Draw(program.model, program.guide, (x,), {}, num_particles, "fixed")
+    draw = draw_particles(program, x, num_particles)
     guide = {n: s for n, s in sample_sites(draw.guide_trace) if not s["infer"].get("is_auxiliary")}
     model = {n: s for n, s in sample_sites(draw.model_trace) if not s["is_observed"]}
     same_order = list(guide) == list(model)

@@ -14,7 +14,7 @@ from torch.distributions import Distribution, constraints
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
 from pyro_vae.base.statistics import Estimate, estimate
-from pyro_vae.elbo.draw import Draw
+from pyro_vae.elbo.draw import draw_particles
 from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
 from pyro_vae.evaluation.methods.latent_usage import posterior_mean
 from pyro_vae.program.contexts import evaluating
@@ -154,7 +154,7 @@ def reconstruction_scores(program: Program, x: Tensor, num_particles: int = 10, 
 
 
 def _features(program: Program, x: Tensor, num_particles: int) -> Tensor:
-    trace = Draw(program.model, program.guide, (x,), {}, num_particles, "fixed").guide_trace
+    trace = draw_particles(program, x, num_particles).guide_trace
     means = [posterior_mean(site, i == 0)[0].reshape(len(x), -1) for i, (_, site) in enumerate(sample_sites(trace))]
     return torch.cat(means, -1)
 
@@ -170,7 +170,7 @@ def _scores(program: Program, x: Tensor, num_particles: int) -> tuple[Tensor, Te
     squared_error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     log_likelihood, binary = torch.zeros_like(squared_error), True
     for count in particle_chunks(num_particles):
-        trace = Draw(program.model, program.guide, (x,), {}, count, "fixed").model_trace
+        trace = draw_particles(program, x, count).model_trace
         site = dict(sample_sites(trace))[observed_site(trace, x)]
         squares = (site["fn"].mean - x).square().expand(count, *x.shape).double()
         squared_error += squares.flatten(2).mean(2).sum(0) if x.ndim > 1 else squares.sum(0)

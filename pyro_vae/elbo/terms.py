@@ -1,0 +1,140 @@
+"""The log-densities of particles, and the runs and sites that they come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+from pyro.distributions import Delta, MaskedDistribution, TorchDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution, TorchDistributionMixin
+from pyro.distributions.util import is_identically_zero, sum_rightmost
+from torch import Tensor
+from torch.distributions import Independent
+
+from pyro_vae.base.distributions import innermost
+from pyro_vae.base.errors import InputError
+from pyro_vae.program.handlers import SampleMessage, is_pathwise
+from pyro_vae.program.protocol import Trace
+from pyro_vae.program.tracing import Site, log_density, sample_sites
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """The log-densities of K particles for B examples, in nats, unscaled; each of shape (K, B)."""
+
+    log_px_z: Tensor
+    log_pz: Tensor
+    log_qz: Tensor
+
+    @property
+    def log_joint(self) -> Tensor:
+        """Log p(x, z) = log p(x|z) + log p(z), (K, B)."""
+        return self.log_px_z + self.log_pz
+
+    @property
+    def log_weight(self) -> Tensor:
+        """Log w = log p(x|z) + log p(z) − log q(z|x), (K, B)."""
+        return self.log_px_z + self.log_pz - self.log_qz
+
+    def detach(self) -> "Terms":
+        """Return the same numbers, detached."""
+        return Terms(self.log_px_z.detach(), self.log_pz.detach(), self.log_qz.detach())
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of guide and model: all particles in a plate, or one particle.
+
+    ``drawn`` holds the samples with their gradient and ``leaves`` what the densities see in their place, where the two
+    differ (:class:`~pyro_vae.program.handlers.Sampled`).
+    """
+
+    guide_trace: Trace
+    model_trace: Trace
+    drawn: Mapping[str, Tensor]
+    leaves: Mapping[str, Tensor]
+
+    @cached_property
+    def guide_latents(self) -> list[Site]:
+        """The sites that the guide samples."""
+        return [site for _, site in sample_sites(self.guide_trace) if not site["is_observed"]]
+
+    @cached_property
+    def guide_factors(self) -> list[Site]:
+        """The observed sites of the guide: ``pyro.factor``."""
+        return [site for _, site in sample_sites(self.guide_trace) if site["is_observed"]]
+
+    @cached_property
+    def model_latents(self) -> list[Site]:
+        """The latent sites of the model."""
+        return [site for _, site in sample_sites(self.model_trace) if not site["is_observed"]]
+
+    @cached_property
+    def observed(self) -> list[Site]:
+        """The observed sites of the model."""
+        return [site for _, site in sample_sites(self.model_trace) if site["is_observed"]]
+
+    @property
+    def sites(self) -> list[Site]:
+        """Every site of the guide, then of the model."""
+        return [site for trace in (self.guide_trace, self.model_trace) for _, site in sample_sites(trace)]
+
+
+def density(site: Site) -> Tensor:
+    """Return the log-density of a site; the mask counts, the scale does not.
+
+    Raises:
+        InputError: a flow without an inverse, at a value that it did not sample itself.
+    """
+    try:
+        return log_density(site)
+    except (NotImplementedError, KeyError) as error:  # as torch and as Pyro say that there is no inverse
+        raise InputError(
+            "a guide whose density is available at any z (this estimator treats the score term of log q by itself)",
+            "a flow without an inverse",
+            "sampled_kl or iwae, which score a flow only where it has sampled",
+        ) from error
+
+
+def score_function(site: Site) -> Tensor | None:
+    """Return the part of a site's log-density that Pyro's ``score_parts`` call its score function; None for zero."""
+    if not is_pathwise(cast(SampleMessage, site)):
+        return site["fn"].log_prob(site["value"])
+    base: TorchDistribution = site["fn"]
+    while isinstance(base, Independent | ExpandedDistribution | MaskedDistribution):
+        base = cast(TorchDistribution, base.base_dist)
+    if base.has_rsample and type(base).score_parts is TorchDistributionMixin.score_parts:
+        return None
+    part = base.score_parts(site["value"]).score_function  # Pyro's wrappers, as to_event, would lose that of a Rejector
+    wrapped = len(site["fn"].event_shape) - len(base.event_shape)
+    return None if is_identically_zero(part) else sum_rightmost(part, wrapped)
+
+
+def is_score(site: Site) -> bool:
+    """Whether a latent has no pathwise gradient: it is not reparameterized, or marked as ``score``."""
+    return not site["is_observed"] and not is_pathwise(cast(SampleMessage, site))
+
+
+def is_single(latents: Sequence[Site]) -> bool:
+    """Whether a guide samples one latent, with a pathwise gradient."""
+    return len(latents) == 1 and not is_score(latents[0])
+
+
+def carries_density(site: Site) -> bool:
+    """Whether a site is a ``Delta`` with a density that is differentiable."""
+    fn = innermost(site["fn"])
+    return isinstance(fn, Delta) and isinstance(fn.log_density, Tensor) and fn.log_density.requires_grad
+
+
+def check_scores(trace: Trace) -> None:
+    """Refuse a guide whose latents are no draws of a density: a score function needs one."""
+    for name, site in sample_sites(trace):
+        fn = innermost(site["fn"])
+        if not site["is_observed"] and isinstance(fn, Delta):
+            parts = [part for part in (fn.v, fn.log_density) if isinstance(part, Tensor)]
+            if any(part.requires_grad for part in parts):
+                raise InputError(
+                    f"a density at site {name!r}, for a score function",
+                    "a Delta: a transformed draw, or a point estimate",
+                    "sampled_kl or iwae, which differentiate through it",
+                )

@@ -1,0 +1,239 @@
+"""The weights of the three gradient terms, and the surrogates whose gradients are their weighted sums."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, NoReturn, Self
+
+import torch
+from torch import Tensor
+
+from pyro_vae.base.errors import InputError
+from pyro_vae.elbo.draw import Draw, Latents
+from pyro_vae.elbo.terms import Run, Terms
+
+
+@dataclass(frozen=True, eq=False)
+class Weighting(ABC):
+    """The value of a bound, (B,), in nats, and the weights of its gradient terms, each (K, B)."""
+
+    latents: ClassVar[Latents]  # how the draw must sample its latents
+    value: Tensor
+
+    @classmethod
+    @abstractmethod
+    def of(cls, value: Tensor, weight: Tensor) -> Self:
+        """Return the weighting by which every term that this class keeps has the weight of Σ weight log w."""
+
+    @abstractmethod
+    def surrogate(self, draw: Draw, terms: Terms, advantage: Tensor | None = None) -> Tensor:
+        """Return a scalar whose gradient is the weighted sum of the terms.
+
+        Args:
+            draw: of the particles.
+            terms: of the draw, differentiable.
+            advantage: (K, B), what each particle adds to the bound: the weight of the score of the sites without
+                reparameterization; None if there are none.
+        """
+
+    def scaled(self, scale: Tensor | float) -> Self:
+        """Return the weights times a scale for each example, (B,); one number is left to the loss."""
+        if not isinstance(scale, Tensor) or not scale.dim():
+            return self
+        weights = {name: w * scale for name, w in vars(self).items() if name != "value" and isinstance(w, Tensor)}
+        return replace(self, **weights)
+
+
+@dataclass(frozen=True, eq=False)
+class TotalDerivative(Weighting):
+    r"""The total derivative of :math:`\sum_k a_k \log w_k`: all three terms, weighted a, a and −a."""
+
+    latents: ClassVar[Latents] = "attached"
+    theta: Tensor
+
+    @classmethod
+    def of(cls, value: Tensor, weight: Tensor) -> Self:
+        """Return the total derivative of Σ weight log w."""
+        return cls(value, weight)
+
+    def surrogate(self, draw: Draw, terms: Terms, advantage: Tensor | None = None) -> Tensor:
+        """Return Σ a log w, and Σ advantage log q of the sites without reparameterization."""
+        return weighted_sum(self.theta, terms.log_weight) + scored(draw, advantage)
+
+    def three_terms(self) -> "ThreeTerms":
+        """Return the weights of the three terms."""
+        return ThreeTerms(self.value, self.theta, self.theta, -self.theta)
+
+
+@dataclass(frozen=True, eq=False)
+class PathDerivative(Weighting):
+    r"""The total derivative without the score term (sticking the landing): weights a, a and 0.
+
+    log q is scored at detached leaves, so that of its gradient :math:`\nabla_z \log q` alone is kept. Sites without
+    reparameterization keep their score.
+    """
+
+    latents: ClassVar[Latents] = "path"
+    theta: Tensor
+
+    @classmethod
+    def of(cls, value: Tensor, weight: Tensor) -> Self:
+        """Return the path derivative of Σ weight log w."""
+        return cls(value, weight)
+
+    def surrogate(self, draw: Draw, terms: Terms, advantage: Tensor | None = None) -> Tensor:
+        """Return Σ a log p(x, z) − Σ a ∇z log q · z(φ)."""
+        surrogate = weighted_sum(self.theta, terms.log_joint)
+        if draw.model_attached:  # one pass through the model serves both terms
+            return surrogate - pathwise(draw, weighted_sum(self.theta, terms.log_qz))
+        score = scored(draw, advantage)
+        surrogate = surrogate + score + pathwise(draw, weighted_sum(self.theta, terms.log_weight) + score)
+        kept = [part for part in (draw.log_q_score, draw.log_q_delta) if part is not None]
+        return surrogate - sum(weighted_sum(self.theta, part) for part in kept)
+
+    def three_terms(self) -> "ThreeTerms":
+        """Return the weights of the three terms."""
+        return ThreeTerms(self.value, self.theta, self.theta, None)
+
+
+@dataclass(frozen=True, eq=False)
+class ThreeTerms(Weighting):
+    """A weight of its own for each term, None for none; the draw's latents are leaves, so that the terms never mix."""
+
+    latents: ClassVar[Latents] = "leaves"
+    theta: Tensor
+    path: Tensor | None
+    score: Tensor | None
+
+    @classmethod
+    def of(cls, value: Tensor, weight: Tensor) -> Self:
+        """Return the total derivative of Σ weight log w, term by term."""
+        return cls(value, weight, weight, -weight)
+
+    def surrogate(self, draw: Draw, terms: Terms, advantage: Tensor | None = None) -> Tensor:
+        """Return Σ a log p(x, z) + Σ b ∇z log w · z(φ) + Σ c log q(z|x).
+
+        Without a score term (c None) the identity that replaces it leaves −Σ a log q of the sites without
+        reparameterization, as a whole, beside their advantage (:doc:`/estimators`).
+
+        Raises:
+            InputError: no score term, and a density that a ``Delta`` carries: it is no function of z.
+        """
+        if self.score is None:
+            _check_density(draw)
+            advantage = None if advantage is None else advantage - self.theta
+        score = scored(draw, advantage)
+        surrogate = weighted_sum(self.theta, terms.log_joint) + score
+        through_z = score if self.path is None else weighted_sum(self.path, terms.log_weight) + score
+        if draw.runs[0].leaves:
+            surrogate = surrogate + pathwise(draw, through_z)
+        if self.score is not None:
+            surrogate = surrogate + weighted_sum(self.score, terms.log_qz)
+        return surrogate
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreFunction(Weighting):
+    """No pathwise term: log p(x, z) and log q(z|x) at latents that are detached as they are sampled."""
+
+    latents: ClassVar[Latents] = "fixed"
+    theta: Tensor
+    score: Tensor | None = None
+
+    @classmethod
+    def of(cls, value: Tensor, weight: Tensor) -> NoReturn:
+        """Refuse: without a pathwise term the score term's weight does not follow from that of log w."""
+        raise TypeError("a score function has a weight for each term: return ScoreFunction(value, theta, score)")
+
+    def surrogate(self, draw: Draw, terms: Terms, advantage: Tensor | None = None) -> Tensor:
+        """Return Σ a log p(x, z) + Σ c log q(z|x); log q is the density of the samples, neither scaled nor masked."""
+        return weighted_sum(self.theta, terms.log_joint) + scored(draw, self.score)
+
+
+def weighted_sum(weight: Tensor, terms: Tensor) -> Tensor:
+    """Return Σ weight terms, a scalar; a term of −∞ with weight 0 counts 0."""
+    return torch.where(weight == 0, 0.0, weight * terms).sum()
+
+
+def scored(draw: Draw, weight: Tensor | None) -> Tensor:
+    """Return Σ weight log q of the sites that have a score function, a scalar."""
+    log_score = None if weight is None else draw.log_score
+    return (
+        torch.zeros((), device=_device(draw))
+        if weight is None or log_score is None
+        else weighted_sum(weight, log_score)
+    )
+
+
+def pathwise(draw: Draw, of_leaves: Tensor) -> Tensor:
+    """Return Σ g · z(φ), g the detached gradient of a function of the leaves: the chain rule through z.
+
+    Samples depend on the leaves of earlier sites, so g is gathered from the last site to the first.
+    """
+    parts = [_through(run, of_leaves) for run in draw.runs]
+    return torch.stack([part for each in parts for part in each] or [torch.zeros((), device=_device(draw))]).sum()
+
+
+def _through(run: Run, of_leaves: Tensor) -> list[Tensor]:
+    names = list(run.leaves)
+    found = dict(zip(names, _gradients(of_leaves, [run.leaves[n] for n in names]), strict=True))
+    parts = []
+    for number, name in reversed(list(enumerate(names))):
+        gradient, z = found[name].detach(), run.drawn[name]
+        if not z.requires_grad:
+            continue
+        parts.append((gradient * z).sum())
+        earlier = names[:number]
+        for other, more in zip(earlier, _gradients(z, [run.leaves[n] for n in earlier], gradient), strict=True):
+            found[other] = found[other] + more
+    return parts
+
+
+def _gradients(output: Tensor, leaves: list[Tensor], weight: Tensor | None = None) -> list[Tensor]:
+    """Return the gradient of an output for each leaf; zero where it does not depend on it."""
+    if not leaves or not output.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return list(torch.autograd.grad(output, leaves, weight, retain_graph=True, materialize_grads=True))
+
+
+def _device(draw: Draw) -> torch.device:
+    return next((site["value"].device for site in draw.runs[0].sites), torch.device("cpu"))
+
+
+def _check_density(draw: Draw) -> None:
+    """Refuse a Delta whose density depends on more than the latents: it has no gradient at fixed z."""
+    carried = draw.log_q_delta
+    leaves = {id(leaf) for run in draw.runs for leaf in run.leaves.values()}
+    if carried is not None and any(id(variable) not in leaves for variable in _variables(carried)):
+        raise InputError(
+            "log q(z) as a function of z (this estimator splits its gradient)",
+            "a Delta that carries a density of the guide's own parameters",
+            "iwae or sampled_kl, which differentiate it as a whole",
+        )
+
+
+def _variables(tensor: Tensor) -> list[Tensor]:
+    """Return the leaves of the graph behind a tensor."""
+    seen, waiting, found = set(), [tensor.grad_fn], []
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting.extend(following for following, _ in node.next_functions)
+    return found
+
+
+def scaled_sum(scale: Tensor | float, value: Tensor) -> Tensor:
+    """Return Σ scale value; a scale is a number, or (B,)."""
+    return (scale * value).sum() if isinstance(scale, Tensor) and scale.dim() else scale * value.sum()
+
+
+def others_mean(log_w: Tensor) -> Tensor:
+    """Return for each particle the mean of the others, (K, B); −∞ where one of them is."""
+    dead = log_w == -math.inf
+    finite = torch.where(dead, 0.0, log_w)
+    mean = (finite.sum(0) - finite) / (len(log_w) - 1)
+    return torch.where(dead.sum(0) - dead.int() > 0, -math.inf, mean)

@@ -1,0 +1,243 @@
+"""Particles: a plate of them in one run, checked against runs one by one, which are the truth."""
+
+import types
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
+from torch import Tensor, nn
+
+from pyro_vae.base.errors import InputError
+from pyro_vae.base.random import isolated_rng
+from pyro_vae.base.types import PyroFunction
+from pyro_vae.program.adapter import modules_of
+from pyro_vae.program.explain import program_error
+from pyro_vae.program.handlers import LastSite
+from pyro_vae.program.plates import Plates, plate_nesting, plates_of, summed
+from pyro_vae.program.protocol import PARTICLES, Trace
+from pyro_vae.program.tracing import Site, log_density, sample_sites
+
+TOLERANCE = 1e-3  # of the largest log-density: rounding in float32 is far below, another meaning far above
+BROADCASTS = "that broadcasts over particles, in a dimension to the left of all its plates"
+HINT = "vectorize_particles=False, which runs particles one by one; or softmax(-1), not softmax(1)"
+
+_KNOWN: "dict[int, list[_Known]]" = {}  # by the identity of what owns the model
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """The plate nesting that a trial found for a model and a guide, while both are alive."""
+
+    owners: "tuple[weakref.ref[object], weakref.ref[object]]"
+    names: tuple[str, str]
+    training: tuple[object, ...]
+    nesting: int
+
+
+def checked_nesting(
+    model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> int:
+    """Return the plate nesting of a program; at its first use, check that it broadcasts over particles.
+
+    Two particles are run one by one and then in a plate, at the same latents. Every site's log-density must be the
+    same: a decoder that counts dimensions from the left, ``softmax(1)``, is found here. The trial draws no noise from
+    the caller's generators and leaves buffers as they are. Dropout is off in it, normalisation as it is.
+
+    Raises:
+        InputError: the program does not run with a plate of particles, or means something else there; names the site.
+    """
+    (owner, name), (other, other_name) = _parts(model), _parts(guide)
+    training = tuple(getattr(each, "training", None) for each in (owner, other))
+    for known in _KNOWN.get(id(owner), []):
+        same = known.owners[0]() is owner and known.owners[1]() is other and known.names == (name, other_name)
+        if same and known.training == training:
+            return known.nesting
+    nesting = _trial(model, guide, args, kwargs)
+    key = id(owner)
+    refs = weakref.ref(owner, lambda _: _KNOWN.pop(key, None)), weakref.ref(other)
+    _KNOWN.setdefault(key, []).append(_Known(refs, (name, other_name), training, nesting))
+    return nesting
+
+
+def _parts(function: PyroFunction) -> tuple[object, str]:
+    """Return what owns a function, and its name there: a bound method is a new object at every access."""
+    if isinstance(function, types.MethodType):
+        return function.__self__, function.__func__.__qualname__
+    return function, ""
+
+
+def _trial(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]) -> int:
+    tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    with isolated_rng(device, 0), torch.no_grad(), pyro.validation_enabled(False), quiet(model, guide):
+        first = _run(model, guide, args, kwargs, {})
+        second = _run(model, guide, args, kwargs, first.subsamples)
+        nesting = plate_nesting(*first.traces)
+        plate = pyro.plate(PARTICLES, 2, dim=-1 - nesting)
+        stacked = {**first.subsamples, **_stacked(first, second, nesting)}
+        last = LastSite()
+        try:
+            with last:
+                both = _run(plate(model), plate(guide), args, kwargs, stacked)
+        except Exception as error:  # whatever the program's own code raises on tensors with one dimension more
+            where = f"{BROADCASTS} (after site {last.name!r})" if last.name else BROADCASTS
+            raise program_error(error, where, HINT) from error
+        wrong = _differing(both, (first, second), -1 - nesting)
+        if wrong:
+            _refuse(wrong, _run(model, guide, args, kwargs, first.nodes))
+    return nesting
+
+
+@dataclass(frozen=True, eq=False)
+class _Ran:
+    """The traces of guide and model, and the log-density of every site by its name; None where there is no inverse."""
+
+    traces: tuple[Trace, Trace]
+    densities: tuple[dict[str, Tensor | None], dict[str, Tensor | None]]
+    nodes: dict[str, object]
+    subsamples: dict[str, object]
+
+    def pairs(self) -> Iterator[tuple[int, str, Site]]:
+        """Yield which trace, name and record of every site."""
+        for which, trace in enumerate(self.traces):
+            for name, site in sample_sites(trace):
+                yield which, name, site
+
+
+@dataclass(frozen=True, eq=False)
+class _Difference:
+    """A site whose log-density differs: in a plate of two particles, and one by one."""
+
+    which: int
+    name: str
+    kept: Plates
+    found: Tensor
+    truth: Tensor
+
+
+def _differing(both: _Ran, single: Sequence[_Ran], dim: int) -> list[_Difference]:
+    first = [dict(sample_sites(trace)) for trace in single[0].traces]
+    wrong = []
+    for which, name, _ in both.pairs():
+        alone = [ran.densities[which].get(name) for ran in single]
+        density = both.densities[which][name]
+        if density is None or alone[0] is None or alone[1] is None:
+            continue  # no inverse
+        kept = plates_of(first[which][name])
+        truth = torch.cat([summed(each, kept, None) for each in alone if each is not None])
+        found = summed(density, kept, dim)
+        if not _close(found, truth):
+            wrong.append(_Difference(which, name, kept, found, truth))
+    return wrong
+
+
+def _refuse(wrong: Sequence[_Difference], again: _Ran) -> None:
+    """Refuse the first site that differs; not one with noise of its own, which differs between any two runs."""
+    for each in wrong:
+        repeated = again.densities[each.which].get(each.name)
+        if repeated is not None and _close(summed(repeated, each.kept, None), each.truth[:1]):
+            got = f"site {each.name!r} with {_shown(each.found)} in a plate of 2 and {_shown(each.truth)} one by one"
+            raise InputError(f"a program {BROADCASTS}: the same log-densities there as one by one", got, HINT)
+
+
+def _shown(totals: Tensor) -> str:
+    return f"{float(totals.sum()):.6g} nats"
+
+
+def _close(found: Tensor, truth: Tensor) -> bool:
+    if found.shape != truth.shape:
+        return False
+    finite = truth.isfinite()
+    if not torch.equal(finite, found.isfinite()):
+        return False
+    size = truth[finite].abs().max() if finite.any() else truth.new_zeros(())
+    return bool(((found - truth)[finite].abs() <= TOLERANCE * (1e-2 + size)).all())
+
+
+def _stacked(first: _Ran, second: _Ran, nesting: int) -> dict[str, object]:
+    """Return records to replay: the latents of two runs side by side, in the dimension of the particles."""
+    others = [dict(sample_sites(trace)) for trace in second.traces]
+    records: dict[str, object] = {}
+    for which, name, site in first.pairs():
+        if not site["is_observed"]:
+            pair = [_widened(each, nesting) for each in (site, others[which][name])]
+            records[name] = {**site, "value": torch.stack(pair)}
+    return records
+
+
+def _widened(site: Site, nesting: int) -> Tensor:
+    """Return a value with as many batch dimensions as the plates take up."""
+    value, event = site["value"], len(site["fn"].event_shape)
+    missing = nesting - (value.dim() - event)
+    return value.reshape((1,) * missing + tuple(value.shape)) if missing > 0 else value
+
+
+def _run(
+    model: PyroFunction,
+    guide: PyroFunction,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    records: Mapping[str, object],
+) -> _Ran:
+    """Run guide and model, with the values of some sites given."""
+    given = Trace()
+    given.nodes.update(records)  # type: ignore[arg-type]  # records of other traces
+    guide_trace = poutine.trace(poutine.replay(guide, trace=given)).get_trace(*args, **kwargs)
+    given.nodes.update({n: s for n, s in guide_trace.nodes.items() if s["type"] == "sample"})
+    model_trace = poutine.trace(poutine.replay(model, trace=given)).get_trace(*args, **kwargs)
+    nodes = {n: s for t in (model_trace, guide_trace) for n, s in t.nodes.items() if s["type"] == "sample"}
+    subsamples: dict[str, object] = {n: s for n, s in nodes.items() if site_is_subsample(s)}
+    traces = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
+    return _Ran(traces, (_densities(traces[0]), _densities(traces[1])), dict(nodes), subsamples)
+
+
+def _densities(trace: Trace) -> dict[str, Tensor | None]:
+    return {name: _density(site) for name, site in sample_sites(trace)}
+
+
+def _density(site: Site) -> Tensor | None:
+    """Return the log-density of a site; None for a flow without an inverse, which scores its own samples alone."""
+    try:
+        return log_density(site)
+    except Exception:  # whatever a transform without an inverse raises
+        if _scores_a_copy(site):
+            raise
+        return None
+
+
+def _scores_a_copy(site: Site) -> bool:
+    """Whether a distribution scores a sample that it does not have in its cache, of its own batch shape."""
+    try:
+        with isolated_rng(site["value"].device, 0):
+            sample = site["fn"].sample()
+        site["fn"].log_prob(sample.clone())
+    except Exception:  # see above
+        return False
+    return True
+
+
+@contextmanager
+def quiet(*functions: PyroFunction) -> Iterator[None]:
+    """Run a block with dropout off in the modules that functions reach; modes and buffers are restored afterwards.
+
+    Normalisation stays in its mode: its statistics are part of what is compared.
+    """
+    found = {id(m): m for f in functions for top in modules_of(f) for m in top.modules()}
+    modes = [(module, module.training) for module in found.values()]
+    buffers = [(b, b.clone()) for module in found.values() for b in module.buffers(recurse=False)]
+    try:
+        for module, _ in modes:
+            if not isinstance(module, nn.modules.batchnorm._NormBase):
+                module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)

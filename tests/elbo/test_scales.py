@@ -21,7 +21,7 @@ def test_guide_and_model_draw_the_same_subsample(name):
     _, model, guide, seen = subsampled(40)
     x = torch.linspace(-50, 50, 40, dtype=torch.float64)
     estimator = MAKE[name]()
-    if name in ("wake_sleep", "rws"):  # a sleep-phase sample is a batch; it cannot be subsampled again
+    if name in ("wake_sleep", "rws", "rws_dreg"):  # a sleep-phase sample is a batch; it cannot be subsampled again
         with pytest.raises(InputError, match="one observed site of shape"):
             estimator.loss_and_grads(model, guide, x)
         seen = seen[:2]

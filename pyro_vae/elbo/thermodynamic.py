@@ -25,7 +25,7 @@ class TVO(Estimator):
     f)`: no reparameterization. The covariance with :math:`\nabla_\varphi \log q` is multiplied by K/(K − 1), as in the
     authors' code: that of K particles is too small by as much, exactly so for equal weights. Biased for finite K; a
     single partition is the ELBO, without bias. Where a particle has p(x, z) = 0 the value is −∞, as for the ELBO, the
-    first of its terms. Source: Masrani, Le and Wood, arXiv 1907.00031, equations 10 to 13.
+    first of its terms. Source: Masrani, Le and Wood, arXiv 1907.00031, equation 11.
 
     Args:
         num_particles: K.

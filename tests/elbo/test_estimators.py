@@ -247,6 +247,20 @@ def test_gradient_is_unbiased_in_a_hierarchy(name):
 
 def test_losing_the_path_through_an_earlier_latent_would_be_found():
     """DReG on detached distribution parameters, as it is often written, is biased in a hierarchy."""
+    found, right = by_detached_parameters("dreg", lambda log_w: log_w.softmax(0) ** 2)
+    with pytest.raises(AssertionError, match="standard errors"):
+        assert_mean(found - right, 0.0)
+
+
+def test_sticking_the_landing_by_detached_parameters_is_unbiased_but_noisier():
+    """Its weights are constants: what is dropped has mean zero, and the noise is that of the score term again."""
+    found, right = by_detached_parameters("stl", lambda log_w: torch.full_like(log_w, 1 / len(log_w)))
+    assert_mean(found - right, 0.0)
+    assert found.var() > 10 * right.var()
+
+
+def by_detached_parameters(name, weigh):
+    """The gradient in a, (B,), with every distribution's parameters detached in log q; and the estimator's."""
     program, x = hierarchy(DRAWS), repeated(DRAWS)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -256,11 +270,9 @@ def test_losing_the_path_through_an_earlier_latent_would_be_found():
     wrong_q = sum(
         normal(sites[n]["fn"].loc.detach(), sites[n]["fn"].scale.detach()).log_prob(draw.drawn[n]) for n in ("z1", "z2")
     )
-    weight = draw.terms.log_weight.detach().softmax(0) ** 2
+    weight = weigh(draw.terms.log_weight.detach())
     (found,) = torch.autograd.grad((weight * (draw.terms.log_joint - wrong_q)).sum(), program.a)
-    right = gradients(OURS["dreg"], program, x)[1][0]
-    with pytest.raises(AssertionError, match="standard errors"):
-        assert_mean(found - right, 0.0)
+    return found, gradients(OURS[name], program, x)[1][0]
 
 
 def test_wake_sleep_follows_its_two_objectives():

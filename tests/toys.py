@@ -208,7 +208,8 @@ class TwoUnits(nn.Module):
             pyro.sample("z", q)
 
 
-# One row per estimator, each of 3 particles (MIWAE and PIWAE of 3 times 2); functions, since some keep a state.
+# One row per estimator, each of 3 particles (MIWAE and PIWAE of 3 times 2, OVIS by Monte Carlo with 2 more); functions,
+# since some keep a state.
 MAKE = {
     "sampled_kl": lambda: elbo.SampledKL(3),
     "analytic_kl": lambda: elbo.AnalyticKL(3),
@@ -217,14 +218,19 @@ MAKE = {
     "iwae_stl": lambda: elbo.IWAESTL(3),
     "dreg": lambda: elbo.DReG(3),
     "miwae": lambda: elbo.MIWAE(3, 2),
+    "miwae_dreg": lambda: elbo.MIWAEDReG(3, 2),
     "piwae": lambda: elbo.PIWAE(3, 2),
+    "piwae_dreg": lambda: elbo.PIWAEDReG(3, 2),
     "ciwae": lambda: elbo.CIWAE(3, beta=0.3),
     "renyi": lambda: elbo.Renyi(3, alpha=0.4),
     "reinforce": lambda: elbo.Reinforce(3),
     "reinforce_moving_average": lambda: elbo.ReinforceMovingAverage(3),
     "vimco": lambda: elbo.VIMCO(3),
+    "ovis": lambda: elbo.OVIS(3),
+    "ovis_mc": lambda: elbo.OVISMonteCarlo(3, 2),
     "wake_sleep": lambda: elbo.WakeSleep(3),
     "rws": lambda: elbo.RWS(3, sleep_phi=0.5),
+    "rws_dreg": lambda: elbo.RWSDReG(3, sleep_phi=0.5),
     "tvo": lambda: elbo.TVO(3, partitions=3),
     "beta": lambda: elbo.beta_vae(beta=0.5, num_particles=3),
 }

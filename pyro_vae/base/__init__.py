@@ -6,7 +6,7 @@ from pyro_vae.base.files import check_output, write_json
 from pyro_vae.base.information import Information, cross_entropy, entropy, kl, self_information
 from pyro_vae.base.random import generator, isolated_rng
 from pyro_vae.base.registry import from_spec
-from pyro_vae.base.statistics import Estimate, estimate, jackknife, log_mean_exp
+from pyro_vae.base.statistics import Estimate, estimate, importance_weights, jackknife, log_mean_exp
 from pyro_vae.base.types import Progress, State
 from pyro_vae.base.version import __version__
 
@@ -24,6 +24,7 @@ __all__ = [
     "estimate",
     "from_spec",
     "generator",
+    "importance_weights",
     "isolated_rng",
     "jackknife",
     "kl",

@@ -160,6 +160,57 @@ def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
     return log_w.logsumexp(dim) - math.log(log_w.shape[dim])
 
 
+def importance_weights(log_w: Tensor, dim: int = 0) -> Tensor:
+    r"""Return :math:`\tilde w_k = w_k / \sum_j w_j` along a dimension, without overflow.
+
+    An entry of log w = −∞ has weight exactly 0, also where all of them are −∞.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.base import importance_weights
+        >>> importance_weights(torch.tensor([1000.0, 1000.0, -torch.inf]))
+        tensor([0.5000, 0.5000, 0.0000])
+    """
+    return log_w.softmax(dim).masked_fill(log_w == -math.inf, 0.0)
+
+
+def log_share_of_others(log_w: Tensor) -> Tensor:
+    r"""Return :math:`\log(1 - \tilde w_k)` along the first dimension: the others' share of the weights, as a log.
+
+    No digit is lost where one weight is nearly 1. Of the largest weight the others are summed; any other is at most ½,
+    where :math:`\log(1 - \tilde w)` is well conditioned. So memory is that of log w, and not its K-fold.
+
+    Args:
+        log_w: (K, ...).
+
+    Example:
+        >>> import torch
+        >>> log_share_of_others(torch.tensor([0.0, -100.0]).double())
+        tensor([-1.0000e+02, -3.7201e-44], dtype=torch.float64)
+    """
+    log_share = log_w.log_softmax(0)
+    largest = torch.zeros_like(log_w, dtype=torch.bool).scatter(0, log_w.argmax(0, keepdim=True), True)
+    others = log_share.masked_fill(largest, -math.inf).logsumexp(0)
+    return torch.where(largest, others, (-log_share.exp()).log1p())
+
+
+def mean_of_others(values: Tensor) -> Tensor:
+    """Return for each entry along the first dimension the mean of the others; it is −∞ if one of those is.
+
+    Args:
+        values: (K, ...), K at least 2.
+
+    Example:
+        >>> import torch
+        >>> mean_of_others(torch.tensor([1.0, 2.0, -torch.inf]))
+        tensor([  -inf,   -inf, 1.5000])
+    """
+    infinite = values == -math.inf
+    finite = values.masked_fill(infinite, 0.0)
+    mean = (finite.sum(0) - finite) / (len(values) - 1)
+    return mean.masked_fill(infinite.sum(0) - infinite.int() > 0, -math.inf)
+
+
 def chunk_sizes(total: int, largest: int) -> list[int]:
     """Return the sizes of the chunks that make up ``total``, each at most ``largest``.
 

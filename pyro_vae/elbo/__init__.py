@@ -2,11 +2,12 @@
 
 from pyro_vae.elbo.autograd import ByAutograd
 from pyro_vae.elbo.catalogue import ESTIMATORS, beta_vae, trace_elbo, trace_mean_field_elbo
+from pyro_vae.elbo.doubly_reparameterized import MIWAEDReG, PIWAEDReG, RWSDReG
 from pyro_vae.elbo.draw import Draw, draw_terms
 from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group
 from pyro_vae.elbo.importance import CIWAE, IWAE, IWAESTL, MIWAE, PIWAE, DReG, Renyi
 from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
-from pyro_vae.elbo.score import VIMCO, Reinforce, ReinforceMovingAverage
+from pyro_vae.elbo.score import OVIS, VIMCO, OVISMonteCarlo, Reinforce, ReinforceMovingAverage
 from pyro_vae.elbo.terms import Terms
 from pyro_vae.elbo.thermodynamic import TVO
 from pyro_vae.elbo.wake_sleep import RWS, WakeSleep
@@ -19,6 +20,7 @@ __all__ = [
     "IWAE",
     "IWAESTL",
     "MIWAE",
+    "OVIS",
     "PIWAE",
     "RWS",
     "STL",
@@ -32,7 +34,11 @@ __all__ = [
     "Estimator",
     "EstimatorState",
     "Group",
+    "MIWAEDReG",
+    "OVISMonteCarlo",
+    "PIWAEDReG",
     "PathDerivative",
+    "RWSDReG",
     "Reinforce",
     "ReinforceMovingAverage",
     "Renyi",

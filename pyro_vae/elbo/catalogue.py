@@ -6,10 +6,11 @@ from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.registry import from_spec
+from pyro_vae.elbo.doubly_reparameterized import MIWAEDReG, PIWAEDReG, RWSDReG
 from pyro_vae.elbo.estimator import at_least_one
 from pyro_vae.elbo.importance import CIWAE, IWAE, IWAESTL, MIWAE, PIWAE, DReG, Renyi
 from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
-from pyro_vae.elbo.score import VIMCO, Reinforce, ReinforceMovingAverage
+from pyro_vae.elbo.score import OVIS, VIMCO, OVISMonteCarlo, Reinforce, ReinforceMovingAverage
 from pyro_vae.elbo.thermodynamic import TVO
 from pyro_vae.elbo.wake_sleep import RWS, WakeSleep
 from pyro_vae.elbo.weighted import Weighted
@@ -67,14 +68,19 @@ ESTIMATORS: dict[str, Callable[..., ELBO]] = {
     "iwae_stl": IWAESTL,
     "dreg": DReG,
     "miwae": MIWAE,
+    "miwae_dreg": MIWAEDReG,
     "piwae": PIWAE,
+    "piwae_dreg": PIWAEDReG,
     "ciwae": CIWAE,
     "renyi": Renyi,
     "reinforce": Reinforce,
     "reinforce_moving_average": ReinforceMovingAverage,
     "vimco": VIMCO,
+    "ovis": OVIS,
+    "ovis_mc": OVISMonteCarlo,
     "wake_sleep": WakeSleep,
     "rws": RWS,
+    "rws_dreg": RWSDReG,
     "tvo": TVO,
     "beta": beta_vae,
 }

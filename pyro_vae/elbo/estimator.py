@@ -33,10 +33,11 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.statistics import mean_of_others
 from pyro_vae.base.types import PyroFunction
 from pyro_vae.elbo.draw import Draw, Latents
 from pyro_vae.elbo.terms import Terms
-from pyro_vae.elbo.weighting import TotalDerivative, Weighting, others_mean, scaled_sum
+from pyro_vae.elbo.weighting import TotalDerivative, Weighting, scaled_sum
 from pyro_vae.program.protocol import Program
 
 Group = Literal["theta", "phi"]  # the model's parameters, the guide's
@@ -188,7 +189,9 @@ class Estimator(ELBO):
         if count == 1:
             return value.unsqueeze(0)
         own = torch.eye(count, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
-        replaced = torch.where(own, others_mean(log_w).unsqueeze(1), log_w.unsqueeze(0))  # row k: particle k replaced
+        replaced = torch.where(
+            own, mean_of_others(log_w).unsqueeze(1), log_w.unsqueeze(0)
+        )  # row k: particle k replaced
         side_by_side = replaced.transpose(0, 1).reshape(count, count * batch)
         zero = torch.zeros_like(side_by_side)
         return value - self.weighting(Terms(side_by_side, zero, zero)).value.reshape(count, batch)

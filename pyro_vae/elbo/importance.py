@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from pyro_vae.base.errors import InputError
-from pyro_vae.base.statistics import log_mean_exp
+from pyro_vae.base.statistics import importance_weights, log_mean_exp
 from pyro_vae.elbo.autograd import ByAutograd
 from pyro_vae.elbo.estimator import Estimator, Group, at_least_one
 from pyro_vae.elbo.terms import Terms
@@ -47,7 +48,7 @@ class IWAE(Estimator):
     def weighting(self, terms: Terms) -> Weighting:
         """Return the bound; every particle has weight w̃."""
         log_w = terms.log_weight
-        return self.gradient.of(log_mean_exp(log_w), log_w.softmax(0))
+        return self.gradient.of(log_mean_exp(log_w), importance_weights(log_w))
 
     def reference(self, group: Group) -> Estimator:
         """Return the importance-weighted bound by its total derivative."""
@@ -86,7 +87,7 @@ class DReG(IWAE):
     def weighting(self, terms: Terms) -> Weighting:
         """Return the bound; the pathwise term is weighted by w̃², w̃ the self-normalised importance weights."""
         log_w = terms.log_weight
-        weight = log_w.softmax(0)
+        weight = importance_weights(log_w)
         return ThreeTerms(log_mean_exp(log_w), theta=weight, path=weight**2, score=None)
 
 
@@ -118,9 +119,18 @@ class MIWAE(Estimator):
 
     def weighting(self, terms: Terms) -> Weighting:
         """Return the mean bound; every particle has weight w̃/M, normalised within its bound."""
-        grouped = terms.log_weight.unflatten(0, (self.num_bounds, self.num_particles))
-        weight = grouped.softmax(1).flatten(0, 1) / self.num_bounds
-        return self.gradient.of(log_mean_exp(grouped, dim=1).mean(0), weight)
+        return self.gradient.of(
+            log_mean_exp(self._grouped(terms), dim=1).mean(0), self._weights(terms) / self.num_bounds
+        )
+
+    def _grouped(self, terms: Terms) -> Tensor:
+        """Log w by bound, (M, K, B)."""
+        log_w: Tensor = terms.log_weight.unflatten(0, (self.num_bounds, self.num_particles))
+        return log_w
+
+    def _weights(self, terms: Terms) -> Tensor:
+        """The weights normalised within their bound, (M K, B)."""
+        return importance_weights(self._grouped(terms), dim=1).flatten(0, 1)
 
     def reference(self, group: Group) -> Estimator:
         """Return one bound of K particles: its gradient has the same expectation."""
@@ -143,9 +153,12 @@ class PIWAE(MIWAE):
     def weighting(self, terms: Terms) -> Weighting:
         """Return the bound of all particles; IWAE's weights for θ, MIWAE's for φ."""
         log_w = terms.log_weight
-        grouped = log_w.unflatten(0, (self.num_bounds, self.num_particles))
-        weight = grouped.softmax(1).flatten(0, 1) / self.num_bounds
-        return ThreeTerms(log_mean_exp(log_w), theta=log_w.softmax(0), path=weight, score=-weight)
+        weight = self._weights(terms) / self.num_bounds
+        return ThreeTerms(log_mean_exp(log_w), theta=importance_weights(log_w), path=weight, score=-weight)
+
+    def advantage(self, terms: Terms) -> Tensor:
+        """Return what each particle adds to the bound that φ follows."""
+        return MIWAE(self.num_particles, self.num_bounds).advantage(terms)
 
     def reference(self, group: Group) -> Estimator:
         """Return the bound that each group of parameters follows."""
@@ -176,8 +189,10 @@ class CIWAE(IWAE):
     def weighting(self, terms: Terms) -> Weighting:
         """Return the combination; every particle has weight β/K + (1 − β) w̃."""
         log_w = terms.log_weight
+        if self.beta == 0:  # 0 times an ELBO of −∞ is no number
+            return super().weighting(terms)
         value = self.beta * log_w.mean(0) + (1 - self.beta) * log_mean_exp(log_w)
-        return self.gradient.of(value, self.beta / len(log_w) + (1 - self.beta) * log_w.softmax(0))
+        return self.gradient.of(value, self.beta / len(log_w) + (1 - self.beta) * importance_weights(log_w))
 
     def reference(self, group: Group) -> Estimator:
         """Return the derivative of the value by autograd: no other estimator maximises this bound."""
@@ -212,12 +227,12 @@ class Renyi(IWAE):
         if self.alpha == 1:
             return self.gradient.of(log_w.mean(0), torch.full_like(log_w, 1 / len(log_w)))
         order = 1 - self.alpha
-        mean, tempered = log_w.mean(0), order * log_w
-        spread = tempered - order * mean
+        largest, tempered = log_w.detach().amax(0), order * log_w
+        spread = order * (log_w - largest)
         # near α = 1 log_mean_exp is near 0 and loses every digit when divided by 1 − α
-        close = mean + spread.clamp(-1, 1).expm1().mean(0).log1p() / order
+        close = largest + spread.clamp(-1, 1).expm1().mean(0).log1p() / order
         value = torch.where(spread.abs().amax(0) < 1, close, log_mean_exp(tempered) / order)
-        return self.gradient.of(value, tempered.softmax(0))
+        return self.gradient.of(value, importance_weights(tempered))
 
     def reference(self, group: Group) -> Estimator:
         """Return the derivative of the value by autograd: no other estimator maximises this bound."""

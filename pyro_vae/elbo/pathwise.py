@@ -14,11 +14,12 @@ from torch.distributions import Distribution
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.information import closed_form_kl
+from pyro_vae.base.statistics import mean_of_others
 from pyro_vae.elbo.draw import Draw
 from pyro_vae.elbo.estimator import Bound, Estimator, Group, at_least_one
 from pyro_vae.elbo.scales import differ
 from pyro_vae.elbo.terms import Run, Terms
-from pyro_vae.elbo.weighting import PathDerivative, Weighting, others_mean, scaled_sum, scored
+from pyro_vae.elbo.weighting import PathDerivative, Weighting, scaled_sum, scored
 from pyro_vae.program.tracing import Site
 
 
@@ -125,7 +126,7 @@ class AnalyticKL(Estimator):
         if draw.log_score is None:
             return Bound(value, surrogate)
         found = each.detach()
-        advantage = (found - others_mean(found)) / len(found) if len(found) > 1 else found
+        advantage = (found - mean_of_others(found)) / len(found) if len(found) > 1 else found
         return Bound(value, surrogate + scored(draw, advantage * scale if isinstance(scale, Tensor) else advantage))
 
     def value(self, draw: Draw) -> Tensor:

@@ -1,5 +1,6 @@
-"""Estimators that need no reparameterization: REINFORCE and VIMCO."""
+"""Estimators that need no reparameterization: REINFORCE, VIMCO and OVIS."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError
-from pyro_vae.base.statistics import log_mean_exp
+from pyro_vae.base.statistics import importance_weights, log_mean_exp, log_share_of_others, mean_of_others
 from pyro_vae.elbo.draw import Draw
 from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group, at_least_one
 from pyro_vae.elbo.importance import IWAE
@@ -46,9 +47,8 @@ class Reinforce(Estimator):
         """Return the ELBO; the score term is weighted by log w minus the mean of the others."""
         log_w = terms.log_weight
         count = len(log_w)
-        others = (log_w.sum(0) - log_w) / (count - 1)
-        value = log_w.mean(0)
-        return ScoreFunction(value, torch.full_like(log_w, 1 / count), (log_w - others) / count)
+        score = (log_w - mean_of_others(log_w)) / count
+        return ScoreFunction(log_w.mean(0), torch.full_like(log_w, 1 / count), score)
 
     def reference(self, group: Group) -> Estimator:
         """Return the ELBO by its total derivative."""
@@ -62,8 +62,9 @@ class MovingAverage:
         self.mean: Tensor | float = 0.0  # from the first step on a scalar on the data's device: no step waits for it
 
     def update(self, value: Tensor, decay: float) -> None:
-        """Move the mean towards a scalar."""
-        self.mean = decay * self.mean + (1 - decay) * value
+        """Move the mean towards a scalar; one that is not finite, the value of a step with w = 0, leaves it."""
+        step = (1 - decay) * (value - self.mean)
+        self.mean = self.mean + torch.where(step.isfinite(), step, 0.0)
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ class VIMCO(Reinforce):
     .. math:: \nabla_\varphi = \sum_k \bigl(\mathcal L - \mathcal L_{-k} - \tilde w_k\bigr) \nabla_\varphi \log q(z_k|x)
 
     where :math:`\mathcal L = \log \frac1K \sum_j w_j` and :math:`\mathcal L_{-k}` is the same with :math:`w_k`
-    replaced by the geometric mean of the others. Unbiased; for discrete latents too.
+    replaced by the geometric mean of the others. Unbiased; for discrete latents too. Of one particle whose w is not 0
+    among others that are, the difference would be infinite; it is that of the smallest normal number.
     Source: Mnih and Rezende, arXiv 1602.06725, equations 9 to 11.
     """
 
@@ -137,14 +139,101 @@ class VIMCO(Reinforce):
     def weighting(self, terms: Terms) -> Weighting:
         """Return the bound; the score term is weighted by what a particle adds to the bound, minus w̃."""
         log_w = terms.log_weight
-        count = len(log_w)
-        geometric = (log_w.sum(0) - log_w) / (count - 1)  # log of the geometric mean of the others, (K, B)
-        replaced = torch.where(torch.eye(count, dtype=torch.bool, device=log_w.device)[..., None], geometric, log_w)
-        without = log_mean_exp(replaced, dim=1)  # row k: particle k replaced
-        weight = log_w.softmax(0)
-        value = log_mean_exp(log_w)
-        return ScoreFunction(value, weight, value - without - weight)
+        geometric = mean_of_others(log_w.log_softmax(0))
+        replaced = torch.logaddexp(log_share_of_others(log_w), geometric)  # L_{−k} − L
+        weight = importance_weights(log_w)
+        return ScoreFunction(log_mean_exp(log_w), weight, -_bounded(replaced) - weight)
 
     def reference(self, group: Group) -> Estimator:
         """Return the importance-weighted bound by its total derivative."""
         return IWAE(self.num_particles)
+
+
+@dataclass(frozen=True)
+class OVIS(VIMCO):
+    r"""The importance-weighted bound by the score function, with the control variate that is best for large K.
+
+    .. math:: \nabla_\varphi = \sum_k \Bigl(\log \frac{1 - 1/K}{1 - \tilde w_k}
+        - (1 - \gamma) \bigl(\tilde w_k + \log(1 - 1/K)\bigr)\Bigr) \nabla_\varphi \log q(z_k|x)
+
+    The first logarithm is :math:`\mathcal L` minus the same bound of the other particles. Unbiased for γ = 0, where
+    each particle stands against the bound with 0 in place of its weight. For γ > 0 γ times the wake phase of
+    :class:`RWS` for φ is added: **biased**; γ = 1 is what the authors train with. For discrete latents too.
+    Source: Liévin, Dittadi, Christensen and Winther, arXiv 2008.01998, equation 17 as in the authors' code.
+
+    Args:
+        num_particles: K, at least 2.
+        gamma: γ, from 0 to 1.
+
+    Raises:
+        InputError: values outside these ranges.
+
+    Example:
+        >>> import torch
+        >>> OVIS(2).weighting(Terms(torch.tensor([[0.0], [0.0]]), torch.zeros(2, 1), torch.zeros(2, 1))).score
+        tensor([[0.1931],
+                [0.1931]])
+    """
+
+    gamma: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.gamma <= 1:
+            raise InputError("a gamma from 0 to 1", self.gamma, "gamma=0")
+
+    def weighting(self, terms: Terms) -> Weighting:
+        """Return the bound; the score term is weighted by the bound minus that of the other particles."""
+        log_w = terms.log_weight
+        weight, even = importance_weights(log_w), math.log1p(-1 / len(log_w))
+        added = even - _bounded(log_share_of_others(log_w))
+        return ScoreFunction(log_mean_exp(log_w), weight, added - (1 - self.gamma) * (weight + even))
+
+
+@dataclass(frozen=True)
+class OVISMonteCarlo(Estimator):
+    r"""The importance-weighted bound by the score function, with the optimal control variate from S further particles.
+
+    .. math:: \nabla_\varphi = \sum_k \Bigl(d_k - \frac1S \sum_s d_k^{(s)}\Bigr) \nabla_\varphi \log q(z_k|x), \qquad
+        d_k = \mathcal L - \tilde w_k
+
+    where :math:`d_k^{(s)}` is :math:`d_k` with :math:`z_k` replaced by :math:`z^{(s)} \sim q(z|x)`. The bound is that
+    of the first K particles; the S others serve φ alone. Unbiased; for discrete latents too.
+    Source: Liévin, Dittadi, Christensen and Winther, arXiv 2008.01998, equation 12.
+
+    Args:
+        num_particles: K.
+        num_auxiliary: S.
+    """
+
+    gradient: ClassVar[type[Weighting]] = ScoreFunction
+    num_particles: int = 5
+    num_auxiliary: int = 1
+
+    def __post_init__(self) -> None:
+        at_least_one("num_particles", self.num_particles)
+        at_least_one("num_auxiliary", self.num_auxiliary)
+
+    @property
+    def total_particles(self) -> int:
+        """K + S."""
+        return self.num_particles + self.num_auxiliary
+
+    def weighting(self, terms: Terms) -> Weighting:
+        """Return the bound of the first K; the score term is weighted by d minus its mean over replacements."""
+        log_w, further = terms.log_weight.split([self.num_particles, self.num_auxiliary])
+        weight = importance_weights(log_w)
+        share = further - log_w.logsumexp(0)  # of each replacement, log, (S, B)
+        total = _bounded(torch.logaddexp(log_share_of_others(log_w), share[:, None]))  # of all, replaced, (S, K, B)
+        score = ((share[:, None] - total).exp() - total).mean(0) - weight
+        none = torch.zeros_like(further)
+        return ScoreFunction(log_mean_exp(log_w), torch.cat([weight, none]), torch.cat([score, none]))
+
+    def reference(self, group: Group) -> Estimator:
+        """Return the importance-weighted bound by its total derivative."""
+        return IWAE(self.num_particles)
+
+
+def _bounded(log_share: Tensor) -> Tensor:
+    """Return the log of a share of the sum of weights, for a share of 0 that of the smallest normal number."""
+    return log_share.masked_fill(log_share == -math.inf, math.log(torch.finfo(log_share.dtype).tiny))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.statistics import importance_weights
 from pyro_vae.elbo.estimator import Estimator, Group, at_least_one
 from pyro_vae.elbo.terms import Terms
 from pyro_vae.elbo.weighting import ScoreFunction, Weighting
@@ -22,8 +23,10 @@ class TVO(Estimator):
 
     Each expectation is estimated from the same K particles with weights :math:`w_k^\beta` normalised, and its
     gradient by the covariance :math:`\nabla E_\pi[f] = E_\pi[\nabla f] + \mathrm{Cov}_\pi(\nabla \log \tilde\pi,
-    f)`: no reparameterization. Biased for finite K. A single partition is the ELBO, with a φ-gradient that is too small
-    by the factor (K − 1)/K. Source: Masrani, Le and Wood, arXiv 1907.00031.
+    f)`: no reparameterization. The covariance with :math:`\nabla_\varphi \log q` is multiplied by K/(K − 1), as in the
+    authors' code: that of K particles is too small by as much, exactly so for equal weights. Biased for finite K; a
+    single partition is the ELBO, without bias. Where a particle has p(x, z) = 0 the value is −∞, as for the ELBO, the
+    first of its terms. Source: Masrani, Le and Wood, arXiv 1907.00031, equation 11.
 
     Args:
         num_particles: K.
@@ -64,15 +67,25 @@ class TVO(Estimator):
         log_w = terms.log_weight
         betas = self.betas().to(log_w)
         value, theta, score = torch.zeros_like(log_w[0]), torch.zeros_like(log_w), torch.zeros_like(log_w)
-        for beta, width in zip(betas[:-1], betas.diff(), strict=True):
-            weight = (beta * log_w).softmax(0)
-            mean = (weight * log_w).sum(0)
-            centred = weight * (log_w - mean)
+        correction = len(log_w) / (len(log_w) - 1)
+        for beta, width, weight in zip(betas[:-1], betas.diff(), _tempered(log_w, betas), strict=True):
+            mean = _times(weight, log_w).sum(0)
+            centred = _times(weight, log_w - mean)
             value = value + width * mean
             theta = theta + width * (weight + beta * centred)
-            score = score + width * ((1 - beta) * centred - weight)
+            score = score + width * (correction * (1 - beta) * centred - weight)
         return ScoreFunction(value, theta, score)
 
     def reference(self, group: Group) -> Estimator | None:
         """Return none: no plain estimator with the same expectation is known."""
         return None
+
+
+def _tempered(log_w: Tensor, betas: Tensor) -> list[Tensor]:
+    """Return the normalised w^β of β_0 to β_{S−1}; at β_0 = 0 all are equal, those of w = 0 as well."""
+    return [torch.full_like(log_w, 1 / len(log_w)), *(importance_weights(beta * log_w) for beta in betas[1:-1])]
+
+
+def _times(weight: Tensor, values: Tensor) -> Tensor:
+    """Return the product, 0 where the weight is 0: 0 times −∞ is no number."""
+    return (weight * values).masked_fill(weight == 0, 0.0)

@@ -11,13 +11,13 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError
-from pyro_vae.base.statistics import log_mean_exp
+from pyro_vae.base.statistics import importance_weights, log_mean_exp
 from pyro_vae.elbo.draw import Draw
 from pyro_vae.elbo.estimator import Bound, Estimator, Group, at_least_one
 from pyro_vae.elbo.importance import IWAE
 from pyro_vae.elbo.pathwise import SampledKL
 from pyro_vae.elbo.terms import Terms
-from pyro_vae.elbo.weighting import ScoreFunction, Weighting
+from pyro_vae.elbo.weighting import ScoreFunction, Weighting, scaled_sum
 from pyro_vae.program.handlers import Unobserve
 from pyro_vae.program.plates import summed
 from pyro_vae.program.predictive import as_observed
@@ -59,7 +59,7 @@ class WakeSleep(Estimator):
     def of_draw(self, draw: Draw) -> Bound:
         """Add the sleep phase."""
         wake = super().of_draw(draw)
-        return Bound(wake.value, wake.surrogate + sleep_log_q(draw).sum())
+        return Bound(wake.value, wake.surrogate + _weighed(draw, sleep_log_q(draw)))
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class RWS(Estimator):
     def weighting(self, terms: Terms) -> Weighting:
         """Return the wake phases."""
         log_w = terms.log_weight
-        weight = log_w.softmax(0)
+        weight = importance_weights(log_w)
         return ScoreFunction(log_mean_exp(log_w), weight, self.wake_phi * weight if self.wake_phi else None)
 
     def reference(self, group: Group) -> Estimator | None:
@@ -107,7 +107,7 @@ class RWS(Estimator):
         wake = super().of_draw(draw)
         if not self.sleep_phi:
             return wake
-        return Bound(wake.value, wake.surrogate + self.sleep_phi * sleep_log_q(draw).sum())
+        return Bound(wake.value, wake.surrogate + self.sleep_phi * _weighed(draw, sleep_log_q(draw)))
 
 
 def sleep_log_q(draw: Draw) -> Tensor:
@@ -134,6 +134,12 @@ def sleep_log_q(draw: Draw) -> Tensor:
     latents = [site for _, site in sample_sites(prune_subsample_sites(guide_trace)) if not site["is_observed"]]
     parts = [summed(log_density(site), draw.plates, None) for site in latents]
     return sum(parts[1:], parts[0]).reshape(-1)
+
+
+def _weighed(draw: Draw, log_q: Tensor) -> Tensor:
+    """Sum over the examples, each times its scale; one number is left to the loss."""
+    scale = draw.scale
+    return scaled_sum(scale, log_q) if isinstance(scale, Tensor) and scale.dim() else log_q.sum()
 
 
 def _replaced(argument: object, pairs: Sequence[tuple[Tensor, Tensor]]) -> object:

@@ -1,6 +1,5 @@
 """The weights of the three gradient terms, and the surrogates whose gradients are their weighted sums."""
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, NoReturn, Self
@@ -229,11 +228,3 @@ def _variables(tensor: Tensor) -> list[Tensor]:
 def scaled_sum(scale: Tensor | float, value: Tensor) -> Tensor:
     """Return Σ scale value; a scale is a number, or (B,)."""
     return (scale * value).sum() if isinstance(scale, Tensor) and scale.dim() else scale * value.sum()
-
-
-def others_mean(log_w: Tensor) -> Tensor:
-    """Return for each particle the mean of the others, (K, B); −∞ where one of them is."""
-    dead = log_w == -math.inf
-    finite = torch.where(dead, 0.0, log_w)
-    mean = (finite.sum(0) - finite) / (len(log_w) - 1)
-    return torch.where(dead.sum(0) - dead.int() > 0, -math.inf, mean)

@@ -31,14 +31,19 @@ OURS = {
     "iwae_stl": elbo.IWAESTL(2),
     "dreg": elbo.DReG(2),
     "miwae": elbo.MIWAE(2, 2),
+    "miwae_dreg": elbo.MIWAEDReG(2, 2),
     "piwae": elbo.PIWAE(1, 2),
+    "piwae_dreg": elbo.PIWAEDReG(2, 2),
     "ciwae": elbo.CIWAE(2, beta=0.3),
     "renyi": elbo.Renyi(2, alpha=0.4),
     "reinforce": elbo.Reinforce(2),
     "reinforce_moving_average": elbo.ReinforceMovingAverage(2),
     "vimco": elbo.VIMCO(2),
+    "ovis": elbo.OVIS(2),
+    "ovis_mc": elbo.OVISMonteCarlo(2, 2),
     "wake_sleep": elbo.WakeSleep(2),
     "rws": elbo.RWS(2),
+    "rws_dreg": elbo.RWSDReG(2),
     "tvo": elbo.TVO(2, partitions=3),
     "beta": elbo.beta_vae(beta=1.0, num_particles=2),
 }
@@ -170,11 +175,14 @@ OBJECTIVES = {
     "iwae": log_mean_exp,
     "dreg": log_mean_exp,
     "miwae": log_mean_exp,
+    "miwae_dreg": log_mean_exp,
     "ciwae": lambda w: 0.3 * w.mean(0) + 0.7 * log_mean_exp(w),
     "renyi": lambda w: log_mean_exp(0.6 * w) / 0.6,
     "reinforce": lambda w: w.mean(0),
     "reinforce_moving_average": lambda w: w.mean(0),
     "vimco": log_mean_exp,
+    "ovis": log_mean_exp,
+    "ovis_mc": log_mean_exp,
 }
 DRAWS = 200_000
 
@@ -224,7 +232,7 @@ def test_gradient_is_unbiased_for_discrete_latents(name):
         assert_mean(found, truth[0])
 
 
-@pytest.mark.parametrize("name", ["sampled_kl", "stl", "iwae", "dreg"])
+@pytest.mark.parametrize("name", ["sampled_kl", "stl", "iwae", "dreg", "miwae_dreg"])
 def test_gradient_is_unbiased_in_a_hierarchy(name):
     """Two latents, the second sampled given the first: dropping the score term must keep the path through the first."""
     program, x = hierarchy(1), repeated(1)
@@ -241,6 +249,20 @@ def test_gradient_is_unbiased_in_a_hierarchy(name):
 
 def test_losing_the_path_through_an_earlier_latent_would_be_found():
     """DReG on detached distribution parameters, as it is often written, is biased in a hierarchy."""
+    found, right = by_detached_parameters("dreg", lambda log_w: log_w.softmax(0) ** 2)
+    with pytest.raises(AssertionError, match="standard errors"):
+        assert_mean(found - right, 0.0)
+
+
+def test_sticking_the_landing_by_detached_parameters_is_unbiased_but_noisier():
+    """Its weights are constants: what is dropped has mean zero, and the noise is that of the score term again."""
+    found, right = by_detached_parameters("stl", lambda log_w: torch.full_like(log_w, 1 / len(log_w)))
+    assert_mean(found - right, 0.0)
+    assert found.var() > 10 * right.var()
+
+
+def by_detached_parameters(name, weigh):
+    """The gradient in a, (B,), with every distribution's parameters detached in log q; and the estimator's."""
     program, x = hierarchy(DRAWS), repeated(DRAWS)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -250,11 +272,9 @@ def test_losing_the_path_through_an_earlier_latent_would_be_found():
     wrong_q = sum(
         normal(sites[n]["fn"].loc.detach(), sites[n]["fn"].scale.detach()).log_prob(draw.drawn[n]) for n in ("z1", "z2")
     )
-    weight = draw.terms.log_weight.detach().softmax(0) ** 2
+    weight = weigh(draw.terms.log_weight.detach())
     (found,) = torch.autograd.grad((weight * (draw.terms.log_joint - wrong_q)).sum(), program.a)
-    right = gradients(OURS["dreg"], program, x)[1][0]
-    with pytest.raises(AssertionError, match="standard errors"):
-        assert_mean(found - right, 0.0)
+    return found, gradients(OURS[name], program, x)[1][0]
 
 
 def test_wake_sleep_follows_its_two_objectives():
@@ -298,6 +318,11 @@ def by_hand(name, log_w):
         swapped = [np.concatenate([np.delete(log_w, k, 0), others[k : k + 1]]) for k in range(count)]
         without = np.stack([np.log(np.exp(w).mean(0)) for w in swapped])
         return normalised, zero, bound - without - normalised
+    if name == "ovis":
+        without = np.stack([np.log(np.exp(np.delete(log_w, k, 0)).sum(0) / count) for k in range(count)])
+        return normalised, zero, bound - without - normalised
+    if name == "ovis_mc":
+        return ovis_by_hand(log_w)
     if name == "tvo":
         betas = OURS["tvo"].betas().numpy()
         theta, score = zero.copy(), zero.copy()
@@ -305,9 +330,9 @@ def by_hand(name, log_w):
             tempered = softmax(low * log_w)
             centred = log_w - (tempered * log_w).sum(0)
             theta += (high - low) * tempered * (1 + low * centred)
-            score += (high - low) * tempered * ((1 - low) * centred - 1)
+            score += (high - low) * tempered * ((1 - low) * centred * count / (count - 1) - 1)
         return theta, zero, score
-    pair = np.concatenate([softmax(log_w[:2]), softmax(log_w[2:])]) / 2 if count == 4 else normalised
+    pair = np.concatenate([softmax(log_w[:2]), softmax(log_w[2:])]) if count == 4 else normalised
     tempered = softmax(0.6 * log_w)
     mixed = 0.3 * even + 0.7 * normalised
     return {
@@ -316,14 +341,29 @@ def by_hand(name, log_w):
         "iwae": (normalised, normalised, -normalised),
         "iwae_stl": (normalised, normalised, zero),
         "dreg": (normalised, normalised**2, zero),
-        "miwae": (pair, pair, -pair),
+        "miwae": (pair / 2, pair / 2, -pair / 2),
+        "miwae_dreg": (pair / 2, pair**2 / 2, zero),
+        "piwae_dreg": (normalised, pair**2 / 2, zero),
         "piwae": (normalised, even, -even),
         "ciwae": (mixed, mixed, -mixed),
         "renyi": (tempered, tempered, -tempered),
         "reinforce": (even, zero, (log_w - others) / count),
         "reinforce_moving_average": (even, zero, log_w / count),
         "rws": (normalised, zero, normalised),
+        "rws_dreg": (normalised, normalised - normalised**2, zero),
     }[name]
+
+
+def ovis_by_hand(log_w):
+    """The weights of OVIS from two particles and two replacements of each."""
+    first = log_w[:2]
+    weight, score = softmax(first), np.log(np.exp(first).mean(0)) - softmax(first)
+    for k, s in itertools.product(range(2), range(2)):
+        replaced = first.copy()
+        replaced[k] = log_w[2 + s]
+        score[k] -= 0.5 * (np.log(np.exp(replaced).mean(0)) - softmax(replaced)[k])
+    none = np.zeros_like(first)
+    return np.concatenate([weight, none]), np.zeros_like(log_w), np.concatenate([score, none])
 
 
 @pytest.mark.parametrize("name", [n for n in OURS if n not in ("analytic_kl", "beta", "wake_sleep")])
@@ -364,9 +404,11 @@ def value_by_hand(name, log_w):
         return sum(
             (high - low) * (softmax(low * log_w) * log_w).sum(0) for low, high in itertools.pairwise(betas.tolist())
         )
-    if name == "miwae":
+    if name == "ovis_mc":
+        return np.log(np.exp(log_w[:2]).mean(0))
+    if name in ("miwae", "miwae_dreg"):
         return 0.5 * (np.log(np.exp(log_w[:2]).mean(0)) + np.log(np.exp(log_w[2:]).mean(0)))
-    importance = {"iwae", "iwae_stl", "dreg", "piwae", "vimco", "rws"}
+    importance = {"iwae", "iwae_stl", "dreg", "piwae", "piwae_dreg", "vimco", "ovis", "rws", "rws_dreg"}
     special = {"ciwae": 0.3 * mean + 0.7 * bound, "renyi": np.log(np.exp(0.6 * log_w).mean(0)) / 0.6}
     return special.get(name, bound if name in importance else mean)
 
@@ -684,7 +726,7 @@ def test_flow_guides_work(name):
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters)
 
 
-@pytest.mark.parametrize("name", ["stl", "iwae_stl", "dreg", "piwae"])
+@pytest.mark.parametrize("name", ["stl", "iwae_stl", "dreg", "miwae_dreg", "piwae", "piwae_dreg", "rws_dreg"])
 def test_flow_without_an_inverse_is_refused_where_q_must_be_scored_anywhere(name):
     model, _, planar = flow_program()
     with pyro.get_param_store().scope():
@@ -950,6 +992,11 @@ BAD = {
     "weights": (lambda: elbo.RWS(5, wake_phi=0.0), "not both 0"),
     "partitions": (lambda: elbo.TVO(5, partitions=0), "partitions that is a whole number"),
     "first beta": (lambda: elbo.TVO(5, first_beta=1.0), "a first_beta between 0 and 1"),
+    "gamma": (lambda: elbo.OVIS(5, gamma=1.5), "a gamma from 0 to 1; got 1.5"),
+    "one particle, ovis": (lambda: elbo.OVIS(1), "at least 2"),
+    "no replacement": (lambda: elbo.OVISMonteCarlo(5, 0), "num_auxiliary that is a whole number of at least 1; got 0"),
+    "weights of rws_dreg": (lambda: elbo.RWSDReG(5, wake_phi=0.0), "not both 0"),
+    "weighted miwae_dreg": (lambda: elbo.Weighted(elbo.MIWAEDReG(5), beta=0.5), "whose KL can be weighted"),
     "free bits": (lambda: elbo.AnalyticKL(free_bits=-1.0), "free_bits of at least 0"),
     "weighted dreg": (lambda: elbo.Weighted(elbo.DReG(5), beta=0.5), "whose KL can be weighted"),
     "weighted twice": (lambda: elbo.beta_vae(estimator="vimco", num_particles=2), "whose KL can be weighted"),
@@ -977,7 +1024,7 @@ BAD = {
 def test_bad_count_is_refused(name, count):
     with pytest.raises(InputError, match=f"num_particles that is a whole number of at least 1; got {count!r}"):
         elbo.ESTIMATORS[name](num_particles=count)
-    if name in ("miwae", "piwae"):
+    if "miwae" in name or "piwae" in name:
         with pytest.raises(InputError, match=f"num_bounds that is a whole number of at least 1; got {count!r}"):
             elbo.ESTIMATORS[name](num_bounds=count)
 

@@ -50,10 +50,8 @@ from pyro_vae.training.loop import Hook
 
 B, D, Z = 6, 5, 2
 FAMILIES = ["bernoulli", "gaussian:scale=0.3", "learned_gaussian:min_scale=0.05"]
-REPARAMETRIZED = [
-    n for n in ESTIMATORS if n not in ("reinforce", "reinforce_moving_average", "vimco", "wake_sleep", "rws", "tvo")
-]
-SCORE = [n for n in ESTIMATORS if n not in REPARAMETRIZED]
+SCORE = ["reinforce", "reinforce_moving_average", "vimco", "ovis", "ovis_mc", "wake_sleep", "rws", "tvo"]
+REPARAMETRIZED = [n for n in ESTIMATORS if n not in SCORE]
 
 
 def make_vae(likelihood="bernoulli", dtype=torch.float64, device="cpu", **more):

@@ -241,10 +241,10 @@ def test_bias_is_found_where_it_is_and_nowhere_else():
     }
     found = reported(names)
     for name, groups in found.items():
-        bias = groups["phi"].bias_squared
+        bias = groups["phi"].distance_squared
         biased = bias.value > 5 * bias.standard_error
         assert biased == (name == "iwae_stl"), f"{name}: {bias}"
-        assert abs(groups["theta"].bias_squared.value) <= 5 * groups["theta"].bias_squared.standard_error
+        assert abs(groups["theta"].distance_squared.value) <= 5 * groups["theta"].distance_squared.standard_error
 
 
 def test_reference_is_the_plain_estimator_of_the_same_bound():
@@ -361,7 +361,7 @@ def test_wrong_weights_show_as_a_bias_against_the_derivative_of_the_value():
             return elbo.ByAutograd(self)
 
     found = reported({"uneven": Uneven(5)}, draws=1500, reference_draws=1500)["uneven"]["phi"]
-    assert found.bias_squared.value > 5 * found.bias_squared.standard_error
+    assert found.distance_squared.value > 5 * found.distance_squared.standard_error
     assert found.reference.startswith("ByAutograd(estimator=")
 
 
@@ -385,7 +385,7 @@ def test_a_wrong_reference_shows_as_a_bias():
             return elbo.SampledKL(1)
 
     found = reported({"planted": Planted(20)}, draws=1500, reference_draws=1500)
-    bias = found["planted"]["phi"].bias_squared
+    bias = found["planted"]["phi"].distance_squared
     assert bias.value > 5 * bias.standard_error
 
 

@@ -63,6 +63,20 @@ def bounded_below(log_scale: Tensor, floor: float) -> Tensor:
     return log_floor + F.softplus(log_scale - log_floor)
 
 
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """Mean, total variance and count of a stream of vectors: of all in row 0, without block i in row i + 1."""
+
+    mean: Tensor  # (b + 1, D), float64
+    variance: Tensor  # (b + 1,)
+    count: Tensor  # (b + 1,)
+
+    @property
+    def signal(self) -> Tensor:
+        r"""The squared norm of the expectation, :math:`\|\bar g\|^2 - V/N`, unbiased, (b + 1,); may be below 0."""
+        return self.mean.square().sum(1) - self.variance / self.count
+
+
 class Moments:
     """The running mean and total variance of a stream of vectors (Welford), in constant memory.
 
@@ -78,18 +92,15 @@ class Moments:
         ...     moments.add(torch.tensor([value]))
         >>> moments.mean(), moments.variance(), moments.count
         (tensor([3.], dtype=torch.float64), 4.666666666666667, 4)
+        >>> moments.left_out().mean.flatten()  # of 1, 2, 3, 6; of 2, 6; of 1, 3
+        tensor([3., 4., 2.], dtype=torch.float64)
     """
 
-    def __init__(self, blocks: int = 10) -> None:
+    def __init__(self, blocks: int = 20) -> None:
         self._counts = [0] * blocks
         self._means: list[Tensor] = [torch.zeros(())] * blocks
         self._squares = [0.0] * blocks  # sums of squared distances to the block's mean, over all coordinates
         self._next = 0
-
-    @property
-    def blocks(self) -> int:
-        """The number of blocks."""
-        return len(self._counts)
 
     @property
     def count(self) -> int:
@@ -99,7 +110,7 @@ class Moments:
     def add(self, vector: Tensor) -> None:
         """Add a vector."""
         block = self._next
-        self._next = (block + 1) % self.blocks
+        self._next = (block + 1) % len(self._counts)
         value = vector.detach().double()
         mean = self._means[block] if self._counts[block] else torch.zeros_like(value)
         self._counts[block] += 1
@@ -107,22 +118,32 @@ class Moments:
         self._squares[block] += torch.dot(value - mean, value - moved).item()
         self._means[block] = moved
 
-    def mean(self, without: int | None = None) -> Tensor:
-        """Return the mean of all vectors, or of those outside one block."""
-        kept = [b for b in range(self.blocks) if b != without and self._counts[b]]
-        total = torch.stack([self._counts[b] * self._means[b] for b in kept]).sum(0)
-        return total / sum(self._counts[b] for b in kept)
+    def mean(self) -> Tensor:
+        """Return the mean of all vectors."""
+        kept = [(n, mean) for n, mean in zip(self._counts, self._means, strict=True) if n]
+        return torch.stack([n * mean for n, mean in kept]).sum(0) / self.count
 
-    def variance(self, without: int | None = None) -> float:
+    def variance(self) -> float:
         """Return the unbiased variance summed over coordinates (the trace of the covariance)."""
-        kept = [b for b in range(self.blocks) if b != without and self._counts[b]]
-        mean = self.mean(without)
-        squares = sum(self._squares[b] + self._counts[b] * (self._means[b] - mean).square().sum().item() for b in kept)
-        return squares / (sum(self._counts[b] for b in kept) - 1)
+        mean = self.mean()
+        kept = [(n, block) for n, block in zip(self._counts, self._means, strict=True) if n]
+        between = sum(n * (block - mean).square().sum().item() for n, block in kept)
+        return (sum(self._squares) + between) / (self.count - 1)
 
-    def counted(self, without: int | None = None) -> int:
-        """Return the number of vectors in :meth:`mean`."""
-        return self.count - (self._counts[without] if without is not None else 0)
+    def left_out(self) -> LeftOut:
+        """Return mean and variance of all vectors, and of those outside each block; every block must have some."""
+        mean, means = self.mean(), torch.stack(self._means)
+        count, squares = (means.new_tensor(v) for v in (self._counts, self._squares))
+        rest = self.count - count
+        away = means - mean
+        without = mean - (count / rest)[:, None] * away
+        total = self.variance() * (self.count - 1)
+        outside = total - squares - count * self.count / rest * away.square().sum(1)
+        return LeftOut(
+            torch.cat([mean[None], without]),
+            torch.cat([means.new_tensor([self.variance()]), (outside / (rest - 1)).clamp(min=0)]),
+            torch.cat([means.new_tensor([self.count]), rest]),
+        )
 
 
 def jackknife(statistic: Callable[[int | None], float], blocks: int) -> tuple[float, float]:

@@ -69,14 +69,29 @@ def comparison_tables(reports: Sequence[EstimatorReport], where: str) -> list[Ta
 def _gradient_table(reports: Sequence[EstimatorReport], where: str, group: str) -> Table:
     name = {"theta": "θ (model)", "phi": "φ (guide)"}[group]
     table = Table(title=f"gradient of {name} at {where}", box=box.SIMPLE)
-    for column in ("estimator", "SNR", "variance", "bias²", "DSNR", "cosine"):
+    for column in ("estimator", "SNR", "variance", "bias²", "DSNR", "cosine", "distance²"):
         table.add_column(column, overflow="fold")
     for report in reports:
         for found in report.gradients:
             if found.group == group:
-                figures = (found.snr, found.variance, found.bias_squared, found.dsnr, found.cosine)
+                figures = (
+                    found.snr,
+                    found.variance,
+                    found.bias_squared,
+                    found.dsnr,
+                    found.cosine,
+                    found.distance_squared,
+                )
                 table.add_row(report.estimator, *("–" if figure is None else str(figure) for figure in figures))
+    table.caption = escape("\n".join(_unknown_lines(reports, group)))
+    table.caption_justify = "left"
     return table
+
+
+def _unknown_lines(reports: Sequence[EstimatorReport], group: str) -> list[str]:
+    """Return a line for each figure that the draws do not determine: of which estimator, and why."""
+    gradients = [(report.estimator, found) for report in reports for found in report.gradients]
+    return [f"{name}, {why}" for name, found in gradients if found.group == group for why in found.unknown]
 
 
 def race_table(laps: Sequence[Lap]) -> Table:

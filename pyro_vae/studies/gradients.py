@@ -7,15 +7,16 @@ trace of the covariance):
 ============  ==========================================================================================
 signal²       ‖ḡ‖² − V/N: the squared norm of E g, without the noise of the mean
 SNR           √(signal² / V)
-bias²         ‖ḡ − r̄‖² − V/N − V_r/N_r, over the reference's signal²; 0 in expectation without bias
-DSNR          E ‖g∥‖ / ‖g⊥‖: along and across the reference's direction (Rainforth et al., arXiv 1802.04537)
-cosine        E cos(g, r̄), of a single draw
+distance²     ‖ḡ − r̄‖² − V/N − V_r/N_r; 0 in expectation without bias
+bias²         distance² over the reference's signal²
+DSNR          E ‖g∥‖ / ‖g⊥‖: along and across u (Rainforth et al., arXiv 1802.04537)
+cosine        E cos(g, u), of a single draw
 ============  ==========================================================================================
 
-The reference r is the plain estimator with the same expectation (:meth:`pyro_vae.elbo.Estimator.reference`), from its
-own draws. Where none is known, and for latents without reparameterization, no bias is reported, and the direction is
-the mean of other draws of the estimator itself. Standard errors: jackknife over ten blocks for the first three, over
-draws for the others.
+u is the direction of E r; the reference r is the plain estimator with the same expectation
+(:meth:`pyro_vae.elbo.Estimator.reference`), from its own draws. Where none is known, and for latents without
+reparameterization, no bias is reported, and r are other draws of the estimator itself. The errors count the noise of
+both: :mod:`pyro_vae.studies.gradient_figures`.
 """
 
 import copy
@@ -34,7 +35,7 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
-from pyro_vae.base.statistics import Estimate, Moments, estimate, jackknife
+from pyro_vae.base.statistics import Estimate, Moments, estimate
 from pyro_vae.base.tables import Records, columns_of
 from pyro_vae.base.types import Progress, PyroFunction, no_progress
 from pyro_vae.elbo.catalogue import as_estimators
@@ -45,10 +46,11 @@ from pyro_vae.program.adapter import as_program
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.protocol import Program
 from pyro_vae.program.tracing import sample_sites, trace_program, trained_tensors
+from pyro_vae.studies.gradient_figures import GradientSample, gradient_figures
 
 GROUPS: tuple[Group, Group] = ("theta", "phi")
 PYROS = (Trace_ELBO, TraceMeanField_ELBO, TraceGraph_ELBO)  # these follow the ELBO
-LEAST_DRAWS = 20  # two for each block of the jackknife
+LEAST_DRAWS = 20  # one for each block of the jackknife
 TIMED = 15  # rounds, interleaved; the median counts
 
 
@@ -63,9 +65,11 @@ class GradientReport:
     norm: float  # of the mean, without its noise; per example
     variance: Estimate
     snr: Estimate
-    bias_squared: Estimate | None  # over the squared norm of the reference; None without one
-    dsnr: Estimate
-    cosine: Estimate
+    distance_squared: Estimate | None  # ‖E g − E r‖²: 0 within five errors, no bias found; None without a reference
+    bias_squared: Estimate | None  # over the squared norm of the reference; None without one, or if unknown
+    dsnr: Estimate | None  # None if unknown
+    cosine: Estimate | None  # None if unknown
+    unknown: tuple[str, ...]  # a line for each figure that these draws do not determine: its name and why
 
 
 @dataclass(frozen=True)
@@ -85,16 +89,16 @@ class GradientComparison(Records[EstimatorReport]):
     """The reports of :func:`compare_gradients`, one per estimator; prints as a table."""
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return one row per estimator and group of parameters; ``bias_squared`` is NaN without a reference."""
+        """Return one row per estimator and group of parameters; a figure without a value is NaN."""
         rows = [
-            {**columns_of(report), **_with_bias(columns_of(gradient))}
+            {**columns_of(report), **_with_numbers(columns_of(gradient))}
             for report in self
             for gradient in report.gradients
         ]
         return pd.DataFrame(rows)
 
     def shown(self) -> pd.DataFrame:
-        """Return bound, variance, SNR and bias, with their standard errors; "–": no reference is known."""
+        """Return bound, variance, SNR and bias, with their standard errors; "–": no reference, or see ``unknown``."""
         rows = [
             {
                 "estimator": report.estimator,
@@ -112,10 +116,10 @@ class GradientComparison(Records[EstimatorReport]):
         return pd.DataFrame(rows)
 
 
-def _with_bias(columns: dict[str, object]) -> dict[str, object]:
-    """Give a gradient without a reference the columns of one with a reference."""
-    none = {"bias_squared": math.nan, "bias_squared_standard_error": math.nan}
-    return {**columns, **(none if columns["bias_squared"] is None else {})}
+def _with_numbers(columns: dict[str, object]) -> dict[str, object]:
+    """Give figures without a value the columns of those with one."""
+    none = {name for name in ("distance_squared", "bias_squared", "dsnr", "cosine") if columns[name] is None}
+    return columns | {column: math.nan for name in none for column in (name, f"{name}_standard_error")}
 
 
 class Differentiable(Protocol):
@@ -234,19 +238,16 @@ class _Subject:
         tick: Callable[[int], None],
     ) -> tuple[Estimate, tuple[GradientReport, ...]]:
         """Return the bound, and a report for each group that has parameters."""
-        used = [group for group in GROUPS if self.groups[group]]
-        moments, means = {g: Moments() for g in used}, {g: references[g][1].mean() for g in used}
+        samples = {g: GradientSample(references[g][1].left_out()) for g in GROUPS if self.groups[g]}
         bounds: list[float] = []
-        directions: dict[Group, list[tuple[float, float]]] = {group: [] for group in used}
         for done in range(draws):
             tick(done)
             bound, found = self.gradient(estimator)
             bounds.append(bound)
-            for group in used:
-                moments[group].add(found[group])
-                directions[group].append(_directions(found[group].double(), means[group]))
-        reports = [_gradient_report(name, g, references[g], moments[g], directions[g]) for g in used]
-        return _mean_of(bounds), tuple(reports)
+            for group, sample in samples.items():
+                sample.add(found[group])
+        reports = [_gradient_report(name, group, references[group][0], samples[group]) for group in samples]
+        return estimate(torch.tensor(bounds, dtype=torch.float64)), tuple(reports)
 
     def costs(self, estimators: Mapping[str, Differentiable]) -> dict[str, tuple[float, float]]:
         """Return seconds (median of interleaved rounds) and MB of a step of each estimator."""
@@ -289,52 +290,28 @@ def _reference(estimator: Differentiable, group: Group) -> Estimator | None:
     return reference
 
 
-def _directions(g: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Return ‖g∥‖/‖g⊥‖ and the cosine, against the reference's direction."""
-    along = torch.dot(g, reference).item() / reference.norm().item()
-    squared = g.square().sum().item()
-    across = math.sqrt(max(squared - along**2, 0.0))
-    return (abs(along) / across if across else math.inf), (along / math.sqrt(squared) if squared else math.nan)
-
-
-def _gradient_report(
-    name: str,
-    group: Group,
-    reference: tuple[Estimator | None, Moments],
-    own: Moments,
-    directions: list[tuple[float, float]],
-) -> GradientReport:
-    referred, other = reference
-    ratios, cosines = (list(column) for column in zip(*directions, strict=True))
-
-    def signal(moments: Moments, without: int | None) -> float:
-        return moments.mean(without).square().sum().item() - moments.variance(without) / moments.counted(without)
-
-    def snr(without: int | None) -> float:
-        variance = own.variance(without)
-        return math.sqrt(max(signal(own, without), 0.0) / variance) if variance else math.inf
-
-    def bias(without: int | None) -> float:
-        distance = (own.mean(without) - other.mean(without)).square().sum().item()
-        noise = sum(m.variance(without) / m.counted(without) for m in (own, other))
-        return (distance - noise) / signal(other, None)
-
+def _gradient_report(name: str, group: Group, reference: Estimator | None, sample: GradientSample) -> GradientReport:
+    figures = gradient_figures(sample)
+    of_reference = {
+        "bias²": "" if reference is None else figures.bias_squared,
+        "DSNR": figures.dsnr,
+        "cosine": figures.cosine,
+    }
+    bias, dsnr, cosine = (None if isinstance(figure, str) else figure for figure in of_reference.values())
     return GradientReport(
         name,
         group,
-        None if referred is None else str(referred),
-        own.count,
-        math.sqrt(max(signal(own, None), 0.0)),
-        Estimate(*jackknife(own.variance, own.blocks)),
-        Estimate(*jackknife(snr, own.blocks)),
-        None if referred is None else Estimate(*jackknife(bias, own.blocks)),
-        _mean_of(ratios),
-        _mean_of(cosines),
+        None if reference is None else str(reference),
+        sample.moments.count,
+        figures.norm,
+        figures.variance,
+        figures.snr,
+        None if reference is None else figures.distance_squared,
+        bias,
+        dsnr,
+        cosine,
+        tuple(f"{of}: {why}" for of, why in of_reference.items() if isinstance(why, str) and why),
     )
-
-
-def _mean_of(values: list[float]) -> Estimate:
-    return estimate(torch.tensor(values, dtype=torch.float64))
 
 
 def effective_sample_size(program: Program, x: Tensor, num_particles: int, repeats: int = 20) -> Estimate:

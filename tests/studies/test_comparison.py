@@ -16,7 +16,7 @@ from checks import assert_close
 from PIL import Image
 from pyro.infer import RenyiELBO
 from torch import nn
-from toys import NOISE, gauss_hermite
+from toys import NOISE
 
 from pyro_vae import VAE, InputError, elbo, fit
 from pyro_vae.base.registry import split_specs
@@ -70,7 +70,7 @@ def reported(estimators, off=0.35, draws=1000, reference_draws=2000):
 
 def test_a_comparison_prints_as_a_table_and_turns_into_numbers():
     wanted = {"plain": elbo.SampledKL(), "tvo": elbo.TVO(3)}
-    found = compare_gradients(Known(0.35), X, wanted, draws=20, reference_draws=20)
+    found = compare_gradients(Known(0.35), X, wanted, draws=20, reference_draws=2000)
     lines = repr(found).splitlines()
     assert lines[0].split() == ["estimator", "K", "bound", "group", "variance", "SNR", "bias²", "ms"]
     assert [(line.split()[0], "–" in line) for line in lines[1:]] == [("plain", False)] * 2 + [("tvo", True)] * 2
@@ -158,13 +158,17 @@ def test_moments_are_mean_and_variance_of_the_whole_stream(count):
     moments = Moments(blocks=10)
     for value in values:
         moments.add(value)
-    assert moments.count == count
+    left_out = moments.left_out()
+    assert moments.count == left_out.count[0] == count
     assert_close(moments.mean(), values.mean(0), tolerance=1e-13)
     assert moments.variance() == pytest.approx(values.var(0, correction=1).sum().item(), rel=1e-9)
     kept = [i for i in range(count) if i % 10 != 3]
-    assert_close(moments.mean(without=3), values[kept].mean(0), tolerance=1e-13)
-    assert moments.variance(without=3) == pytest.approx(values[kept].var(0, correction=1).sum().item(), rel=1e-9)
-    assert moments.counted(without=3) == len(kept)
+    assert_close(left_out.mean[0], values.mean(0), tolerance=1e-13)
+    assert_close(left_out.mean[4], values[kept].mean(0), tolerance=1e-13)
+    assert left_out.variance[4].item() == pytest.approx(values[kept].var(0, correction=1).sum().item(), rel=1e-9)
+    assert left_out.count[4] == len(kept)
+    signal = values[kept].mean(0).square().sum() - values[kept].var(0, correction=1).sum() / len(kept)
+    assert left_out.signal[4].item() == pytest.approx(signal.item(), rel=1e-9)
 
 
 def test_jackknife_of_a_mean_over_blocks_is_its_standard_error():
@@ -178,9 +182,9 @@ def test_jackknife_of_a_mean_over_blocks_is_its_standard_error():
 
 
 def exact_elbo_gradient(off):
-    """Mean and total variance of the sampled-KL gradient (K = 1) in θ and φ, by quadrature."""
-    nodes, log_weights = gauss_hermite(80)
-    weight, program, x = log_weights.exp(), Known(off), X[0, 0]
+    """Norm of the mean, total variance and cosine of the sampled-KL gradient (K = 1) in θ and φ, by quadrature."""
+    nodes = torch.linspace(-8, 8, 1001, dtype=torch.float64)  # evenly: θ's cosine is a sign, which jumps
+    weight, program, x = torch.distributions.Normal(0.0, 1.0).log_prob(nodes).softmax(0), Known(off), X[0, 0]
     a, m, r = program.guide_net
     rows = []
     for eps in nodes:
@@ -190,18 +194,41 @@ def exact_elbo_gradient(off):
         log_w = log_w - normal(a * x + m, r.exp()).log_prob(z)
         rows.append(torch.cat(torch.autograd.grad(log_w, [program.theta, a, m, r])))
     rows = torch.stack(rows)
-    mean = weight @ rows
-    variance = weight @ (rows - mean) ** 2
-    return {"theta": (mean[:1].norm(), variance[:1].sum()), "phi": (mean[1:].norm(), variance[1:].sum())}
+    found = {}
+    for group, columns in (("theta", rows[:, :1]), ("phi", rows[:, 1:])):
+        mean = weight @ columns
+        cosines = columns @ mean / columns.norm(dim=1) / mean.norm()
+        found[group] = (mean.norm(), (weight @ (columns - mean) ** 2).sum(), weight @ cosines)
+    return found
 
 
 @pytest.mark.parametrize("group", ["theta", "phi"])
-def test_norm_variance_and_snr_are_those_of_the_exact_gradient(group):
+def test_norm_variance_snr_and_cosine_are_those_of_the_exact_gradient(group):
     found = reported({"plain": elbo.SampledKL()})["plain"][group]
-    norm, variance = (value.item() for value in exact_elbo_gradient(0.35)[group])
+    norm, variance, cosine = (value.item() for value in exact_elbo_gradient(0.35)[group])
     assert abs(found.variance.value - variance) <= 5 * found.variance.standard_error
     assert abs(found.snr.value - norm / math.sqrt(variance)) <= 5 * found.snr.standard_error
+    assert abs(found.cosine.value - cosine) <= 5 * found.cosine.standard_error
     assert found.norm == pytest.approx(norm, rel=0.3)
+
+
+def test_a_figure_that_is_not_known_has_a_reason_instead():
+    """The gradients in a and m are proportional, so φ spans two dimensions; at the posterior it has no direction."""
+    (phi,) = (g for g in compare_gradients(Known(0.35), X, {"a": "sampled_kl"}, 20, 2000)[0].gradients[1:])
+    assert (phi.dsnr, len(phi.unknown)) == (None, 1)
+    assert phi.unknown[0].startswith("DSNR: Expected gradients that span at least 4 dimensions; got 2,")
+    found = compare_gradients(Known(0.0), X, {"a": "sampled_kl"}, 20, 20)
+    _, at_posterior = found[0].gradients
+    assert (at_posterior.bias_squared, at_posterior.dsnr, at_posterior.cosine) == (None, None, None)
+    assert [line.split(":")[0] for line in at_posterior.unknown] == ["bias²", "DSNR", "cosine"]
+    assert at_posterior.distance_squared is not None
+    assert at_posterior.snr.standard_error > 0
+    row = found.to_dataframe().iloc[1]
+    assert [math.isnan(row[name]) for name in ("dsnr", "dsnr_standard_error", "cosine", "bias_squared")] == [True] * 4
+    table = comparison_tables(found, "here")[2]
+    assert [list(table.columns[i].cells) for i in (3, 4, 5)] == [["–"]] * 3
+    assert table.caption.count("a, ") == 3
+    assert at_posterior.unknown[2].replace("[", "\\[") in table.caption
 
 
 @pytest.mark.slow
@@ -214,10 +241,10 @@ def test_bias_is_found_where_it_is_and_nowhere_else():
     }
     found = reported(names)
     for name, groups in found.items():
-        bias = groups["phi"].bias_squared
+        bias = groups["phi"].distance_squared
         biased = bias.value > 5 * bias.standard_error
         assert biased == (name == "iwae_stl"), f"{name}: {bias}"
-        assert abs(groups["theta"].bias_squared.value) <= 5 * groups["theta"].bias_squared.standard_error
+        assert abs(groups["theta"].distance_squared.value) <= 5 * groups["theta"].distance_squared.standard_error
 
 
 def test_reference_is_the_plain_estimator_of_the_same_bound():
@@ -289,7 +316,8 @@ def test_an_estimator_without_a_reference_is_an_error_and_no_bias_of_zero():
 def test_where_no_reference_is_known_no_bias_is_reported():
     found = reported({"tvo": elbo.TVO(3), "rws": elbo.RWS(3), "sleep": elbo.WakeSleep(2)}, draws=20, reference_draws=20)
     assert [found[name]["phi"].bias_squared for name in found] == [None, None, None]
-    assert [found[name]["theta"].bias_squared is None for name in found] == [True, False, False]
+    assert [found[name]["phi"].distance_squared for name in found] == [None, None, None]
+    assert [found[name]["theta"].distance_squared is None for name in found] == [True, False, False]
     table = comparison_tables([groups["all"] for groups in found.values()], "here")[2]
     assert list(table.columns[3].cells) == ["–", "–", "–"]
 
@@ -318,7 +346,7 @@ def without_score(kind):
 def test_bias_is_found_in_relatives_of_estimators_with_a_bound_of_their_own(right, wrong):
     """No other estimator maximises these bounds. If each were its own reference, any bias would read as 0."""
     found = reported({"right": right, "wrong": wrong}, draws=1500, reference_draws=1500)
-    bias = {name: groups["phi"].bias_squared for name, groups in found.items()}
+    bias = {name: groups["phi"].distance_squared for name, groups in found.items()}
     assert bias["wrong"].value > 5 * bias["wrong"].standard_error
     assert abs(bias["right"].value) <= 5 * bias["right"].standard_error
 
@@ -333,7 +361,7 @@ def test_wrong_weights_show_as_a_bias_against_the_derivative_of_the_value():
             return elbo.ByAutograd(self)
 
     found = reported({"uneven": Uneven(5)}, draws=1500, reference_draws=1500)["uneven"]["phi"]
-    assert found.bias_squared.value > 5 * found.bias_squared.standard_error
+    assert found.distance_squared.value > 5 * found.distance_squared.standard_error
     assert found.reference.startswith("ByAutograd(estimator=")
 
 
@@ -357,7 +385,7 @@ def test_a_wrong_reference_shows_as_a_bias():
             return elbo.SampledKL(1)
 
     found = reported({"planted": Planted(20)}, draws=1500, reference_draws=1500)
-    bias = found["planted"]["phi"].bias_squared
+    bias = found["planted"]["phi"].distance_squared
     assert bias.value > 5 * bias.standard_error
 
 
@@ -387,7 +415,7 @@ def test_groups_are_the_models_and_the_guides_parameters():
 def test_comparison_leaves_parameters_and_random_states_alone_and_repeats_itself():
     program, before = Known(0.3), torch.get_rng_state()
     runs = [compare_gradients(program, X, {"stl": elbo.STL()}, 20, 20, seed=3)[0] for _ in range(2)]
-    first, second = (str(found.gradients) for found in runs)  # θ is one number: its DSNR is infinite
+    first, second = (str(found.gradients) for found in runs)
     assert first == second
     assert str(compare_gradients(program, X, {"stl": elbo.STL()}, 20, 20, seed=4)[0].gradients) != first
     assert torch.equal(before, torch.get_rng_state())
@@ -514,7 +542,7 @@ def test_command_prints_tables_and_writes_json_and_figure(images, tmp_path, caps
             assert r["seconds"] > 0
     assert [r["particles"] for r in record["points"]["0"]] == [1, 1, 3, 2, 5]
     unbiased, (theta, phi) = record["points"]["0"][2]["gradients"], record["points"]["0"][4]["gradients"]
-    assert all(g["bias_squared"]["value"] is not None for g in (*unbiased, theta))
+    assert all(g["distance_squared"]["value"] is not None for g in (*unbiased, theta))
     assert phi["reference"] is None
     assert phi["bias_squared"] is None  # null: no plain estimator is known for φ of RWS
     assert len(record["laps"]) == 10

@@ -24,7 +24,7 @@ from pyro_vae.engines.compiled.replicated import step_function, trace_step
 from pyro_vae.engines.compiled.step import Step, equal_estimator
 from pyro_vae.engines.compiled.trace import TracedStep, check_compiled
 from pyro_vae.engines.nonfinite import offending
-from pyro_vae.engines.optimizers import OPTIMIZERS
+from pyro_vae.engines.optimizers import OPTIMIZERS, check_named
 from pyro_vae.engines.protocol import StepInfo, check_kl_weight, one_by_one
 from pyro_vae.models.replicates import Replicates
 from pyro_vae.program.contexts import own_store
@@ -215,6 +215,7 @@ class CompiledEngine:
 
 def build_optimizer(spec: str, groups: list[dict[str, list[Tensor]]]) -> Optimizer:
     """Return one optimiser over all groups, fused where torch supports it; rates are set before every step."""
+    check_named(spec)
     name, _, arguments = spec.partition(":")
     takes = inspect.signature(lookup(OPTIMIZERS, name.strip(), "optimizer")).parameters
     on_cuda = groups[0]["params"][0].device.type == "cuda"

@@ -17,7 +17,7 @@ from pyro_vae.base.types import State
 from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.engines.compiled.compare import TOLERANCES, tensor_errors
 from pyro_vae.engines.compiled.step import StepFunction, StepResult, laid_out_as
-from pyro_vae.engines.compiled.trace import Flat, TracedStep, trace_checked
+from pyro_vae.engines.compiled.trace import Flat, TracedStep, refusing, trace_checked
 from pyro_vae.models.replicates import Replicates, members
 from pyro_vae.program.protocol import Program
 
@@ -161,14 +161,9 @@ def trace_batched(function: ReplicatedFunction, x: Tensor, kl_weight: Tensor) ->
             noise = [make((len(function.programs), *like.shape), like) for make, like in sources]
             return _each(graph, function, noise)(x, kl_weight, *tensors)
 
-        with isolated_rng(x.device):
-            try:
-                found: GraphModule = make_fx(step)(x, kl_weight, *(t.clone() for t in function.inputs()))
-            except RuntimeError as error:
-                got = str(error).splitlines()[0].rstrip(".")
-                raise InputError(
-                    "a program whose steps can be batched over replicates", got, "one run per seed"
-                ) from error
+        batched = refusing(lambda: "whose steps can be batched over replicates", "one run per seed")
+        with batched, isolated_rng(x.device):
+            found: GraphModule = make_fx(step)(x, kl_weight, *(t.clone() for t in function.inputs()))
             _check(graph, function, sources, x.roll(1, 0), kl_weight)
     return single.by(found)
 

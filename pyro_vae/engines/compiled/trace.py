@@ -4,7 +4,8 @@ The traced graph consists of ATen operations: loss, gradients, their norm and it
 device's generator in the order of the eager program, so the two can be compared on the same noise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pyro
@@ -16,8 +17,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.engines.compiled.compare import check_same, on_fixed_noise
+from pyro_vae.engines.compiled.shapes import refuse_varying_shapes
 from pyro_vae.engines.compiled.step import STOCK, Step, StepFunction, StepResult
-from pyro_vae.program.explain import explained, program_error
+from pyro_vae.program.explain import program_error
 from pyro_vae.program.handlers import LastSite
 
 Flat = Callable[..., list[Tensor]]
@@ -60,16 +62,29 @@ def traced(function: StepFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
         trained[:] = result.gradients
         return result.flat()
 
+    def what() -> str:
+        site = f"; this one got as far as site {visited.name!r}" if visited.name else ""
+        return f"that can be traced once (no branch on a sampled value, no .item()){site}"
+
+    with refusing(what), isolated_rng(x.device), visited, pyro.validation_enabled(False):
+        graph: GraphModule = make_fx(flat)(x, kl_weight, *(t.clone() for t in function.inputs()))
+    first = 2 + len(function.parameters)
+    refuse_varying_shapes(graph, range(first, first + len(function.constants)))
+    return TracedStep(graph, tuple(trained))
+
+
+@contextmanager
+def refusing(what: Callable[[], str], hint: str = STOCK) -> Iterator[None]:
+    """Turn any error of a block into an InputError that says what a program should be, where it was raised, and why.
+
+    Tracing, and a graph that runs, raise whatever the program's own code or torch raises.
+    """
     try:
-        with isolated_rng(x.device), visited, pyro.validation_enabled(False):
-            graph: GraphModule = make_fx(flat)(x, kl_weight, *(t.clone() for t in function.inputs()))
+        yield
     except InputError:
         raise
-    except Exception as error:  # make_fx raises whatever the program's own code raises
-        site = f"; this one got as far as site {visited.name!r}" if visited.name else ""
-        what = f"that can be traced once (no branch on a sampled value, no .item()){site}"
-        raise program_error(error, what, STOCK) from error
-    return TracedStep(graph, tuple(trained))
+    except Exception as error:
+        raise program_error(error, what(), hint) from error
 
 
 def reference_run(function: StepFunction, x: Tensor, kl_weight: Tensor) -> list[Tensor]:
@@ -78,7 +93,9 @@ def reference_run(function: StepFunction, x: Tensor, kl_weight: Tensor) -> list[
     Raises:
         InputError: an invalid argument of a distribution; the estimator does not support the program.
     """
-    with explained("whose distributions get valid arguments"):
+    with refusing(
+        lambda: "whose distributions get valid arguments", "running model and guide on a small batch by hand"
+    ):
         return on_fixed_noise(lambda *t: function(x.roll(1, 0), kl_weight, *t).flat(), function.inputs(), validate=True)
 
 
@@ -110,7 +127,8 @@ def check_step(step: TracedStep, function: Step, x: Tensor, kl_weight: Tensor, r
     Raises:
         InputError: they differ: the trace froze a number (sampled by NumPy, counted in Python).
     """
-    found = on_fixed_noise(lambda *t: step.flat(x.roll(1, 0), kl_weight, *t), function.inputs())
+    with refusing(lambda: "whose graph runs on other data and noise than those of its trace"):
+        found = on_fixed_noise(lambda *t: step.flat(x.roll(1, 0), kl_weight, *t), function.inputs())
     names = ["the loss", "the gradient's norm", *(f"the gradient of {name}" for name in step.trained)]
     names += ["the estimator's state"] * len(function.state)
     names += [f"{name} after the step" for name in (*function.parameters, *function.constants, *function.state)]

@@ -4,7 +4,7 @@ The traced graph consists of ATen operations: loss, gradients, their norm and it
 device's generator in the order of the eager program, so the two can be compared on the same noise.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -23,6 +23,7 @@ from pyro_vae.program.explain import program_error
 from pyro_vae.program.handlers import LastSite
 
 Flat = Callable[..., list[Tensor]]
+AFTER = " after the step"  # what a step has left in its inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,27 +88,43 @@ def refusing(what: Callable[[], str], hint: str = STOCK) -> Iterator[None]:
         raise program_error(error, what(), hint) from error
 
 
-def reference_run(function: StepFunction, x: Tensor, kl_weight: Tensor) -> list[Tensor]:
+def reference_run(function: StepFunction, x: Tensor, kl_weight: Tensor, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     """Run the eager program with Pyro's validation on, on a rolled batch and other noise than the trace's.
+
+    Returns what the step computed and what it left in its inputs, by name.
 
     Raises:
         InputError: an invalid argument of a distribution; the estimator does not support the program.
     """
+    trained: list[str] = []
+
+    def call(*tensors: Tensor) -> list[Tensor]:
+        result = function(x.roll(1, 0), kl_weight, *tensors)
+        trained[:] = result.gradients
+        return result.flat()
+
     with refusing(
         lambda: "whose distributions get valid arguments", "running model and guide on a small batch by hand"
     ):
-        return on_fixed_noise(lambda *t: function(x.roll(1, 0), kl_weight, *t).flat(), function.inputs(), validate=True)
+        found = on_fixed_noise(call, inputs, validate=True)
+    return dict(zip(output_names(function, trained), found, strict=True))
 
 
-def trace_checked(function: StepFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
-    """Run the eager program once (:func:`reference_run`), trace it once, and compare the two.
+def output_names(function: Step, trained: Sequence[str]) -> list[str]:
+    """Return the names of what :func:`on_fixed_noise` returns of a step, in its order."""
+    names = ["the loss", "the gradient's norm", *(f"the gradient of {name}" for name in trained)]
+    names += [f"the estimator's {name}" for name in function.state]
+    return names + [f"{name}{AFTER}" for name in (*function.parameters, *function.constants, *function.state)]
+
+
+def trace_checked(function: StepFunction, x: Tensor, kl_weight: Tensor, reference: Mapping[str, Tensor]) -> TracedStep:
+    """Trace the program once, and compare the trace with a :func:`reference_run` on the same data.
 
     Raises:
         InputError: the program cannot be traced, or the trace differs from it.
     """
-    reference = reference_run(function, x, kl_weight)
     step = traced(function, x, kl_weight)
-    check_step(step, function, x, kl_weight, reference)
+    check_step(step, function, x, kl_weight, list(reference.values()))
     return step
 
 
@@ -129,7 +146,4 @@ def check_step(step: TracedStep, function: Step, x: Tensor, kl_weight: Tensor, r
     """
     with refusing(lambda: "whose graph runs on other data and noise than those of its trace"):
         found = on_fixed_noise(lambda *t: step.flat(x.roll(1, 0), kl_weight, *t), function.inputs())
-    names = ["the loss", "the gradient's norm", *(f"the gradient of {name}" for name in step.trained)]
-    names += ["the estimator's state"] * len(function.state)
-    names += [f"{name} after the step" for name in (*function.parameters, *function.constants, *function.state)]
-    return check_same(found, reference, names)
+    return check_same(found, reference, output_names(function, step.trained))

@@ -116,6 +116,11 @@ def replace_network(program):
 CHANGED = {
     "a float": (setter(None, "tau", 0.5), r"tau changed from 1\.0 to 0\.5: the loss off by .*the gradient of enc"),
     "a float by a little": (setter(None, "tau", 0.9998), r"got tau changed from 1\.0 to 0\.9998: the loss off by"),
+    "to where it fails": (
+        setter(None, "tau", "half"),
+        r"got tau changed from 1\.0 to 'half': now it raises TypeError: ",
+    ),
+    "to no number": (setter(None, "tau", float("nan")), r"got tau changed from 1\.0 to nan: the loss off by inf"),
     "in a dictionary": (lambda p: p.options.update(tau=0.5), r"got options\['tau'\] changed from 1\.0 to 0\.5: "),
     "of the class": (setter(Program, "by_class", 0.5), r"got by_class changed from 1\.0 to 0\.5: "),
     "a global": (set_global, r"got the global TAU changed from 1\.0 to 0\.5: "),

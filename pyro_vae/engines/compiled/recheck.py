@@ -13,7 +13,7 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.engines.compiled.compare import TOLERANCES, tensor_errors
 from pyro_vae.engines.compiled.held import changes, differs, held_values, numbers
 from pyro_vae.engines.compiled.step import STOCK, StepFunction, held_tensors
-from pyro_vae.engines.compiled.trace import AFTER, reference_run
+from pyro_vae.engines.compiled.trace import AFTER, eager_step, reference_run
 from pyro_vae.program.protocol import Program
 
 EXACT = {torch.float64: 1e-10, torch.float32: 1e-5}  # where a value that the program holds has changed
@@ -116,7 +116,10 @@ class Baseline:
                 raise InputError("replicates that differ only in their parameters' values", got, "one run for each")
 
     def _differing(self, index: int, *, exact: bool) -> list[str]:
-        found = reference_run(self._functions[index], self._x, self._weight, self._inputs)
+        try:
+            found = eager_step(self._functions[index], self._x, self._weight, self._inputs)
+        except Exception as error:  # whatever the program's own code raises
+            return [f"now it raises {type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}"]
         limits = EXACT if exact and self._x.device.type == "cpu" else TOLERANCES  # CUDA may sum in another order
         return differing(found, self.reference, limits.get(self._x.dtype, 1e-3))
 

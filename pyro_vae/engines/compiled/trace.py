@@ -89,12 +89,23 @@ def refusing(what: Callable[[], str], hint: str = STOCK) -> Iterator[None]:
 
 
 def reference_run(function: StepFunction, x: Tensor, kl_weight: Tensor, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Run the eager program with Pyro's validation on, on a rolled batch and other noise than the trace's.
-
-    Returns what the step computed and what it left in its inputs, by name.
+    """Take the :func:`eager_step` with Pyro's validation on.
 
     Raises:
         InputError: an invalid argument of a distribution; the estimator does not support the program.
+    """
+    with refusing(
+        lambda: "whose distributions get valid arguments", "running model and guide on a small batch by hand"
+    ):
+        return eager_step(function, x, kl_weight, inputs, validate=True)
+
+
+def eager_step(
+    function: StepFunction, x: Tensor, kl_weight: Tensor, inputs: Sequence[Tensor], *, validate: bool = False
+) -> dict[str, Tensor]:
+    """Run the eager program on a rolled batch and other noise than the trace's; the inputs stay as they are.
+
+    Returns what the step computed and what it left in copies of its inputs, by name.
     """
     trained: list[str] = []
 
@@ -103,10 +114,7 @@ def reference_run(function: StepFunction, x: Tensor, kl_weight: Tensor, inputs: 
         trained[:] = result.gradients
         return result.flat()
 
-    with refusing(
-        lambda: "whose distributions get valid arguments", "running model and guide on a small batch by hand"
-    ):
-        found = on_fixed_noise(call, inputs, validate=True)
+    found = on_fixed_noise(call, inputs, validate=validate)
     return dict(zip(output_names(function, trained), found, strict=True))
 
 

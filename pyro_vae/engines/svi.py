@@ -22,7 +22,7 @@ from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.nonfinite import offending
-from pyro_vae.engines.optimizers import OPTIMIZERS
+from pyro_vae.engines.optimizers import OPTIMIZERS, check_named
 from pyro_vae.engines.protocol import StepInfo, check_kl_weight, one_by_one
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.handlers import WeightLatents
@@ -77,6 +77,7 @@ class SVIEngine:
         self._steps = 0
         self._names: dict[Tensor, str | None] = {}  # recorded in each step: the store is gone after the block
         self._arguments = {"lr": 0.0}  # replaced before every step
+        check_named(optimizer)
         # built once on a dummy tensor, so that a wrong argument raises here, not in the first step
         from_spec(OPTIMIZERS, optimizer, "optimizer", params=[torch.zeros(1, requires_grad=True)], lr=1e-3)
         self._optim = PyroOptim(partial(_build_optimizer, optimizer), self._arguments)

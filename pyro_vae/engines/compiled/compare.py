@@ -54,7 +54,8 @@ def tensor_errors(values: Sequence[Tensor], references: Sequence[Tensor]) -> lis
     """
     finite = [r.double().abs().nan_to_num(nan=0.0, posinf=0.0) for r in references]
     sizes = [float(r.max()) if r.numel() else 0.0 for r in finite]
-    least = NEGLIGIBLE * max(sizes[1:], default=0.0)  # the first is the loss, a sum over examples
+    counted = [size for r, size in zip(references, sizes, strict=True) if r.is_floating_point()]  # no counts of steps
+    least = NEGLIGIBLE * max(counted[1:], default=0.0)  # the first is the loss, a sum over examples
     return [_error(v, r, max(size, least)) for v, r, size in zip(values, references, sizes, strict=True)]
 
 

@@ -12,7 +12,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.base.errors import NonFiniteError, lookup
+from pyro_vae.base.errors import InputError, NonFiniteError, lookup
 from pyro_vae.base.random import noise_state
 from pyro_vae.base.registry import from_spec
 from pyro_vae.base.types import State
@@ -20,11 +20,12 @@ from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.compiled.cuda_graphs import Recording
 from pyro_vae.engines.compiled.inductor import compile_graph
+from pyro_vae.engines.compiled.recheck import Baseline, Tensors
 from pyro_vae.engines.compiled.replicated import step_function, trace_step
 from pyro_vae.engines.compiled.step import Step, equal_estimator
 from pyro_vae.engines.compiled.trace import TracedStep, check_compiled
 from pyro_vae.engines.nonfinite import offending
-from pyro_vae.engines.optimizers import OPTIMIZERS
+from pyro_vae.engines.optimizers import OPTIMIZERS, check_named
 from pyro_vae.engines.protocol import StepInfo, check_kl_weight, one_by_one
 from pyro_vae.models.replicates import Replicates
 from pyro_vae.program.contexts import own_store
@@ -39,7 +40,8 @@ class CompiledEngine:
 
     The shape of the first batch is compiled. A batch of another shape (a smaller last one) is traced when it is first
     met and runs uncompiled: compilation does not amortise over one step per epoch. Every graph is compared with the
-    eager program before it is used. On CUDA, :meth:`run` records whole steps in CUDA graphs.
+    eager program before it is used, and by :meth:`run` again every epoch: what is meant to change between steps is a
+    registered buffer, changed in place. On CUDA, :meth:`run` records whole steps in CUDA graphs.
 
     Args:
         program: the program or :class:`~pyro_vae.Replicates`, on its device; do not move it afterwards.
@@ -78,6 +80,8 @@ class CompiledEngine:
         self._function: Step = self._tracer
         self._beta = float(self._estimator.beta) if isinstance(self._estimator, Weighted) else 1.0
         self._optimizer = build_optimizer(optimizer, self._function.groups)
+        self._tensors = Tensors(self._function.programs)
+        self._baselines: dict[bool, Baseline] = {}  # by mode: of the first shape that is traced
         self._traced: dict[Key, TracedStep] = {}
         self._graphs: dict[Key, TracedStep] = {}  # compiled where that amortises
         self._shape: list[int] | None = None  # of the batches that are compiled
@@ -124,10 +128,23 @@ class CompiledEngine:
         return self._info(losses, norms, len(x), learning_rate, kl_weight)
 
     def run(self, batches: Batches) -> Iterator[list[StepInfo]]:
-        """Take the steps of an epoch: one by one on the CPU, several per replay on CUDA."""
-        if batches.images.device.type != "cuda" or not self._recordable:
-            return one_by_one(self, batches)
-        return self._recorded(batches)
+        """Take the steps of an epoch: one by one on the CPU, several per replay on CUDA.
+
+        Before the first, the trace is checked against the program again, on the data and the noise of the first check;
+        after the last, where a value that the program holds has changed.
+
+        Raises:
+            InputError: names what was changed since the trace.
+        """
+        recorded, mode = batches.images.device.type == "cuda" and self._recordable, self._mode
+        self._tensors.check()
+        if mode in self._baselines:
+            self._baselines[mode].check()
+        yield from self._recorded(batches) if recorded else one_by_one(self, batches)
+        self._tensors.check()
+        mode = mode if recorded else self._mode  # single steps are traced again in another mode
+        if mode in self._baselines:
+            self._baselines[mode].check_where_changed()
 
     def state_dict(self) -> State:
         """Return the optimiser's state, the estimator's, the number of steps, and the compiled shape."""
@@ -136,20 +153,37 @@ class CompiledEngine:
             "optimizer": self._optimizer.state_dict(),
             "estimator": self._function.estimator_state(),
             "shape": self._shape,
+            "trained": list(self._function.parameters),
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Resume from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`.
+
+        Raises:
+            InputError: other parameters were trained: some were frozen or unfrozen since.
+        """
+        self._check_trained(state.get("trained"))
         self._steps, self._shape = state["steps"], state["shape"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._function.load_estimator_state(state["estimator"])
         self._recording = None  # its graphs use the memory of the former state
 
+    def _check_trained(self, began: list[str] | None) -> None:
+        trained = list(self._function.parameters)
+        if began is None or began == trained:
+            return
+        found = [f"{name} frozen since" for name in began if name not in trained]
+        found += [f"{name} unfrozen since" for name in trained if name not in began]
+        hint = "fit(program, ...) without resume, which trains on from the program as it is"
+        raise InputError("the trained parameters with which training began", ", ".join(found), hint)
+
     def trace(self, x: Tensor, weight: Tensor) -> TracedStep:
         """Return the traced step for batches of the shape of x, checked and not compiled."""
         key = self._key(x)
         if key not in self._traced:
-            self._traced[key] = trace_step(self._tracer, x, weight)
+            baseline = Baseline(self._tracer.singles, x, weight)
+            self._traced[key] = trace_step(self._tracer, x, weight, baseline.reference)
+            self._baselines.setdefault(self._mode, baseline)
         return self._traced[key]
 
     def graph(self, x: Tensor, weight: Tensor) -> TracedStep:
@@ -167,7 +201,12 @@ class CompiledEngine:
         return self._graphs[key]
 
     def _key(self, x: Tensor) -> Key:
-        return x.shape, x.dtype, bool(getattr(self._function.programs[0], "training", True))
+        return x.shape, x.dtype, self._mode
+
+    @property
+    def _mode(self) -> bool:
+        """Whether the program is in training mode."""
+        return bool(getattr(self._function.programs[0], "training", True))
 
     @property
     def _recordable(self) -> bool:
@@ -215,6 +254,7 @@ class CompiledEngine:
 
 def build_optimizer(spec: str, groups: list[dict[str, list[Tensor]]]) -> Optimizer:
     """Return one optimiser over all groups, fused where torch supports it; rates are set before every step."""
+    check_named(spec)
     name, _, arguments = spec.partition(":")
     takes = inspect.signature(lookup(OPTIMIZERS, name.strip(), "optimizer")).parameters
     on_cuda = groups[0]["params"][0].device.type == "cuda"

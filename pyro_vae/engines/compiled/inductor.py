@@ -12,6 +12,7 @@ from torch.utils._triton import has_triton
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.engines.compiled.step import STOCK
+from pyro_vae.program.explain import program_error
 
 Flat = Callable[..., list[Tensor]]
 NO_COMPILER = (InvalidCxxCompiler, CppCompileError, TritonMissing, GPUTooOldForTriton)
@@ -24,7 +25,7 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Flat:
     without Python does not need.
 
     Raises:
-        InputError: no compiler, or one that does not work.
+        InputError: no compiler, one that does not work, or a graph that Inductor cannot compile.
     """
     try:
         call: Flat = torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
@@ -34,7 +35,7 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Flat:
             got = (str(lacking[0]).strip().splitlines() or [type(lacking[0]).__name__])[0].rstrip(".")
             hint = f"installing g++ (CXX may name another compiler), {STOCK}, or engine='compiled:inductor=false'"
             raise InputError("a C++ compiler (on CUDA, Triton) for engine compiled", got, hint) from error
-        raise
+        raise program_error(error, "that Inductor compiles", f"engine='compiled:inductor=false', or {STOCK}") from error
     return call
 
 

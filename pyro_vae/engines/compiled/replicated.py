@@ -17,7 +17,7 @@ from pyro_vae.base.types import State
 from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.engines.compiled.compare import TOLERANCES, tensor_errors
 from pyro_vae.engines.compiled.step import StepFunction, StepResult, laid_out_as
-from pyro_vae.engines.compiled.trace import Flat, TracedStep, trace_checked
+from pyro_vae.engines.compiled.trace import Flat, TracedStep, refusing, trace_checked
 from pyro_vae.models.replicates import Replicates, members
 from pyro_vae.program.protocol import Program
 
@@ -55,7 +55,8 @@ class ReplicatedFunction:
         twins = [StepFunction(p, estimator) for p in self.programs]
         self._parameters = {name: _stack([t.parameters[name] for t in twins]) for name in twins[0].parameters}
         self._constants = {name: _stack([t.constants[name] for t in twins]) for name in twins[0].constants}
-        self.single = StepFunction(self.programs[0], estimator, clip_norm, kl_weighted=self.kl_weighted)
+        self.singles = [StepFunction(p, estimator, clip_norm, kl_weighted=self.kl_weighted) for p in self.programs]
+        self.single = self.singles[0]  # the one that is traced
         self.views = [list(t.parameters.values()) for t in twins]  # each program's; they share the stacked storage
         self._rates = replicates.rates
         self.separate = len(set(replicates.rates)) > 1  # whether learning rates differ
@@ -139,21 +140,25 @@ def step_function(
     return StepFunction(thing, estimator, clip_norm, kl_weighted=kl_weighted)
 
 
-def trace_step(function: StepFunction | ReplicatedFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
+def trace_step(
+    function: StepFunction | ReplicatedFunction, x: Tensor, kl_weight: Tensor, reference: Mapping[str, Tensor]
+) -> TracedStep:
     """Trace a step and compare it with the eager program; for replicates, batch the first one's trace over all."""
     if isinstance(function, ReplicatedFunction):
-        return trace_batched(function, x, kl_weight)
-    return trace_checked(function, x, kl_weight)
+        return trace_batched(function, x, kl_weight, reference)
+    return trace_checked(function, x, kl_weight, reference)
 
 
-def trace_batched(function: ReplicatedFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
+def trace_batched(
+    function: ReplicatedFunction, x: Tensor, kl_weight: Tensor, reference: Mapping[str, Tensor]
+) -> TracedStep:
     """Trace the first program's step, check it, and batch it over the replicates.
 
     Raises:
         InputError: the program cannot be traced, or its sampling cannot be batched.
     """
     with torch.no_grad():
-        single = trace_checked(function.single, x, kl_weight)
+        single = trace_checked(function.single, x, kl_weight, reference)
         graph = single.graph
         sources = _noise_sources(graph, [x, kl_weight, *function.single.inputs()])
 
@@ -161,14 +166,9 @@ def trace_batched(function: ReplicatedFunction, x: Tensor, kl_weight: Tensor) ->
             noise = [make((len(function.programs), *like.shape), like) for make, like in sources]
             return _each(graph, function, noise)(x, kl_weight, *tensors)
 
-        with isolated_rng(x.device):
-            try:
-                found: GraphModule = make_fx(step)(x, kl_weight, *(t.clone() for t in function.inputs()))
-            except RuntimeError as error:
-                got = str(error).splitlines()[0].rstrip(".")
-                raise InputError(
-                    "a program whose steps can be batched over replicates", got, "one run per seed"
-                ) from error
+        batched = refusing(lambda: "whose steps can be batched over replicates", "one run per seed")
+        with batched, isolated_rng(x.device):
+            found: GraphModule = make_fx(step)(x, kl_weight, *(t.clone() for t in function.inputs()))
             _check(graph, function, sources, x.roll(1, 0), kl_weight)
     return single.by(found)
 

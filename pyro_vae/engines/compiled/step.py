@@ -114,6 +114,7 @@ class StepFunction:
         self, program: Program, estimator: Estimator, clip_norm: float = math.inf, *, kl_weighted: bool = False
     ) -> None:
         self.program, self.estimator, self.programs = program, estimator, [program]
+        self.singles = [self]
         self.clip_norm, self.kl_weighted = clip_norm, kl_weighted
         trainable = {name: p for name, p in program.named_parameters() if p.requires_grad}
         self._parameters: dict[str, Tensor] = dict(trainable)
@@ -147,6 +148,10 @@ class StepFunction:
     def inputs(self) -> list[Tensor]:
         """Return the arguments after x and the KL weight: parameters, buffers, the estimator's state."""
         return [*self.tensors(), *self.state.values()]
+
+    def names(self) -> list[str]:
+        """Return the names of :meth:`inputs`."""
+        return [*self.parameters, *self.constants, *self.state]
 
     def set_grads(self, result: StepResult) -> None:
         """Set the gradients for the optimiser."""
@@ -228,8 +233,12 @@ class _Holder(nn.Module):
         super().__init__()
         self.program = program
 
-    def forward(self, function: Callable[[], T]) -> T:
-        return function()
+    def forward(self, function: Callable[[], T], tensors: Mapping[str, Tensor]) -> T:
+        found = function()
+        for name, buffer in cast(nn.Module, self.program).named_buffers():
+            if name in tensors and buffer is not tensors[name]:  # assigned anew; the swap would lose it
+                tensors[name].detach().copy_(buffer.detach())
+        return found
 
 
 def held_tensors(program: Program) -> dict[str, Tensor]:
@@ -239,9 +248,12 @@ def held_tensors(program: Program) -> dict[str, Tensor]:
 
 
 def swapped(program: Program, tensors: Mapping[str, Tensor], function: Callable[[], T]) -> T:
-    """Call a function with other tensors in place of the program's parameters and buffers."""
+    """Call a function with other tensors in place of the program's parameters and buffers.
+
+    A buffer that the program assigns anew (``self.mean = 0.9 * self.mean + ...``) is changed in place instead.
+    """
     named = {f"program.{name}": tensor for name, tensor in tensors.items()}
-    found: T = torch.func.functional_call(_Holder(program), named, (function,))
+    found: T = torch.func.functional_call(_Holder(program), named, (function, tensors))
     return found
 
 

@@ -12,8 +12,9 @@ from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.elbo.terms import Terms
 from pyro_vae.engines.compiled.compare import check_same, on_fixed_noise
 from pyro_vae.engines.compiled.inductor import Flat, compile_graph, has_compiler
-from pyro_vae.engines.compiled.step import STOCK, held_tensors, swapped
-from pyro_vae.program.explain import program_error
+from pyro_vae.engines.compiled.shapes import refuse_varying_shapes
+from pyro_vae.engines.compiled.step import held_tensors, swapped
+from pyro_vae.engines.compiled.trace import refusing
 from pyro_vae.program.protocol import Program
 
 
@@ -84,15 +85,13 @@ class CompiledTerms:
 
     def _check(self, graph: Flat, x: Tensor, reference: list[Tensor]) -> None:
         names = ["log p(x|z)", "log p(z)", "log q(z|x)", *self._tensors]
-        check_same(on_fixed_noise(lambda *t: graph(x.roll(1, 0), *t), self._values), reference, names)
+        with refusing(lambda: "whose graph runs on other data and noise than those of its trace"):
+            found = on_fixed_noise(lambda *t: graph(x.roll(1, 0), *t), self._values)
+        check_same(found, reference, names)
 
 
 def _traced(score: Flat, inputs: list[Tensor]) -> GraphModule:
-    with isolated_rng(inputs[0].device):
-        try:
-            graph: GraphModule = make_fx(score)(*inputs)
-        except InputError:
-            raise
-        except Exception as error:  # make_fx raises whatever the program's own code raises
-            raise program_error(error, "that can be traced once", STOCK) from error
+    with isolated_rng(inputs[0].device), refusing(lambda: "that can be traced once"):
+        graph: GraphModule = make_fx(score)(*inputs)
+    refuse_varying_shapes(graph, range(1, len(inputs)))
     return graph

@@ -4,7 +4,8 @@ The traced graph consists of ATen operations: loss, gradients, their norm and it
 device's generator in the order of the eager program, so the two can be compared on the same noise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pyro
@@ -16,11 +17,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.engines.compiled.compare import check_same, on_fixed_noise
+from pyro_vae.engines.compiled.shapes import refuse_varying_shapes
 from pyro_vae.engines.compiled.step import STOCK, Step, StepFunction, StepResult
-from pyro_vae.program.explain import explained, program_error
+from pyro_vae.program.explain import program_error
 from pyro_vae.program.handlers import LastSite
 
 Flat = Callable[..., list[Tensor]]
+AFTER = " after the step"  # what a step has left in its inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,37 +63,76 @@ def traced(function: StepFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
         trained[:] = result.gradients
         return result.flat()
 
-    try:
-        with isolated_rng(x.device), visited, pyro.validation_enabled(False):
-            graph: GraphModule = make_fx(flat)(x, kl_weight, *(t.clone() for t in function.inputs()))
-    except InputError:
-        raise
-    except Exception as error:  # make_fx raises whatever the program's own code raises
+    def what() -> str:
         site = f"; this one got as far as site {visited.name!r}" if visited.name else ""
-        what = f"that can be traced once (no branch on a sampled value, no .item()){site}"
-        raise program_error(error, what, STOCK) from error
+        return f"that can be traced once (no branch on a sampled value, no .item()){site}"
+
+    with refusing(what), isolated_rng(x.device), visited, pyro.validation_enabled(False):
+        graph: GraphModule = make_fx(flat)(x, kl_weight, *(t.clone() for t in function.inputs()))
+    first = 2 + len(function.parameters)
+    refuse_varying_shapes(graph, range(first, first + len(function.constants)))
     return TracedStep(graph, tuple(trained))
 
 
-def reference_run(function: StepFunction, x: Tensor, kl_weight: Tensor) -> list[Tensor]:
-    """Run the eager program with Pyro's validation on, on a rolled batch and other noise than the trace's.
+@contextmanager
+def refusing(what: Callable[[], str], hint: str = STOCK) -> Iterator[None]:
+    """Turn any error of a block into an InputError that says what a program should be, where it was raised, and why.
+
+    Tracing, and a graph that runs, raise whatever the program's own code or torch raises.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise program_error(error, what(), hint) from error
+
+
+def reference_run(function: StepFunction, x: Tensor, kl_weight: Tensor, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Take the :func:`eager_step` with Pyro's validation on.
 
     Raises:
         InputError: an invalid argument of a distribution; the estimator does not support the program.
     """
-    with explained("whose distributions get valid arguments"):
-        return on_fixed_noise(lambda *t: function(x.roll(1, 0), kl_weight, *t).flat(), function.inputs(), validate=True)
+    with refusing(
+        lambda: "whose distributions get valid arguments", "running model and guide on a small batch by hand"
+    ):
+        return eager_step(function, x, kl_weight, inputs, validate=True)
 
 
-def trace_checked(function: StepFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
-    """Run the eager program once (:func:`reference_run`), trace it once, and compare the two.
+def eager_step(
+    function: StepFunction, x: Tensor, kl_weight: Tensor, inputs: Sequence[Tensor], *, validate: bool = False
+) -> dict[str, Tensor]:
+    """Run the eager program on a rolled batch and other noise than the trace's; the inputs stay as they are.
+
+    Returns what the step computed and what it left in copies of its inputs, by name.
+    """
+    trained: list[str] = []
+
+    def call(*tensors: Tensor) -> list[Tensor]:
+        result = function(x.roll(1, 0), kl_weight, *tensors)
+        trained[:] = result.gradients
+        return result.flat()
+
+    found = on_fixed_noise(call, inputs, validate=validate)
+    return dict(zip(output_names(function, trained), found, strict=True))
+
+
+def output_names(function: Step, trained: Sequence[str]) -> list[str]:
+    """Return the names of what :func:`on_fixed_noise` returns of a step, in its order."""
+    names = ["the loss", "the gradient's norm", *(f"the gradient of {name}" for name in trained)]
+    names += [f"the estimator's {name}" for name in function.state]
+    return names + [f"{name}{AFTER}" for name in (*function.parameters, *function.constants, *function.state)]
+
+
+def trace_checked(function: StepFunction, x: Tensor, kl_weight: Tensor, reference: Mapping[str, Tensor]) -> TracedStep:
+    """Trace the program once, and compare the trace with a :func:`reference_run` on the same data.
 
     Raises:
         InputError: the program cannot be traced, or the trace differs from it.
     """
-    reference = reference_run(function, x, kl_weight)
     step = traced(function, x, kl_weight)
-    check_step(step, function, x, kl_weight, reference)
+    check_step(step, function, x, kl_weight, list(reference.values()))
     return step
 
 
@@ -110,8 +152,6 @@ def check_step(step: TracedStep, function: Step, x: Tensor, kl_weight: Tensor, r
     Raises:
         InputError: they differ: the trace froze a number (sampled by NumPy, counted in Python).
     """
-    found = on_fixed_noise(lambda *t: step.flat(x.roll(1, 0), kl_weight, *t), function.inputs())
-    names = ["the loss", "the gradient's norm", *(f"the gradient of {name}" for name in step.trained)]
-    names += ["the estimator's state"] * len(function.state)
-    names += [f"{name} after the step" for name in (*function.parameters, *function.constants, *function.state)]
-    return check_same(found, reference, names)
+    with refusing(lambda: "whose graph runs on other data and noise than those of its trace"):
+        found = on_fixed_noise(lambda *t: step.flat(x.roll(1, 0), kl_weight, *t), function.inputs())
+    return check_same(found, reference, output_names(function, step.trained))

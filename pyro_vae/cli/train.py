@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import strftime
 
+import pyro
 from rich.console import Console
 
 from pyro_vae.base.devices import resolve_device
@@ -60,7 +61,7 @@ def train(options: TrainOptions, console: Console) -> int:
     folder = FolderHook(run, data, resumed=state is not None, overwrite=options.overwrite)
     progress, interrupt = ProgressHook(run, data, console), InterruptHook()
     hooks = [folder, progress, MetricsHook(run), CheckpointHook(run), interrupt]
-    with progress, interrupt.listening():
+    with progress, interrupt.listening(), pyro.get_param_store().scope():
         result = fit(
             program,
             data.train,

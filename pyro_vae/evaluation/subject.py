@@ -157,14 +157,14 @@ def look_at(
 
 
 def _program(thing: object, example: Tensor) -> Program:
-    """Return the program; functions get their parameters from the caller's store."""
+    """Return the program; of functions, only if the caller's store has a value of every ``pyro.param``."""
     program = as_program(thing, example)
-    if isinstance(program, FunctionProgram) and program is not thing:
-        trained = pyro.get_param_store().get_state()["params"]
-        with torch.no_grad():
-            for name, parameter in program.store_state()["params"].items():
-                if name in trained:
-                    parameter.copy_(trained[name])
+    if isinstance(program, FunctionProgram) and program is not thing and program.fresh:
+        raise InputError(
+            "a value of every pyro.param of the functions in Pyro's parameter store",
+            f"none of {', '.join(map(repr, program.fresh))}, which would start afresh",
+            "evaluate(result.program, data), or fit((model, guide), data) before",
+        )
     return program
 
 

@@ -31,6 +31,9 @@ class FunctionProgram(nn.Module):
     registered with ``pyro.module`` (or are a ``PyroModule``) and reachable from the functions become submodules, so
     checkpoints include their buffers; every ``pyro.param`` becomes a parameter of this module.
 
+    Both are trained in place. A ``pyro.param`` that the caller's store holds is that very parameter, from its value on,
+    as ``pyro.param`` itself would have it; ``fresh`` names the others, which start from their initial value.
+
     Args:
         model: p(x, z) with x observed.
         guide: q(z|x).
@@ -38,7 +41,8 @@ class FunctionProgram(nn.Module):
         modules: modules that the search of globals, closures and attributes does not find.
 
     Raises:
-        InputError: a registered module that is not found (a checkpoint would lose its buffers).
+        InputError: a registered module that is not found (a checkpoint would lose its buffers); a ``pyro.param`` that
+            the caller's store holds in another shape or under another constraint.
 
     Example:
         >>> import pyro
@@ -73,12 +77,16 @@ class FunctionProgram(nn.Module):
         self.submodules = nn.ModuleList(reachable.values())
         owned = {id(p) for p in self.submodules.parameters()}
         self.free = nn.Module()
+        self.fresh: list[str] = []  # names of which the caller's store has no value
         self._names: dict[str, str] = {}  # name in the store -> attribute of self.free
+        callers: StoreState = pyro.get_param_store().get_state()
         for name, tensor in found["params"].items():
             if id(tensor) not in owned:
                 _refuse_lost_module(name)
                 attribute = name.replace(".", "/")  # module attributes must not hold a dot
-                self.free.register_parameter(attribute, nn.Parameter(tensor.detach()))
+                stored = _stored(name, tensor, found["constraints"][name], callers)
+                self.fresh += [name] if stored is None else []
+                self.free.register_parameter(attribute, nn.Parameter(tensor.detach()) if stored is None else stored)
                 self._names[name] = attribute
         self._constraints = {name: found["constraints"][name] for name in self._names}
 
@@ -119,6 +127,34 @@ def as_program(thing: object, example: Tensor) -> Program:
         f"{thing!r:.80}",
         "fit((model, guide), data)",
     )
+
+
+def keep_in_store(program: FunctionProgram) -> None:
+    """Put the free parameters of two functions into the active store, where ``pyro.param`` then finds them.
+
+    The store holds the program's own parameters afterwards, not copies; other names stay as they are.
+    """
+    store, state = pyro.get_param_store(), program.store_state()
+    for name in state["params"]:
+        if name in store:
+            del store[name]  # set_state would keep the former tensor's name
+    store.set_state(state)
+
+
+def _stored(name: str, tensor: Tensor, constraint: Constraint, callers: StoreState) -> nn.Parameter | None:
+    """Return the caller's own parameter of that name, unconstrained, or None."""
+    if name not in callers["params"]:
+        return None
+    theirs = callers["params"][name]
+    expected = f"{tuple(tensor.shape)} under {constraint}"
+    got = f"{tuple(theirs.shape)} under {callers['constraints'][name]}"
+    if got != expected:
+        raise InputError(
+            f"pyro.param {name!r} of shape {expected}, as in the functions",
+            f"{got} in Pyro's parameter store",
+            f"del pyro.get_param_store()[{name!r}], or another name",
+        )
+    return theirs if isinstance(theirs, nn.Parameter) else nn.Parameter(theirs.detach())
 
 
 def _has_both(thing: object) -> bool:

@@ -4,13 +4,15 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.random import isolated_rng, set_noise_state
+from pyro_vae.program.call import as_one
 from pyro_vae.program.protocol import Program
 from pyro_vae.program.tracing import sample_sites, trace_program
 
 
 @torch.no_grad()
-def offending(program: Program, x: Tensor, noise: Tensor) -> str:
+def offending(program: Program, x: Batch, noise: Tensor) -> str:
     """Trace a failed step again on the same noise; name the non-finite sites, then the non-finite parameters.
 
     Args:
@@ -23,7 +25,7 @@ def offending(program: Program, x: Tensor, noise: Tensor) -> str:
     found += [f"gradient of {n}" for n, p in parameters if p.grad is not None and not p.grad.isfinite().all()]
     with isolated_rng(x.device), pyro.validation_enabled(False):
         set_noise_state(noise, x.device)
-        traces = trace_program(program, x)
+        traces = trace_program(*as_one(program, x))
     for density, trace in zip(("q", "p"), traces, strict=True):
         for name, site in sample_sites(trace):
             found += [f"value of site {name}"] if not site["value"].isfinite().all() else []

@@ -11,10 +11,12 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.base.batch import Batch, arguments
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
+from pyro_vae.base.types import PyroFunction
 from pyro_vae.program.explain import explained
-from pyro_vae.program.protocol import MODULE_DIVIDER, Program, ProgramFunction
+from pyro_vae.program.protocol import MODULE_DIVIDER, Program
 
 
 class StoreState(TypedDict):
@@ -37,7 +39,7 @@ class FunctionProgram(nn.Module):
     Args:
         model: p(x, z) with x observed.
         guide: q(z|x).
-        example: a few examples, (B, *event_shape).
+        example: a few examples, (B, *event_shape), or the arguments of a call.
         modules: modules that the search of globals, closures and attributes does not find.
 
     Raises:
@@ -63,18 +65,21 @@ class FunctionProgram(nn.Module):
 
     def __init__(
         self,
-        model: ProgramFunction,
-        guide: ProgramFunction,
-        example: Tensor,
+        model: PyroFunction,
+        guide: PyroFunction,
+        example: Batch,
         modules: Iterable[nn.Module] = (),
     ) -> None:
         super().__init__()
-        self._functions = (model, guide)
-        with isolated_rng(example.device), pyro.get_param_store().scope() as found, explained():
-            samples = poutine.trace(guide).get_trace(example)
-            poutine.replay(model, trace=samples)(example)
-        reachable = {id(m): m for f in (*self._functions, *modules) for m in _modules_of(f)}
+        self.functions = (model, guide)
+        reachable = {id(m): m for f in (*self.functions, *modules) for m in _modules_of(f)}
         self.submodules = nn.ModuleList(reachable.values())
+        held = next(self.submodules.parameters(), None)  # an earlier fit may have moved the modules
+        example = example if held is None else example.to(held.device)
+        args, kwargs = arguments(example)
+        with isolated_rng(example.device), pyro.get_param_store().scope() as found, explained():
+            samples = poutine.trace(guide).get_trace(*args, **kwargs)
+            poutine.replay(model, trace=samples)(*args, **kwargs)
         owned = {id(p) for p in self.submodules.parameters()}
         self.free = nn.Module()
         self.fresh: list[str] = []  # names of which the caller's store has no value
@@ -90,13 +95,13 @@ class FunctionProgram(nn.Module):
                 self._names[name] = attribute
         self._constraints = {name: found["constraints"][name] for name in self._names}
 
-    def model(self, x: Tensor) -> object:
+    def model(self, *args: object, **kwargs: object) -> object:
         """Run the model given at construction."""
-        return self._functions[0](x)
+        return self.functions[0](*args, **kwargs)
 
-    def guide(self, x: Tensor) -> object:
+    def guide(self, *args: object, **kwargs: object) -> object:
         """Run the guide given at construction."""
-        return self._functions[1](x)
+        return self.functions[1](*args, **kwargs)
 
     def store_state(self) -> StoreState:
         """Return the free parameters as a state for Pyro's parameter store; tensors are shared, not copied."""
@@ -104,13 +109,13 @@ class FunctionProgram(nn.Module):
         return {"params": params, "constraints": dict(self._constraints)}
 
 
-def as_program(thing: object, example: Tensor) -> Program:
+def as_program(thing: object, example: Batch) -> Program:
     """Return ``thing`` as a program: an ``nn.Module`` as it is, functions through :class:`FunctionProgram`.
 
     Args:
         thing: an ``nn.Module`` with ``model`` and ``guide``; any object or module with these two functions;
             or a pair ``(model, guide)``.
-        example: a few examples, (B, *event_shape).
+        example: a few examples, (B, *event_shape), or the arguments of a call.
 
     Raises:
         InputError: ``thing`` is none of these.

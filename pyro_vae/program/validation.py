@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
+from pyro_vae.program.call import as_one
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.explain import explained
 from pyro_vae.program.handlers import EachSample
@@ -21,14 +23,14 @@ from pyro_vae.program.tracing import Site, check_latents, observed_site, sample_
 BROADCASTS = "that broadcasts, latents (particles, data, ...) beside x (data, ...)"
 
 
-def check_program(program: Program, x: Tensor) -> None:
+def check_program(program: Program, x: Batch) -> None:
     """Run the program on a few examples and refuse what would train wrongly or not at all.
 
     The program runs on two batch sizes, in evaluation mode, on its own random states.
 
     Args:
         program: the program.
-        x: a few examples, (B, *event_shape), on the program's device.
+        x: a few examples, (B, *event_shape), or the arguments of a call, on the program's device.
 
     Raises:
         InputError: it does not run; no batch plate in dimension -1 over the examples, or a site outside it; a latent
@@ -42,17 +44,17 @@ def check_program(program: Program, x: Tensor) -> None:
         _check_parameters(program, *traces)
 
 
-def check_particles(program: Program, x: Tensor) -> None:
+def check_particles(program: Program, x: Batch) -> None:
     """Run the program once with a plate of particles, as held-out bounds do.
 
     Raises:
         InputError: it does not broadcast over a dimension to the left of the examples.
     """
     with trying(program, x.device), torch.no_grad(), explained(BROADCASTS):
-        trace_program(program, x, num_particles=2)
+        trace_program(*as_one(program, x), num_particles=2)
 
 
-def check_once(program: Program, x: Tensor, *, particles: bool = False) -> None:
+def check_once(program: Program, x: Batch, *, particles: bool = False) -> None:
     """Check as :func:`check_program` does, and with ``particles`` as :func:`check_particles` does, by a single run.
 
     The program runs again only to explain a failure. One batch size cannot tell a plate of ``len(x)`` from a constant:
@@ -99,15 +101,16 @@ def checking_sites(batch: int) -> EachSample:
     return EachSample(lambda name, site: _check_plates(name, cast(Site, site), batch))
 
 
-def _checked_run(program: Program, x: Tensor, num_particles: int | None = None) -> tuple[Trace, Trace]:
+def _checked_run(program: Program, x: Batch, num_particles: int | None = None) -> tuple[Trace, Trace]:
     """Trace the program once, and check all but its parameters."""
     with explained():
-        guide_trace, model_trace = trace_program(program, x, num_particles)
+        guide_trace, model_trace = trace_program(*as_one(program, x), num_particles)
     check_latents(guide_trace, model_trace)
     for trace in (guide_trace, model_trace):
         for name, site in sample_sites(trace):
             _check_site(name, site, len(x), num_particles)
-    observed_site(model_trace, x)
+    if isinstance(x, Tensor):  # of several tensors, any may be observed
+        observed_site(model_trace, x)
     with explained():
         guide_trace.compute_log_prob()
         model_trace.compute_log_prob()

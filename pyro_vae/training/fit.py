@@ -6,13 +6,12 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from pyro.infer import ELBO
-from torch import Tensor
 
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.types import State
-from pyro_vae.data import Images
+from pyro_vae.data import Given
 from pyro_vae.engines.protocol import EngineValue
 from pyro_vae.engines.select import Auto
 from pyro_vae.program.adapter import FunctionProgram, keep_in_store
@@ -24,9 +23,9 @@ from pyro_vae.training.setup import prepare, start_loop
 
 def fit(
     program: object,
-    train: Images | Tensor,
+    train: Given,
     *,
-    validation: Images | Tensor | None = None,
+    validation: Given | None = None,
     device: str | torch.device = "auto",
     hooks: Sequence[Hook] = (),
     resume: State | None = None,
@@ -54,8 +53,11 @@ def fit(
     Args:
         program: a :class:`~pyro_vae.VAE`, any ``nn.Module`` with ``model(x)`` and ``guide(x)``, a pair of functions
             ``(model, guide)``, or :class:`~pyro_vae.Replicates` of a program.
-        train: the data; of a plain tensor, the first dimension counts examples.
-        validation: held-out data; each epoch reports their bound with a standard error.
+        train: the data; their first dimension counts examples. A tensor, an array or :class:`~pyro_vae.Images` for
+            ``model(x)``; a tuple for ``model(x, y)``, a mapping for ``model(x=x, y=y)``; a ``Dataset`` or a
+            ``DataLoader`` of torch (:func:`~pyro_vae.data.as_data`). Labels of images are given as ``y`` to a program
+            whose model and guide have that parameter, without a default or with default None.
+        validation: held-out data, likewise; each epoch reports their bound with a standard error.
         device: ``auto`` (CUDA if available), ``cpu`` or ``cuda``.
         hooks: watch the run; called in this order.
         resume: the ``state`` of a :class:`~pyro_vae.FitResult`, or a run's checkpoint: training resumes where it

@@ -442,7 +442,8 @@ def test_an_unknown_keyword_is_pythons_own_error():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (np.zeros((5, 3, 3)), r"images or a tensor; got ndarray\. Try data\.train or data\.test, or torch\.as_tensor"),
+        (np.full((5, 3, 3), None), r"an array of numbers; got dtype object\. Try np\.stack\(rows\)"),
+        ("mnist", r"images, a tensor or an array; got str\. Try data\.train or data\.test, or torch\.as_tensor"),
         (torch.zeros(5, 3, 3, dtype=torch.int64), r"uint8 or floating pixels; got torch\.int64"),
         (torch.zeros(9), r"images of shape \(N, \.\.\.\); got shape \(9,\)"),
         (torch.zeros(0, 3, 3), "at least one image"),

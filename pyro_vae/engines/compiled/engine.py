@@ -12,6 +12,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pyro_vae.base.batch import Arguments, Batch, layout, tensors_of
 from pyro_vae.base.errors import NonFiniteError, lookup
 from pyro_vae.base.random import noise_state
 from pyro_vae.base.registry import from_spec
@@ -31,7 +32,7 @@ from pyro_vae.program.contexts import own_store
 from pyro_vae.program.protocol import Program
 
 IMPLEMENTATION = {"fused", "foreach", "differentiable", "capturable"}  # arguments that choose an optimiser's kernels
-Key = tuple[torch.Size, torch.dtype, bool]
+Key = tuple[object, ...]  # shapes and types of the batch, and the mode
 
 
 class CompiledEngine:
@@ -80,7 +81,7 @@ class CompiledEngine:
         self._optimizer = build_optimizer(optimizer, self._function.groups)
         self._traced: dict[Key, TracedStep] = {}
         self._graphs: dict[Key, TracedStep] = {}  # compiled where that amortises
-        self._shape: list[int] | None = None  # of the batches that are compiled
+        self._shape: list[int] | list[list[int]] | None = None  # of the batches that are compiled
         self._steps = 0
         self._recording: Recording | None = None
         self._stack = ExitStack()
@@ -94,14 +95,14 @@ class CompiledEngine:
         self._function.zero_grad()
         self._stack.close()
 
-    def prepare(self, x: Tensor, kl_weight: float = 1.0) -> None:
+    def prepare(self, x: Batch, kl_weight: float = 1.0) -> None:
         """Trace, compile and check the graph for batches of the shape of x."""
         check_kl_weight(kl_weight, self._function.kl_weighted)
         self.graph(x, torch.tensor(kl_weight, dtype=torch.float64, device=x.device))
 
     @torch.no_grad()
-    def step(self, x: Tensor, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
-        """Take one gradient step on a batch (B, *event_shape).
+    def step(self, x: Batch, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
+        """Take one gradient step on a batch (B, *event_shape), or on the arguments of a call.
 
         Raises:
             InputError: a KL weight other than 1 on an engine that was not started for it.
@@ -125,7 +126,7 @@ class CompiledEngine:
 
     def run(self, batches: Batches) -> Iterator[list[StepInfo]]:
         """Take the steps of an epoch: one by one on the CPU, several per replay on CUDA."""
-        if batches.images.device.type != "cuda" or not self._recordable:
+        if batches.data.device.type != "cuda" or not self._recordable:
             return one_by_one(self, batches)
         return self._recorded(batches)
 
@@ -145,29 +146,29 @@ class CompiledEngine:
         self._function.load_estimator_state(state["estimator"])
         self._recording = None  # its graphs use the memory of the former state
 
-    def trace(self, x: Tensor, weight: Tensor) -> TracedStep:
+    def trace(self, x: Batch, weight: Tensor) -> TracedStep:
         """Return the traced step for batches of the shape of x, checked and not compiled."""
         key = self._key(x)
         if key not in self._traced:
             self._traced[key] = trace_step(self._tracer, x, weight)
         return self._traced[key]
 
-    def graph(self, x: Tensor, weight: Tensor) -> TracedStep:
+    def graph(self, x: Batch, weight: Tensor) -> TracedStep:
         """Return the checked graph for batches of the shape of x: compiled for the first shape asked for."""
         key = self._key(x)
         if self._shape is None:
-            self._shape = list(x.shape)
+            self._shape = _shape(x)
         if key not in self._graphs:
             step = self.trace(x, weight)
-            if self._inductor and list(x.shape) == self._shape:
-                flat = compile_graph(step.graph, [x, weight, *self._function.inputs()])
+            if self._inductor and _shape(x) == self._shape:
+                flat = compile_graph(step.graph, [*tensors_of(x), weight, *self._function.inputs()])
                 check_compiled(step.by(flat), step, self._tracer, x, weight)
                 step = step.by(flat)
             self._graphs[key] = step
         return self._graphs[key]
 
-    def _key(self, x: Tensor) -> Key:
-        return x.shape, x.dtype, bool(getattr(self._function.programs[0], "training", True))
+    def _key(self, x: Batch) -> Key:
+        return *layout(x), bool(getattr(self._function.programs[0], "training", True))
 
     @property
     def _recordable(self) -> bool:
@@ -178,7 +179,7 @@ class CompiledEngine:
         for kl_weight in batches.kl_weights:
             check_kl_weight(kl_weight, self._function.kl_weighted)
         if self._recording is None or not self._recording.fits(batches):
-            self._recording = Recording(self._function, self.graph, self._optimizer, batches.images, batches.size)
+            self._recording = Recording(self._function, self.graph, self._optimizer, batches.data, batches.size)
         size, count = batches.size, len(batches.order)
         for first, rows in self._recording.epoch(batches):
             infos = []
@@ -191,14 +192,14 @@ class CompiledEngine:
             yield infos
 
     def _check_finite(
-        self, losses: list[float], norms: list[float], x: Tensor | Callable[[], Tensor], noise: Tensor | None = None
+        self, losses: list[float], norms: list[float], x: Batch | Callable[[], Batch], noise: Tensor | None = None
     ) -> None:
         """Raise for a non-finite step; without its noise, name the sites that are non-finite on the current noise."""
         bad = [i for i, pair in enumerate(zip(losses, norms, strict=True)) if not all(map(math.isfinite, pair))]
         if not bad:
             return
         program = self._function.programs[bad[0]]
-        batch = x if isinstance(x, Tensor) else x()
+        batch = x if isinstance(x, Tensor | Arguments) else x()
         replicate = f" of replicate {bad[0]}" if self._function.replicated else ""
         with own_store(program):
             where = offending(program, batch, noise_state(batch.device) if noise is None else noise)
@@ -211,6 +212,11 @@ class CompiledEngine:
         mean = sum(objectives) / len(objectives)
         weight = kl_weight * self._beta * self._function.least_kl_weight
         return StepInfo(mean, weight, learning_rate, max(norms), objectives if self._function.replicated else ())
+
+
+def _shape(x: Batch) -> list[int] | list[list[int]]:
+    """Return the shape of a batch as a checkpoint holds it."""
+    return list(x.shape) if isinstance(x, Tensor) else [list(tensor.shape) for tensor in x.tensors]
 
 
 def build_optimizer(spec: str, groups: list[dict[str, list[Tensor]]]) -> Optimizer:

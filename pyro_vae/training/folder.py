@@ -115,7 +115,7 @@ class Run:
         """
         began = json.loads((self.path / "info.json").read_text())["data"]
         now = json.loads(json.dumps(data.describe()))
-        for name in now.keys() - {"source"}:
+        for name in now.keys() - {"source", *({"labels"} - began.keys())}:  # an older version did not record labels
             if began.get(name) != now[name]:
                 got = f"{name} {now[name]} instead of {began.get(name)}"
                 raise InputError("the data that the run began with", got, "a new run, or the former files")

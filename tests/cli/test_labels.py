@@ -64,6 +64,19 @@ def test_train_gives_labels_and_resumes(folder, capsys):
     assert main(["train", "--resume", str(folder / "run"), "--epochs", "3"]) == 0
 
 
+def test_other_labels_are_other_data(folder, capsys):
+    """The pixels are the same; labels are trained on, so a resumed run needs its own."""
+    (folder / "moved.npz").write_bytes((folder / "labelled.npz").read_bytes())
+    assert train(folder, "moved.npz", "moved") == 0
+    (folder / "moved.npz").write_bytes((folder / "other.npz").read_bytes())
+    assert main(["train", "--resume", str(folder / "moved"), "--epochs", "3"]) == 2
+    assert "the data that the run began with; got labels" in " ".join(capsys.readouterr().err.split())
+    info = json.loads((folder / "moved" / "info.json").read_text())
+    del info["data"]["labels"]  # as an older version wrote it
+    (folder / "moved" / "info.json").write_text(json.dumps(info))
+    assert main(["train", "--resume", str(folder / "moved"), "--epochs", "3"]) == 0
+
+
 def test_replicates_train_with_labels(folder):
     assert train(folder, "labelled.npz", "two", "--replicates", "2", "--engine", "compiled:inductor=false") == 0
     assert len(json.loads((folder / "two" / "result.json").read_text())["replicates"]) == 2

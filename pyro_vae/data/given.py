@@ -16,6 +16,7 @@ from torch.utils.data import (
 )
 
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.random import isolated_rng
 from pyro_vae.data.arrays import Array, is_array, to_tensor
 from pyro_vae.data.columns import Column, Columns, Data
 from pyro_vae.data.images import Images, as_images
@@ -111,10 +112,11 @@ def _read(dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> Any:
     name, count = type(dataset).__name__, len(dataset)  # type: ignore[arg-type]
     if isinstance(dataset, TensorDataset) and collate is default_collate:
         return dataset.tensors  # what collating them gives, without a copy
-    examples = [dataset[number] for number in range(count)]
-    again = [dataset[number] for number in range(min(count, READ_TWICE))]
-    first = _collated(examples[:READ_TWICE], collate, name)
-    if not _same(first, _collated(again, collate, name)):
+    with isolated_rng(torch.device("cpu"), seed=0):  # a random transform draws
+        examples = [dataset[number] for number in range(count)]
+        first = _collated(examples[:READ_TWICE], collate, name)
+        again = _collated([dataset[number] for number in range(min(count, READ_TWICE))], collate, name)
+    if not _same(first, again):
         hint = (
             "a data set without random transforms, or Images(x, binarize='dynamic') for a new binarization each epoch"
         )

@@ -123,9 +123,8 @@ def _data(
     thing: object, train: Given, validation: Given | None, device: torch.device, settings: Settings
 ) -> tuple[Data, Data | None]:
     program = first_of(thing)
-    with isolated_rng(device, settings.seed):  # a data set of the user's may sample
-        images = data_for(program, as_data(train, settings.batch_size)).to(device)
-        held_out = None if validation is None else data_for(program, as_data(validation)).to(device)
+    images = data_for(program, as_data(train, settings.batch_size)).to(device)
+    held_out = None if validation is None else data_for(program, as_data(validation)).to(device)
     if settings.batch_size > len(images):
         raise InputError(
             f"a batch_size of at most {len(images)}, the number of examples",

@@ -1,5 +1,6 @@
 """What every package uses: errors, values by name, statistics, random streams and files."""
 
+from pyro_vae.base.batch import Arguments, Batch
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError, NonFiniteError, lookup
 from pyro_vae.base.files import check_output, write_json
@@ -11,6 +12,8 @@ from pyro_vae.base.types import Progress, State
 from pyro_vae.base.version import __version__
 
 __all__ = [
+    "Arguments",
+    "Batch",
     "Estimate",
     "Information",
     "InputError",

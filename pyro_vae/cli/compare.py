@@ -21,7 +21,8 @@ from pyro_vae.cli.progress import progress_bars, say
 from pyro_vae.data import DataSet
 from pyro_vae.elbo.catalogue import ESTIMATORS
 from pyro_vae.figures.gradients import gradient_figure
-from pyro_vae.models.replicates import Replicates, as_trainable, members
+from pyro_vae.models.replicates import Replicates, as_trainable, first_of, members
+from pyro_vae.program.call import x_alone
 from pyro_vae.program.protocol import Program
 from pyro_vae.studies.gradients import LEAST_DRAWS, GradientComparison, compare_gradients
 from pyro_vae.studies.training import Race, race, training_points
@@ -117,10 +118,14 @@ def _subject(wanted: CompareOptions) -> tuple[RunConfig, DataSet, Program | Repl
         run = Run.open(wanted.run)
         _same_subject(run.config, config)
         data = config.load_data()
-        return config, data, load_program(run, data, device), device
+        ran = load_program(run, data, device)
+        x_alone(ran, data.train)
+        return config, data, ran, device
     data = config.load_data()
     with isolated_rng(device, config.seed):
-        program = as_trainable(config.build_program(data.train), data.train.batch(slice(0, 2)))
+        thing = config.build_program(data.train)
+        x_alone(first_of(thing), data.train)
+        program = as_trainable(thing, data.train.batch(slice(0, 2)))
     program.to(device)
     return config, data, program, device
 

@@ -18,6 +18,7 @@ from pyro_vae.cli.progress import say, say_pictures
 from pyro_vae.data import DataSet
 from pyro_vae.figures import gallery
 from pyro_vae.program import predictive
+from pyro_vae.program.call import x_alone
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.folder import Run, load_program
 from pyro_vae.training.loop import EpochRecord
@@ -65,7 +66,9 @@ class RunOptions:
         if self.data_root is not None:
             run = run.extended({"data_root": self.data_root})
         data = run.config.load_data()
-        return Opened(run, data, load_program(run, data, device, self.checkpoint, self.replicate), device)
+        program = load_program(run, data, device, self.checkpoint, self.replicate)
+        x_alone(program, data.train)
+        return Opened(run, data, program, device)
 
 
 @dataclass(frozen=True)

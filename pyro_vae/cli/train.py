@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import strftime
 
+import pyro
 from rich.console import Console
 
 from pyro_vae.base.devices import resolve_device
@@ -19,6 +20,7 @@ from pyro_vae.data import DataSet
 from pyro_vae.evaluation.methods.bounds import held_out_bounds
 from pyro_vae.figures import gallery
 from pyro_vae.models.replicates import members
+from pyro_vae.program.call import data_for, x_alone
 from pyro_vae.training.config import RunConfig
 from pyro_vae.training.fit import fit
 from pyro_vae.training.folder import Run, check_new
@@ -60,7 +62,7 @@ def train(options: TrainOptions, console: Console) -> int:
     folder = FolderHook(run, data, resumed=state is not None, overwrite=options.overwrite)
     progress, interrupt = ProgressHook(run, data, console), InterruptHook()
     hooks = [folder, progress, MetricsHook(run), CheckpointHook(run), interrupt]
-    with progress, interrupt.listening():
+    with progress, interrupt.listening(), pyro.get_param_store().scope():
         result = fit(
             program,
             data.train,
@@ -95,7 +97,8 @@ def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> Non
     particles, seed = run.config.eval_particles, run.config.seed
     device = resolve_device(run.config.device)
     test = data.test.to(device)
-    bound, each = held_out_bounds(result.program, test, particles, seed)
+    first = members(result.program)[0]
+    bound, each = held_out_bounds(result.program, data_for(first, test), particles, seed)
     figures = {
         "test_bound": asdict(bound),
         "replicates": list(each),
@@ -112,8 +115,8 @@ def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> Non
     if each:
         say(console, tables.spread_line(each))
     say(console, f"run       {run.path}")
-    first = members(result.program)[0]
     try:
+        x_alone(first, test)
         say_pictures(console, gallery.plot_all(run.pictures, first, data, result.history, device, seed))
     except InputError as error:  # the run is complete without them
         say(console, f"no pictures: {error}")

@@ -3,11 +3,12 @@
 import difflib
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torchvision.datasets import MNIST, FashionMNIST
 
 from pyro_vae.base.errors import InputError, lookup
@@ -87,7 +88,8 @@ class DataSet:
             "event_shape": list(self.event_shape),
             "sizes": {split: len(images) for split, images in splits.items()},
             "split": self.split,
-            "crc32": _digest(list(splits.values())),
+            "crc32": _digest([images.pixels for images in splits.values()]),
+            "labels": None if self.train.labels is None else _digest([images.labels for images in splits.values()]),
         }
 
 
@@ -129,11 +131,11 @@ def load(
     return _data_set(str(name), source.read(folder, download), binarize or source.binarize, seed)
 
 
-def _digest(parts: list[Images]) -> str:
-    """Return a checksum of all pixels, by which a run recognises its data."""
+def _digest(parts: Sequence[Tensor | None]) -> str:
+    """Return a checksum of all pixels, or of all labels, by which a run recognises its data."""
     total = 0
-    for images in parts:
-        total = zlib.crc32(images.pixels.cpu().contiguous().numpy().tobytes(), total)
+    for part in parts:
+        total = total if part is None else zlib.crc32(part.cpu().contiguous().numpy().tobytes(), total)
     return f"{total:08x}"
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.base.errors import InputError, lookup
+from pyro_vae.data.arrays import Array, is_array, to_tensor
 
 Binarization = Literal["dynamic", "threshold", "none"]
 BINARIZATIONS: tuple[Binarization, ...] = get_args(Binarization)
@@ -153,14 +154,15 @@ class Images:
         return replace(self, pixels=self.pixels[where], labels=labels)
 
 
-def as_images(x: Images | Tensor) -> Images:
-    r"""Return :class:`Images` unchanged, and a tensor (N, \*event_shape) as images.
+def as_images(x: Images | Tensor | Array) -> Images:
+    r"""Return :class:`Images` unchanged, and a tensor or an array (N, \*event_shape) as images.
 
     uint8 means level / 255, unless the greatest level is 1: then, like bool, it means 0 and 1. Floating values are used
-    unchanged; they may lie outside [0, 1].
+    unchanged, those of an array as float32; they may lie outside [0, 1].
 
     Raises:
-        InputError: not a tensor, no event dimension, no image, NaN or infinity, or another integer dtype.
+        InputError: not a tensor or an array, an array of text or objects, no event dimension, no image, NaN or
+            infinity, or another integer dtype.
 
     Example:
         >>> import torch
@@ -170,8 +172,11 @@ def as_images(x: Images | Tensor) -> Images:
     """
     if isinstance(x, Images):
         return x
+    x = to_tensor(x) if is_array(x) else x
     if not isinstance(x, Tensor):
-        raise InputError("images or a tensor", type(x).__name__, "data.train or data.test, or torch.as_tensor(x)")
+        raise InputError(
+            "images, a tensor or an array", type(x).__name__, "data.train or data.test, or torch.as_tensor(x)"
+        )
     if x.dtype == torch.bool:
         return Images(x.to(torch.uint8), max_value=1)
     _check_pixels(x)
@@ -189,7 +194,7 @@ def _scaled(pixels: Tensor, max_value: int) -> Tensor:
 
 def _check_pixels(pixels: Tensor) -> None:
     if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
-        hint = "x.to(torch.uint8) for levels 0 to 255"
+        hint = "x.float() for counts and other numbers, x.to(torch.uint8) for levels 0 to 255"
         raise InputError("uint8 or floating pixels", f"{pixels.dtype}", hint)
     if pixels.dim() < 2:
         shape = tuple(pixels.shape)

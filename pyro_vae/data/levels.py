@@ -34,7 +34,9 @@ def to_levels(array: Array, where: str) -> tuple[Tensor, int]:
         _check_unit_range(array, where)
         return _from_floating(array)
     if array.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
-        hint = "array.astype('uint8') for levels 0 to 255, or floating values from 0 to 1"
+        hint = (
+            "array.astype('uint8') for levels 0 to 255, floating values from 0 to 1, or fit(program, array) for counts"
+        )
         raise InputError(f"uint8, bool or floating pixels in {where}", f"dtype {array.dtype}", hint)
     # Levels 0 and 1 alone are a binary set: nobody means 1/255 as the brightest grey.
     binary = array.max() == 1

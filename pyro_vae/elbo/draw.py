@@ -11,6 +11,7 @@ from pyro.distributions import Delta
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch, arguments
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import PyroFunction
@@ -250,15 +251,15 @@ class Draw:
 
 
 @torch.no_grad()
-def draw_terms(program: Program, x: Tensor, num_particles: int = 1) -> Terms:
+def draw_terms(program: Program, x: Batch, num_particles: int = 1) -> Terms:
     """Sample K particles from the guide and score them, (K, B): evaluation is made of these.
 
     Several latent sites add up. Masks count, scales do not. The program's store must be active
     (:func:`pyro_vae.program.own_store`).
     """
-    return Draw(program.model, program.guide, (x,), {}, num_particles, "fixed").terms
+    return Draw(program.model, program.guide, *arguments(x), num_particles, "fixed").terms
 
 
-def draw_particles(program: Program, x: Tensor, num_particles: int) -> Draw:
+def draw_particles(program: Program, x: Batch, num_particles: int) -> Draw:
     """Sample K particles from the guide in a plate, detached; values have a dimension of K even for K = 1."""
-    return Draw(program.model, program.guide, (x,), {}, num_particles, "fixed", plate=True)
+    return Draw(program.model, program.guide, *arguments(x), num_particles, "fixed", plate=True)

@@ -4,13 +4,14 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.random import isolated_rng, set_noise_state
 from pyro_vae.program.protocol import Program
 from pyro_vae.program.tracing import sample_sites, trace_program
 
 
 @torch.no_grad()
-def offending(program: Program, x: Tensor, noise: Tensor) -> str:
+def offending(program: Program, x: Batch, noise: Tensor) -> str:
     """Trace a failed step again on the same noise; name the non-finite sites, then the non-finite parameters.
 
     Args:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from pyro.infer import ELBO
-from torch import Tensor
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import State
 from pyro_vae.engines.batches import Batches
@@ -34,11 +34,11 @@ class Engine(Protocol):
     def __exit__(self, *exc: object) -> None:
         """Restore the former parameter store."""
 
-    def prepare(self, x: Tensor, kl_weight: float) -> None:
+    def prepare(self, x: Batch, kl_weight: float) -> None:
         """Prepare for batches of the shape of x, and raise now what the first step would raise."""
 
-    def step(self, x: Tensor, learning_rate: float, kl_weight: float) -> StepInfo:
-        """Take one gradient step on a batch (B, *event_shape)."""
+    def step(self, x: Batch, learning_rate: float, kl_weight: float) -> StepInfo:
+        """Take one gradient step on a batch (B, *event_shape), or on the arguments of a call."""
 
     def run(self, batches: Batches) -> Iterator[list[StepInfo]]:
         """Take the steps of an epoch in blocks; on yielding a block, the parameters are those after its last step."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from pyro.infer import ELBO
-from torch import Tensor
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.errors import InputError
 from pyro_vae.engines.compiled.engine import CompiledEngine
 from pyro_vae.engines.compiled.inductor import has_compiler
@@ -74,7 +74,7 @@ class Auto:
         estimator: ELBO,
         optimizer: str,
         clip_norm: float | None,
-        x: Tensor,
+        x: Batch,
         steps: int,
         *,
         kl_weighted: bool = False,

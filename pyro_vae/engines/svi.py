@@ -14,6 +14,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pyro_vae.base.batch import Arguments, Batch, arguments
 from pyro_vae.base.errors import InputError, NonFiniteError
 from pyro_vae.base.random import noise_state
 from pyro_vae.base.registry import from_spec
@@ -93,12 +94,12 @@ class SVIEngine:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def prepare(self, x: Tensor, kl_weight: float = 1.0) -> None:
+    def prepare(self, x: Batch, kl_weight: float = 1.0) -> None:
         """Check the KL weight; Pyro traces the program in every step."""
         check_kl_weight(kl_weight, self._kl_weighted)
 
-    def step(self, x: Tensor, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
-        """Take one step of Pyro's SVI on a batch (B, *event_shape).
+    def step(self, x: Batch, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
+        """Take one step of Pyro's SVI on a batch (B, *event_shape), or on the arguments of a call.
 
         Raises:
             InputError: a KL weight other than 1 on an engine that was not started for it.
@@ -108,7 +109,8 @@ class SVIEngine:
         self._steps += 1
         self._kl_weight = kl_weight
         self._set_learning_rate(learning_rate)
-        loss = self._svi.step(x)
+        args, kwargs = arguments(x)
+        loss = self._svi.step(*args, **kwargs)
         for parameter in self._optim.optim_objs.keys() - self._names.keys():
             self._names[parameter] = pyro.get_param_store().param_name(parameter)
         beta = float(self._estimator.beta) if isinstance(self._estimator, Weighted) else 1.0
@@ -132,13 +134,13 @@ class SVIEngine:
         if isinstance(self._estimator, Estimator):
             self._estimator.load_state_dict(state["estimator"])
 
-    def _model(self, x: Tensor) -> object:
+    def _model(self, *args: object, **kwargs: object) -> object:
         with self._weighted():
-            return self._program.model(x)
+            return self._program.model(*args, **kwargs)
 
-    def _guide(self, x: Tensor) -> object:
+    def _guide(self, *args: object, **kwargs: object) -> object:
         with self._weighted():
-            return self._program.guide(x)
+            return self._program.guide(*args, **kwargs)
 
     def _weighted(self) -> AbstractContextManager[object]:
         """Weight the KL inside Pyro's own estimators; :class:`Weighted` does it for ours, on the terms."""
@@ -159,12 +161,13 @@ class SVIEngine:
         for group in groups:
             group["lr"] = value
 
-    def _loss_and_grads(self, model: PyroFunction, guide: PyroFunction, x: Tensor) -> float:
+    def _loss_and_grads(self, model: PyroFunction, guide: PyroFunction, *args: Tensor, **kwargs: Tensor) -> float:
+        x = Arguments(args, kwargs)
         before = noise_state(x.device)
         try:
             with warnings.catch_warnings():  # a NaN is an error below, not a warning
                 warnings.filterwarnings("ignore", message="Encountered NaN")
-                loss = float(_losses(self._estimator_now()).loss_and_grads(model, guide, x))
+                loss = float(_losses(self._estimator_now()).loss_and_grads(model, guide, *args, **kwargs))
         except ValueError as error:  # Pyro's validation raises first for a NaN parameter of a distribution
             where = offending(self._program, x, before)
             if where:
@@ -185,9 +188,9 @@ def _build_optimizer(spec: str, params: list[Tensor], lr: float) -> Optimizer:
 class _Losses(Protocol):
     """What ``SVI`` needs of a ``pyro.infer.ELBO``, whose base class declares neither."""
 
-    def loss(self, model: PyroFunction, guide: PyroFunction, *args: object) -> float: ...
+    def loss(self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object) -> float: ...
 
-    def loss_and_grads(self, model: PyroFunction, guide: PyroFunction, *args: object) -> float: ...
+    def loss_and_grads(self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object) -> float: ...
 
 
 def _losses(estimator: ELBO) -> _Losses:

@@ -1,10 +1,14 @@
 """Chunks of examples and of particles: what bounds the memory of an evaluation."""
 
+from typing import TypeVar
+
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.statistics import chunk_sizes
 
 DECODED_AT_ONCE = 5000  # examples times particles that the decoder maps together
+X = TypeVar("X", Tensor, Batch)
 PARTICLES_AT_ONCE = 100
 STATES_AT_ONCE = 4000  # examples times particles or chains
 
@@ -19,7 +23,7 @@ def fitting(at_once: int, each: int) -> int:
     return max(1, at_once // each)
 
 
-def split_examples(x: Tensor, each: int, at_once: int) -> tuple[Tensor, ...]:
+def split_examples(x: X, each: int, at_once: int) -> tuple[X, ...]:
     """Split examples into chunks of at most ``at_once`` rows, where each example takes ``each`` rows.
 
     Example:
@@ -27,7 +31,7 @@ def split_examples(x: Tensor, each: int, at_once: int) -> tuple[Tensor, ...]:
         >>> [len(part) for part in split_examples(torch.zeros(120, 4), 40, 2000)]
         [50, 50, 20]
     """
-    parts: tuple[Tensor, ...] = x.split(fitting(at_once, each))
+    parts: tuple[X, ...] = x.split(fitting(at_once, each))
     return parts
 
 

@@ -16,7 +16,7 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.files import atomic_write
 from pyro_vae.base.statistics import chunk_sizes
 from pyro_vae.base.version import __version__
-from pyro_vae.data import Images
+from pyro_vae.data import Given
 from pyro_vae.elbo.draw import draw_particles
 from pyro_vae.evaluation.chunking import fitting
 from pyro_vae.evaluation.methods.arviz import ArvizData, to_arviz, write_netcdf
@@ -54,7 +54,7 @@ class Sizes:
 
 def to_inference_data(
     program: object,
-    data: Images | Tensor,
+    data: Given,
     *,
     sizes: Sizes = Sizes(),  # frozen
     device: str | torch.device = "auto",

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import Json, Progress, no_progress
-from pyro_vae.data import Images
+from pyro_vae.data import Given
 from pyro_vae.evaluation.card.card import Card
 from pyro_vae.evaluation.card.entry import Entry, in_part
 from pyro_vae.evaluation.card.part import Part, Results
@@ -31,9 +31,9 @@ class Unable(Exception):
 
 def evaluate(
     program: object,
-    data: Images | Tensor,
+    data: Given,
     *,
-    train: Images | Tensor | None = None,
+    train: Given | None = None,
     device: str | torch.device = "auto",
     seed: int = 0,
     progress: Progress = no_progress,
@@ -68,7 +68,7 @@ def evaluate(
     Args:
         program: a :class:`~pyro_vae.VAE`, any ``nn.Module`` with ``model(x)`` and ``guide(x)``, or a pair of
             functions ``(model, guide)``, with the parameters that Pyro's store has for them.
-        data: held-out examples; the first dimension of a plain tensor.
+        data: held-out examples of x alone, as for :func:`pyro_vae.fit`.
         train: the training data, for the linear probe.
         device: ``auto`` (CUDA where present), ``cpu`` or ``cuda``.
         seed: fixes binarization, order and noise.

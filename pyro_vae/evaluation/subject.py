@@ -13,13 +13,14 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
 from pyro_vae.base.statistics import chunk_sizes
 from pyro_vae.base.types import Json
-from pyro_vae.data import Images, as_images
+from pyro_vae.data import Given, Images, as_data
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.evaluation.chunking import fitting
 from pyro_vae.evaluation.methods.bounds import Scorer, scorer
 from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.store import code, crc
 from pyro_vae.program.adapter import FunctionProgram, as_program
+from pyro_vae.program.call import x_alone
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
 from pyro_vae.program.tracing import Site, observed_site, sample_sites, trace_program
@@ -105,8 +106,8 @@ class Subject:
 
 def look_at(
     thing: object,
-    data: Images | Tensor,
-    train: Images | Tensor | None,
+    data: Given,
+    train: Given | None,
     device: torch.device,
     seed: int,
     options: EvaluationOptions,
@@ -116,7 +117,7 @@ def look_at(
     Raises:
         InputError: not a program, or one that cannot be evaluated on these examples.
     """
-    images = as_images(data).to(device)
+    images = x_alone(thing, as_data(data)).to(device)
     if len(images) < 2:
         raise InputError("at least two held-out examples, for a standard error", len(images), "more examples")
     program = _program(thing, images.batch(slice(0, TRIED), generator(device, seed, 0)).cpu())
@@ -145,7 +146,7 @@ def look_at(
         x=x,
         labels=labels,
         index=order,
-        train=None if train is None else as_images(train).to(device),
+        train=None if train is None else x_alone(thing, as_data(train)).to(device),
         options=options,
         seed=seed,
         pixels=_pixels(images, x, seed),
@@ -157,14 +158,14 @@ def look_at(
 
 
 def _program(thing: object, example: Tensor) -> Program:
-    """Return the program; functions get their parameters from the caller's store."""
+    """Return the program; of functions, only if the caller's store has a value of every ``pyro.param``."""
     program = as_program(thing, example)
-    if isinstance(program, FunctionProgram) and program is not thing:
-        trained = pyro.get_param_store().get_state()["params"]
-        with torch.no_grad():
-            for name, parameter in program.store_state()["params"].items():
-                if name in trained:
-                    parameter.copy_(trained[name])
+    if isinstance(program, FunctionProgram) and program is not thing and program.fresh:
+        raise InputError(
+            "a value of every pyro.param of the functions in Pyro's parameter store",
+            f"none of {', '.join(map(repr, program.fresh))}, which would start afresh",
+            "evaluate(result.program, data), or fit((model, guide), data) before",
+        )
     return program
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.errors import InputError
 from pyro_vae.program.adapter import as_program
 from pyro_vae.program.protocol import Program
@@ -62,7 +63,12 @@ def members(thing: Program | Replicates) -> list[Program]:
     return cast(list[Program], list(thing.programs)) if isinstance(thing, Replicates) else [thing]
 
 
-def as_trainable(thing: object, example: Tensor) -> Program | Replicates:
+def first_of(thing: object) -> object:
+    """Return the first of replicates, anything else unchanged."""
+    return thing.programs[0] if isinstance(thing, Replicates) else thing
+
+
+def as_trainable(thing: object, example: Batch) -> Program | Replicates:
     """Return replicates unchanged, anything else as a program (:func:`~pyro_vae.program.as_program`)."""
     return thing if isinstance(thing, Replicates) else as_program(thing, example)
 

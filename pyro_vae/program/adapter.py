@@ -11,10 +11,12 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.base.batch import Batch, arguments
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
+from pyro_vae.base.types import PyroFunction
 from pyro_vae.program.explain import explained
-from pyro_vae.program.protocol import MODULE_DIVIDER, Program, ProgramFunction
+from pyro_vae.program.protocol import MODULE_DIVIDER, Program
 
 
 class StoreState(TypedDict):
@@ -31,14 +33,18 @@ class FunctionProgram(nn.Module):
     registered with ``pyro.module`` (or are a ``PyroModule``) and reachable from the functions become submodules, so
     checkpoints include their buffers; every ``pyro.param`` becomes a parameter of this module.
 
+    Both are trained in place. A ``pyro.param`` that the caller's store holds is that very parameter, from its value on,
+    as ``pyro.param`` itself would have it; ``fresh`` names the others, which start from their initial value.
+
     Args:
         model: p(x, z) with x observed.
         guide: q(z|x).
-        example: a few examples, (B, *event_shape).
+        example: a few examples, (B, *event_shape), or the arguments of a call.
         modules: modules that the search of globals, closures and attributes does not find.
 
     Raises:
-        InputError: a registered module that is not found (a checkpoint would lose its buffers).
+        InputError: a registered module that is not found (a checkpoint would lose its buffers); a ``pyro.param`` that
+            the caller's store holds in another shape or under another constraint.
 
     Example:
         >>> import pyro
@@ -59,36 +65,43 @@ class FunctionProgram(nn.Module):
 
     def __init__(
         self,
-        model: ProgramFunction,
-        guide: ProgramFunction,
-        example: Tensor,
+        model: PyroFunction,
+        guide: PyroFunction,
+        example: Batch,
         modules: Iterable[nn.Module] = (),
     ) -> None:
         super().__init__()
-        self._functions = (model, guide)
-        with isolated_rng(example.device), pyro.get_param_store().scope() as found, explained():
-            samples = poutine.trace(guide).get_trace(example)
-            poutine.replay(model, trace=samples)(example)
-        reachable = {id(m): m for f in (*self._functions, *modules) for m in modules_of(f)}
+        self.functions = (model, guide)
+        reachable = {id(m): m for f in (*self.functions, *modules) for m in modules_of(f)}
         self.submodules = nn.ModuleList(reachable.values())
+        held = next(self.submodules.parameters(), None)  # an earlier fit may have moved the modules
+        example = example if held is None else example.to(held.device)
+        args, kwargs = arguments(example)
+        with isolated_rng(example.device), pyro.get_param_store().scope() as found, explained():
+            samples = poutine.trace(guide).get_trace(*args, **kwargs)
+            poutine.replay(model, trace=samples)(*args, **kwargs)
         owned = {id(p) for p in self.submodules.parameters()}
         self.free = nn.Module()
+        self.fresh: list[str] = []  # names of which the caller's store has no value
         self._names: dict[str, str] = {}  # name in the store -> attribute of self.free
+        callers: StoreState = pyro.get_param_store().get_state()
         for name, tensor in found["params"].items():
             if id(tensor) not in owned:
                 _refuse_lost_module(name)
                 attribute = name.replace(".", "/")  # module attributes must not hold a dot
-                self.free.register_parameter(attribute, nn.Parameter(tensor.detach()))
+                stored = _stored(name, tensor, found["constraints"][name], callers)
+                self.fresh += [name] if stored is None else []
+                self.free.register_parameter(attribute, nn.Parameter(tensor.detach()) if stored is None else stored)
                 self._names[name] = attribute
         self._constraints = {name: found["constraints"][name] for name in self._names}
 
-    def model(self, x: Tensor) -> object:
+    def model(self, *args: object, **kwargs: object) -> object:
         """Run the model given at construction."""
-        return self._functions[0](x)
+        return self.functions[0](*args, **kwargs)
 
-    def guide(self, x: Tensor) -> object:
+    def guide(self, *args: object, **kwargs: object) -> object:
         """Run the guide given at construction."""
-        return self._functions[1](x)
+        return self.functions[1](*args, **kwargs)
 
     def store_state(self) -> StoreState:
         """Return the free parameters as a state for Pyro's parameter store; tensors are shared, not copied."""
@@ -96,13 +109,13 @@ class FunctionProgram(nn.Module):
         return {"params": params, "constraints": dict(self._constraints)}
 
 
-def as_program(thing: object, example: Tensor) -> Program:
+def as_program(thing: object, example: Batch) -> Program:
     """Return ``thing`` as a program: an ``nn.Module`` as it is, functions through :class:`FunctionProgram`.
 
     Args:
         thing: an ``nn.Module`` with ``model`` and ``guide``; any object or module with these two functions;
             or a pair ``(model, guide)``.
-        example: a few examples, (B, *event_shape).
+        example: a few examples, (B, *event_shape), or the arguments of a call.
 
     Raises:
         InputError: ``thing`` is none of these.
@@ -119,6 +132,34 @@ def as_program(thing: object, example: Tensor) -> Program:
         f"{thing!r:.80}",
         "fit((model, guide), data)",
     )
+
+
+def keep_in_store(program: FunctionProgram) -> None:
+    """Put the free parameters of two functions into the active store, where ``pyro.param`` then finds them.
+
+    The store holds the program's own parameters afterwards, not copies; other names stay as they are.
+    """
+    store, state = pyro.get_param_store(), program.store_state()
+    for name in state["params"]:
+        if name in store:
+            del store[name]  # set_state would keep the former tensor's name
+    store.set_state(state)
+
+
+def _stored(name: str, tensor: Tensor, constraint: Constraint, callers: StoreState) -> nn.Parameter | None:
+    """Return the caller's own parameter of that name, unconstrained, or None."""
+    if name not in callers["params"]:
+        return None
+    theirs = callers["params"][name]
+    expected = f"{tuple(tensor.shape)} under {constraint}"
+    got = f"{tuple(theirs.shape)} under {callers['constraints'][name]}"
+    if got != expected:
+        raise InputError(
+            f"pyro.param {name!r} of shape {expected}, as in the functions",
+            f"{got} in Pyro's parameter store",
+            f"del pyro.get_param_store()[{name!r}], or another name",
+        )
+    return theirs if isinstance(theirs, nn.Parameter) else nn.Parameter(theirs.detach())
 
 
 def _has_both(thing: object) -> bool:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.types import PyroFunction
 from pyro_vae.program.handlers import Kind, Substitute, support_transform
-from pyro_vae.program.protocol import PARTICLES, Program, ProgramFunction, Trace
+from pyro_vae.program.protocol import PARTICLES, Program, Trace
 from pyro_vae.program.tracing import Site, check_latents, sample_sites, total_log_prob, trace_program
 
 MAX_STATES = 2**20
@@ -157,11 +158,11 @@ class Joint:
         parts = u.split([shape.numel() for shape in shapes.values()], -1)
         return {n: part.reshape(*u.shape[:2], *shapes[n]) for n, part in zip(shapes, parts, strict=True)}
 
-    def _run(self, function: ProgramFunction, num_particles: int) -> Trace:
+    def _run(self, function: PyroFunction, num_particles: int) -> Trace:
         plate = pyro.plate(PARTICLES, num_particles, dim=-2)
         return prune_subsample_sites(poutine.trace(plate(function)).get_trace(self.x))
 
-    def _placed(self, function: ProgramFunction, latents: Mapping[str, Tensor], kind: Kind) -> Trace:
+    def _placed(self, function: PyroFunction, latents: Mapping[str, Tensor], kind: Kind) -> Trace:
         if latents.keys() != self._latents.keys():
             raise InputError(f"latents {sorted(self._latents)}", sorted(latents), "one tensor for each latent site")
         return self._run(Substitute(latents, kind)(function), len(next(iter(latents.values()))))

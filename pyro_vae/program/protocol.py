@@ -1,15 +1,14 @@
 """The protocol of a program: the interface that estimators, engines, evaluation and plots use."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import nn
 
-from pyro_vae.base.types import State
+from pyro_vae.base.types import PyroFunction, State
 
-ProgramFunction = Callable[[Tensor], object]
 Trace = poutine.Trace
 PARTICLES = "num_particles_vectorized"  # the name that Pyro gives its plate over particles
 MODULE_DIVIDER = "$$$"  # what pyro.module puts between a module's name and its parameter's
@@ -17,12 +16,17 @@ MODULE_DIVIDER = "$$$"  # what pyro.module puts between a module's name and its 
 
 @runtime_checkable
 class Program(Protocol):
-    """A model, a guide and their parameters; an ``nn.Module`` with two methods satisfies it."""
+    """A model, a guide and their parameters; an ``nn.Module`` with two methods satisfies it.
 
-    def model(self, x: Tensor) -> object:
+    Both are called with the tensors of a batch: ``model(x)``, or as :class:`~pyro_vae.base.batch.Arguments` says.
+    """
+
+    @property
+    def model(self) -> PyroFunction:
         """p(x, z) for a batch x of shape (B, *event_shape), x observed."""
 
-    def guide(self, x: Tensor) -> object:
+    @property
+    def guide(self) -> PyroFunction:
         """q(z|x) for the same batch; samples every latent site of the model."""
 
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -13,6 +13,7 @@ from pyro.poutine.runtime import InferDict
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch, arguments
 from pyro_vae.base.errors import InputError
 from pyro_vae.program.protocol import PARTICLES, Program, Trace
 
@@ -43,23 +44,24 @@ def log_density(site: Site) -> Tensor:
 def total_log_prob(sites: Sequence[Site]) -> Tensor:
     """Sum the log-densities of sites; masks count, scales do not."""
     log_probs = [log_density(site) for site in sites]
-    return sum(log_probs[1:], log_probs[0])
+    return sum(log_probs[1:], log_probs[0]) if log_probs else torch.zeros(())
 
 
-def trace_program(program: Program, x: Tensor, num_particles: int | None = None) -> tuple[Trace, Trace]:
+def trace_program(program: Program, x: Batch, num_particles: int | None = None) -> tuple[Trace, Trace]:
     """Trace the guide, then the model replayed on its samples; returns (guide trace, model trace).
 
     Args:
         program: the program; its store must be active (:func:`own_store`).
-        x: a batch, (B, *event_shape).
+        x: a batch, (B, *event_shape), or the arguments of a call.
         num_particles: K, an outermost plate in dimension -2; None traces without that plate.
     """
     model, guide = program.model, program.guide
     if num_particles is not None:
         model = pyro.plate(PARTICLES, num_particles, dim=-2)(model)
         guide = pyro.plate(PARTICLES, num_particles, dim=-2)(guide)
-    guide_trace = poutine.trace(guide).get_trace(x)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+    args, kwargs = arguments(x)
+    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     return prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
 
 

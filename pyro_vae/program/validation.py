@@ -10,6 +10,7 @@ from pyro.distributions import Unit
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
@@ -22,14 +23,14 @@ from pyro_vae.program.tracing import Site, check_latents, observed_site, sample_
 BROADCASTS = "that broadcasts, latents (particles, data, ...) beside x (data, ...)"
 
 
-def check_program(program: Program, x: Tensor, *, per_example: bool = True) -> None:
+def check_program(program: Program, x: Batch, *, per_example: bool = True) -> None:
     """Run the program on a few examples and refuse what would train wrongly or not at all.
 
     The program runs on two batch sizes, in evaluation mode, on its own random states.
 
     Args:
         program: the program.
-        x: a few examples, (B, *event_shape), on the program's device.
+        x: a few examples, (B, *event_shape), or the arguments of a call, on the program's device.
         per_example: whether the program is to have a bound for each example, which evaluation needs: every site inside
             one plate over the examples, in dimension -1, and one observed site of the data's shape. Training does not
             need it (:doc:`/programs`).
@@ -45,7 +46,7 @@ def check_program(program: Program, x: Tensor, *, per_example: bool = True) -> N
         _check_parameters(program, *traces)
 
 
-def check_particles(program: Program, x: Tensor) -> None:
+def check_particles(program: Program, x: Batch) -> None:
     """Run the program once with a plate of particles, as held-out bounds do.
 
     Raises:
@@ -55,7 +56,7 @@ def check_particles(program: Program, x: Tensor) -> None:
         trace_program(program, x, num_particles=2)
 
 
-def check_once(program: Program, x: Tensor, *, particles: bool = False, per_example: bool = True) -> None:
+def check_once(program: Program, x: Batch, *, particles: bool = False, per_example: bool = True) -> None:
     """Check as :func:`check_program` does, and with ``particles`` as :func:`check_particles` does, by a single run.
 
     The program runs again only to explain a failure. One batch size cannot tell a plate of ``len(x)`` from a constant:
@@ -104,7 +105,7 @@ def checking_sites(batch: int) -> EachSample:
 
 
 def _checked_run(
-    program: Program, x: Tensor, num_particles: int | None = None, *, per_example: bool
+    program: Program, x: Batch, num_particles: int | None = None, *, per_example: bool
 ) -> tuple[Trace, Trace]:
     """Trace the program once, and check all but its parameters."""
     with explained():
@@ -115,7 +116,7 @@ def _checked_run(
             if per_example:
                 _check_site(name, site, len(x), num_particles)
             _check_support(name, site)
-    if per_example:
+    if per_example and isinstance(x, Tensor):  # of several tensors, any may be observed
         observed_site(model_trace, x)
     with explained():
         guide_trace.compute_log_prob()

@@ -17,6 +17,7 @@ from pyro_vae.data import DataSet, Images, is_path
 from pyro_vae.models.replicates import Replicates
 from pyro_vae.models.vae import VAE
 from pyro_vae.program.adapter import as_program
+from pyro_vae.program.call import data_for
 from pyro_vae.training.settings import ENGINE, ESTIMATOR, EXTENDABLE, Settings
 
 MAY_DIFFER = (*EXTENDABLE, "device", "data_root")  # what a resumed run may change
@@ -117,7 +118,8 @@ class RunConfig(Settings):
     def _replicates(self, images: Images) -> Replicates:
         """Build the program once per replicate, in turn, from one random stream."""
         one = replace(self, replicates=1)
-        programs = [as_program(one.build_program(images), images.batch(slice(0, 2))) for _ in range(self.replicates)]
+        built = [one.build_program(images) for _ in range(self.replicates)]
+        programs = [as_program(thing, data_for(thing, images).batch(slice(0, 2))) for thing in built]
         return Replicates(cast(list[nn.Module], programs))
 
 

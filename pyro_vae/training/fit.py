@@ -2,19 +2,19 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from pyro.infer import ELBO
-from torch import Tensor
 
 from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.types import State
-from pyro_vae.data import Images
+from pyro_vae.data import Given
 from pyro_vae.engines.protocol import EngineValue
 from pyro_vae.engines.select import Auto
+from pyro_vae.program.adapter import FunctionProgram, keep_in_store
 from pyro_vae.training.loop import Hook, Loop
 from pyro_vae.training.result import FitResult
 from pyro_vae.training.settings import ENGINE, ESTIMATOR, Settings
@@ -23,9 +23,9 @@ from pyro_vae.training.setup import prepare, start_loop
 
 def fit(
     program: object,
-    train: Images | Tensor,
+    train: Given,
     *,
-    validation: Images | Tensor | None = None,
+    validation: Given | None = None,
     device: str | torch.device = "auto",
     hooks: Sequence[Hook] = (),
     resume: State | None = None,
@@ -47,13 +47,17 @@ def fit(
 
     Each epoch takes the data in a fresh order. Batches are gathered and binarized on the device; order and binarization
     of a batch depend on (seed, epoch, batch) alone. The caller's random states and parameter store are restored. The
-    program is moved to the device and trained in place.
+    program is moved to the device and trained in place: of functions, their modules and every ``pyro.param``, which
+    starts from its value in the caller's store, if there is one, and is in that store afterwards.
 
     Args:
         program: a :class:`~pyro_vae.VAE`, any ``nn.Module`` with ``model(x)`` and ``guide(x)``, a pair of functions
             ``(model, guide)``, or :class:`~pyro_vae.Replicates` of a program.
-        train: the data; of a plain tensor, the first dimension counts examples.
-        validation: held-out data; each epoch reports their bound with a standard error.
+        train: the data; their first dimension counts examples. A tensor, an array or :class:`~pyro_vae.Images` for
+            ``model(x)``; a tuple for ``model(x, y)``, a mapping for ``model(x=x, y=y)``; a ``Dataset`` or a
+            ``DataLoader`` of torch (:func:`~pyro_vae.data.as_data`). Labels of images are given as ``y`` to a program
+            whose model and guide have that parameter, without a default or with default None.
+        validation: held-out data, likewise; each epoch reports their bound with a standard error.
         device: ``auto`` (CUDA if available), ``cpu`` or ``cuda``.
         hooks: watch the run; called in this order.
         resume: the ``state`` of a :class:`~pyro_vae.FitResult`, or a run's checkpoint: training resumes where it
@@ -108,7 +112,7 @@ def fit(
     if not isinstance(hooks, Sequence) or not all(isinstance(hook, Hook) for hook in hooks):
         raise InputError("hooks as a list of pyro_vae.Hook", repr(hooks), "hooks=[Mine()], with class Mine(Hook)")
     loop = start_loop(program, train, validation, resolve_device(device), settings, resume)
-    with _running(loop, hooks, resume):
+    with _running(loop, hooks, resume, given=program):
         while loop.unfinished():
             for infos in loop.engine.run(loop.epoch()):
                 loop.count(infos, hooks)
@@ -120,15 +124,17 @@ def fit(
 
 
 @contextmanager
-def _running(loop: Loop, hooks: Sequence[Hook], resume: State | None) -> Iterator[None]:
+def _running(loop: Loop, hooks: Sequence[Hook], resume: State | None, given: object) -> Iterator[None]:
     """Run the steps inside: on the run's own random states, in the program's store, between the hooks."""
-    with isolated_rng(loop.train.device, loop.settings.seed), loop.engine:
+    with ExitStack() as outside, isolated_rng(loop.train.device, loop.settings.seed), loop.engine:
         if resume is not None:
             loop.load_state_dict(copy.deepcopy(resume))  # an optimiser works in place
         try:
             for hook in hooks:
                 hook.preparing(loop)
             prepare(loop)
+            if isinstance(loop.program, FunctionProgram) and loop.program is not given:
+                outside.callback(keep_in_store, loop.program)  # after an error, too: their modules are trained by then
             for hook in hooks:
                 hook.started(loop)
             yield

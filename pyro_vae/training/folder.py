@@ -19,7 +19,8 @@ from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.types import State
 from pyro_vae.base.version import __version__, installed_versions
 from pyro_vae.data import DataSet
-from pyro_vae.models.replicates import as_trainable, members
+from pyro_vae.models.replicates import as_trainable, first_of, members
+from pyro_vae.program.call import data_for
 from pyro_vae.program.contexts import load_parameters
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.config import MAY_DIFFER, RunConfig, fingerprint
@@ -114,7 +115,7 @@ class Run:
         """
         began = json.loads((self.path / "info.json").read_text())["data"]
         now = json.loads(json.dumps(data.describe()))
-        for name in now.keys() - {"source"}:
+        for name in now.keys() - {"source", *({"labels"} - began.keys())}:  # an older version did not record labels
             if began.get(name) != now[name]:
                 got = f"{name} {now[name]} instead of {began.get(name)}"
                 raise InputError("the data that the run began with", got, "a new run, or the former files")
@@ -177,7 +178,7 @@ def load_program(
     state = run.load_checkpoint(checkpoint)
     with isolated_rng(device, run.config.seed):
         thing = run.config.build_program(data.train)
-        program = as_trainable(thing, data.train.batch(slice(0, 2)))
+        program = as_trainable(thing, data_for(first_of(thing), data.train).batch(slice(0, 2)))
     load_parameters(program, state["program"])
     program.to(device)
     program.train(False)

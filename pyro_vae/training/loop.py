@@ -12,7 +12,7 @@ from pyro_vae.base.random import generator, rng_state, set_rng_state
 from pyro_vae.base.registry import from_spec
 from pyro_vae.base.statistics import Estimate
 from pyro_vae.base.types import State
-from pyro_vae.data import Images
+from pyro_vae.data import Data
 from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.protocol import Engine, StepInfo
 from pyro_vae.engines.schedules import SCHEDULES
@@ -85,8 +85,8 @@ class Loop:
     engine: Engine
     engine_name: str
     why: str  # this engine
-    train: Images
-    validation: Images | None
+    train: Data
+    validation: Data | None
     settings: Settings
     position: Position = field(default_factory=Position)
     history: list[EpochRecord] = field(default_factory=list)
@@ -126,7 +126,7 @@ class Loop:
         order = torch.randperm(len(self.train), generator=generator(device, *key, 0), device=device)
         self.program.train(True)
         batches = Batches(
-            images=self.train,
+            data=self.train,
             order=order[: (position.batch + self.total_steps - position.step) * settings.batch_size],
             size=settings.batch_size,
             start=position.batch,
@@ -217,7 +217,7 @@ class Loop:
         error = mean.standard_error
         return replace(record, improved=improved, bound=mean.value, bound_standard_error=error, bounds=list(each))
 
-    def _held_out(self, validation: Images) -> tuple[Estimate, tuple[float, ...]]:
+    def _held_out(self, validation: Data) -> tuple[Estimate, tuple[float, ...]]:
         """Return the held-out bound, and that of each replicate; parameters that are not finite are an error."""
         ruined = [f"parameter {name}" for name, p in self.program.named_parameters() if not p.isfinite().all()]
         try:

@@ -7,13 +7,14 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from pyro.infer import ELBO
-from torch import Tensor
 
+from pyro_vae.base.batch import Batch, arguments
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.registry import from_spec, to_spec
 from pyro_vae.base.types import State
-from pyro_vae.data import Images, as_images
+from pyro_vae.data import Data, Given, as_data
+from pyro_vae.data.columns import event_shapes
 from pyro_vae.elbo.catalogue import as_estimator
 from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.elbo.weighted import Weighted
@@ -21,7 +22,8 @@ from pyro_vae.engines.catalogue import ENGINES
 from pyro_vae.engines.protocol import Engine, EngineValue
 from pyro_vae.engines.schedules import SCHEDULES
 from pyro_vae.engines.select import Auto, Compiled, StockSVI
-from pyro_vae.models.replicates import Replicates, as_trainable, members
+from pyro_vae.models.replicates import Replicates, as_trainable, first_of, members
+from pyro_vae.program.call import data_for
 from pyro_vae.program.explain import explained
 from pyro_vae.program.protocol import Program
 from pyro_vae.program.validation import BROADCASTS, check_once, check_program, checking_sites, trying
@@ -36,8 +38,8 @@ TRIED = 10  # examples on which an estimator is: another batch size
 
 def start_loop(
     thing: object,
-    train: Images | Tensor,
-    validation: Images | Tensor | None,
+    train: Given,
+    validation: Given | None,
     device: torch.device,
     settings: Settings,
     resumed: State | None,
@@ -50,7 +52,7 @@ def start_loop(
     Raises:
         InputError: an argument that does not fit; the message says which, and what to try.
     """
-    images, held_out = _data(train, validation, device, settings)
+    images, held_out = _data(thing, train, validation, device, settings)
     if resumed is not None:
         _check_state(resumed, math.ceil(len(images) / settings.batch_size), settings)
     from_spec(SCHEDULES, settings.schedule, "schedule")
@@ -97,8 +99,8 @@ def prepare(loop: Loop) -> None:
 
 @contextmanager
 def _as_in_a_step(
-    program: Program | Replicates, images: Images, settings: Settings, *, per_example: bool
-) -> Iterator[Tensor]:
+    program: Program | Replicates, images: Data, settings: Settings, *, per_example: bool
+) -> Iterator[Batch]:
     """Run a block as a step runs, in training mode, with its sites checked; yields a batch. Restores mode and noise."""
     was_training = getattr(program, "training", True)
     program.train(True)
@@ -109,7 +111,7 @@ def _as_in_a_step(
         program.train(was_training)
 
 
-def _check(program: Program, example: Tensor, settings: Settings, *, per_example: bool) -> None:
+def _check(program: Program, example: Batch, settings: Settings, *, per_example: bool) -> None:
     """Check the program on examples of another number than a batch's: no constant passes for ``len(x)`` in both."""
     x = example[:-1] if len(example) == settings.batch_size > 2 else example
     try:
@@ -120,22 +122,29 @@ def _check(program: Program, example: Tensor, settings: Settings, *, per_example
 
 
 def _data(
-    train: Images | Tensor, validation: Images | Tensor | None, device: torch.device, settings: Settings
-) -> tuple[Images, Images | None]:
-    images = as_images(train).to(device)
-    held_out = None if validation is None else as_images(validation).to(device)
+    thing: object, train: Given, validation: Given | None, device: torch.device, settings: Settings
+) -> tuple[Data, Data | None]:
+    program = first_of(thing)
+    images = data_for(program, as_data(train, settings.batch_size)).to(device)
+    held_out = None if validation is None else data_for(program, as_data(validation)).to(device)
     if settings.batch_size > len(images):
         raise InputError(
             f"a batch_size of at most {len(images)}, the number of examples",
             settings.batch_size,
             f"batch_size={len(images)}",
         )
-    if held_out is not None and held_out.event_shape != images.event_shape:
-        shapes = f"of shape {tuple(images.event_shape)}", tuple(held_out.event_shape)
-        raise InputError(f"validation data {shapes[0]}, as the training data", shapes[1], "data of one kind")
+    if held_out is not None and event_shapes(held_out) != event_shapes(images):
+        raise InputError(
+            f"validation data of shape {_shapes(images)}, as the training data", _shapes(held_out), "data of one kind"
+        )
     if settings.patience and held_out is None:
         raise InputError("validation data for patience", "none", "fit(..., validation=data.validation)")
     return images, held_out
+
+
+def _shapes(data: Data) -> str:
+    shapes = event_shapes(data)
+    return str(shapes[0]) if shapes.keys() == {0} else ", ".join(f"{shape} as {name}" for name, shape in shapes.items())
 
 
 def _estimator(settings: Settings) -> ELBO:
@@ -145,7 +154,7 @@ def _estimator(settings: Settings) -> ELBO:
     return estimator
 
 
-def _try_estimator(estimator: ELBO, program: Program, example: Tensor, *, per_example: bool) -> None:
+def _try_estimator(estimator: ELBO, program: Program, example: Batch, *, per_example: bool) -> None:
     """Run the program once as a step will, on another batch size than before; ours may refuse it."""
     x = example[: min(TRIED, len(example) - 1)] if len(example) > 2 else example
     if not isinstance(estimator, Estimator):
@@ -155,7 +164,7 @@ def _try_estimator(estimator: ELBO, program: Program, example: Tensor, *, per_ex
     try:
         checked = checking_sites(len(x)) if per_example else nullcontext()
         with trying(program, x.device), checked, explained(BROADCASTS):
-            estimator.of_draw(estimator.draw(program.model, program.guide, (x,), {}))
+            estimator.of_draw(estimator.draw(program.model, program.guide, *arguments(x)))
     except InputError:
         check_program(program, example, per_example=per_example)  # says more, where the program is wrong by itself
         raise
@@ -164,8 +173,8 @@ def _try_estimator(estimator: ELBO, program: Program, example: Tensor, *, per_ex
 def _begun(
     program: Program | Replicates,
     estimator: ELBO,
-    images: Images,
-    held_out: Images | None,
+    images: Data,
+    held_out: Data | None,
     settings: Settings,
     resumed: State | None,
 ) -> Loop:

@@ -131,7 +131,7 @@ def test_as_images_returns_images_unchanged():
 
 
 BAD_TENSORS = {
-    "array": ([[1.0]], r"Expected images or a tensor; got list\. Try .*torch\.as_tensor"),
+    "array": ([[1.0]], r"Expected images, a tensor or an array; got list\. Try .*torch\.as_tensor"),
     "int64": (torch.zeros(2, 2, dtype=torch.int64), r"uint8 or floating pixels; got torch\.int64\. Try"),
     "complex": (torch.zeros(2, 2, dtype=torch.complex64), r"got torch\.complex64"),
     "0-d": (torch.tensor(1.0), r"shape \(N, \.\.\.\); got shape \(\)"),

@@ -72,8 +72,9 @@ def test_binarize_reaches_every_split(binarize):
 
 def test_the_description_is_json_and_says_how_the_set_was_split():
     described = load("digits", seed=4).describe()
-    assert described.pop("crc32") == load("digits", seed=4, binarize="none").describe()["crc32"]
-    assert load("digits", seed=5).describe()["crc32"] != load("digits", seed=4).describe()["crc32"]
+    for checksum in ("crc32", "labels"):
+        assert load("digits", seed=5).describe()[checksum] != described[checksum]
+        assert described.pop(checksum) == load("digits", seed=4, binarize="none").describe()[checksum]
     assert (
         json.loads(json.dumps(described))
         == described

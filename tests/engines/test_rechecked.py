@@ -368,7 +368,8 @@ def test_a_variable_of_a_function_is_named():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(x.mean(-1), 1.0))
 
-    with pytest.raises(InputError, match=r"got the variable tau of model\[0\] changed from 1\.0 to 0\.5: the loss"):
+    message = r"got the variable tau of model\[0\] changed from 1\.0 to 0\.5: the loss"
+    with pyro.get_param_store().scope(), pytest.raises(InputError, match=message):
         train(PLAIN, lambda p: tau.__setitem__(0, 0.5), (model, guide))
 
 
@@ -391,7 +392,8 @@ class Pair:
 
 def test_an_attribute_of_an_object_is_named():
     pair = Pair()
-    with pytest.raises(InputError, match=r"got Pair\.tau changed from 1\.0 to 0\.5: the loss"):
+    message = r"got Pair\.tau changed from 1\.0 to 0\.5: the loss"
+    with pyro.get_param_store().scope(), pytest.raises(InputError, match=message):
         train(PLAIN, lambda p: setattr(pair, "tau", 0.5), pair)
 
 

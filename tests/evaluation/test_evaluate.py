@@ -19,7 +19,7 @@ from checks import assert_close, assert_mean
 from pyro.infer import SVI
 from toys import MAKE, Counted, binary, seeded, small_vae
 
-from pyro_vae import VAE, Images, InputError, evaluate
+from pyro_vae import VAE, FunctionProgram, Images, InputError, evaluate
 from pyro_vae.base.statistics import Estimate
 from pyro_vae.cli.main import main
 from pyro_vae.data import as_images
@@ -163,7 +163,7 @@ SUBJECTS = {
     "linear": lambda: (skew(), skew().simulate(60)),
     "mixture": lambda: ((o := GaussianMixture(torch.rand(3), torch.randn(3, 2), torch.tensor(0.5))), o.simulate(60)),
     "discrete": lambda: ((o := DiscreteLatents(5, bits=2, classes=3)), o.simulate(60)),
-    "functions": lambda: (functions(), torch.randn(60, 3)),
+    "functions": lambda: (FunctionProgram(*functions(), torch.zeros(2, 3)), torch.randn(60, 3)),
 }
 
 

@@ -153,8 +153,8 @@ def test_a_wrong_batching_is_caught(monkeypatch):
     batching._check(graph, function, sources, data(), weight)
     each = batching._each
 
-    def first_for_all(graph, function, noise):
-        return each(graph, function, [n[:1].expand_as(n) for n in noise])
+    def first_for_all(graph, function, noise, shared):
+        return each(graph, function, [n[:1].expand_as(n) for n in noise], shared)
 
     monkeypatch.setattr(batching, "_each", first_for_all)
     with pytest.raises(InputError, match=r"in replicate [12].*one run per seed"):

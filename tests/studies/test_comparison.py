@@ -133,7 +133,7 @@ def test_a_comparison_takes_estimators_by_name_and_a_pair_of_functions():
         ({"estimators": {}}, "estimators by name, at least one"),
         ({"steps": 0}, "steps of at least 1; got 0. Try steps=1000"),
         ({"num_particles": 0}, "a num_particles that is a whole number of at least 1; got 0"),
-        ({"test": "x"}, "images or a tensor; got str"),
+        ({"test": "x"}, "images, a tensor or an array; got str"),
     ],
     ids=str,
 )

@@ -410,7 +410,7 @@ REFUSED = [
     ({"estimator": 3}, "an estimator"),
     ({"engine": "svj"}, "got 'svj'. Try 'svi'"),
     ({"optimizer": "adagrat"}, "got 'adagrat'. Try 'adagrad'"),
-    ({"optimizer": torch.optim.Adam}, "the name of optimizer with arguments, as text; got <class"),
+    ({"optimizer": torch.optim.Adam}, "an optimizer by name, as text; got Adam itself"),
     ({"hooks": print}, r"hooks as a list of pyro_vae\.Hook; got <built-in function print>"),
     ({"hooks": [print]}, r"hooks as a list of pyro_vae\.Hook"),
     ({"schedule": "cosin"}, "got 'cosin'. Try 'cosine'"),
@@ -442,7 +442,8 @@ def test_an_unknown_keyword_is_pythons_own_error():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (np.zeros((5, 3, 3)), r"images or a tensor; got ndarray\. Try data\.train or data\.test, or torch\.as_tensor"),
+        (np.full((5, 3, 3), None), r"an array of numbers; got dtype object\. Try np\.stack\(rows\)"),
+        ("mnist", r"images, a tensor or an array; got str\. Try data\.train or data\.test, or torch\.as_tensor"),
         (torch.zeros(5, 3, 3, dtype=torch.int64), r"uint8 or floating pixels; got torch\.int64"),
         (torch.zeros(9), r"images of shape \(N, \.\.\.\); got shape \(9,\)"),
         (torch.zeros(0, 3, 3), "at least one image"),

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.data import Images
+from pyro_vae.base.batch import Batch
+from pyro_vae.data import Data
 from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.compiled.step import Step
 from pyro_vae.engines.compiled.trace import TracedStep
@@ -35,22 +36,22 @@ class Recording:
         function: the step; its tensors are read and updated.
         graph_for: returns the traced step for a batch and a KL weight.
         optimizer: with ``capturable`` state.
-        images: the data, on the device.
+        data: the data, on the device.
         size: examples per batch.
     """
 
     def __init__(
         self,
         function: Step,
-        graph_for: Callable[[Tensor, Tensor], TracedStep],
+        graph_for: Callable[[Batch, Tensor], TracedStep],
         optimizer: Optimizer,
-        images: Images,
+        data: Data,
         size: int,
     ) -> None:
         self._function, self._graph_for, self._optimizer = function, graph_for, optimizer
-        self._images, self._size = images, size
-        device, count = images.device, -(-len(images) // size)
-        self._order = torch.zeros(len(images), dtype=torch.int64, device=device)
+        self._data, self._size = data, size
+        device, count = data.device, -(-len(data) // size)
+        self._order = torch.zeros(len(data), dtype=torch.int64, device=device)
         self._within = torch.arange(size, device=device)
         self._rates = torch.zeros(count, dtype=torch.float32, device=device)  # the type that fused kernels read
         self._weights = torch.zeros(count, dtype=torch.float64, device=device)
@@ -79,13 +80,13 @@ class Recording:
 
     def fits(self, batches: Batches) -> bool:
         """Whether the recording is of steps on these data."""
-        return batches.images is self._images and batches.size == self._size
+        return batches.data is self._data and batches.size == self._size
 
     @torch.no_grad()
     def advance(self, count: int, size: int) -> None:
         """Take ``count`` steps on batches of ``size`` examples, without synchronising."""
-        on_cuda = self._images.device.type == "cuda"
-        with torch.cuda.device(self._images.device) if on_cuda else nullcontext():  # graphs record the current device
+        on_cuda = self._data.device.type == "cuda"
+        with torch.cuda.device(self._data.device) if on_cuda else nullcontext():  # graphs record the current device
             self._advance(count, size)
 
     def _advance(self, count: int, size: int) -> None:
@@ -99,7 +100,7 @@ class Recording:
 
     @property
     def _recordable(self) -> bool:
-        return self._images.device.type == "cuda" and self._warm >= WARM_UP
+        return self._data.device.type == "cuda" and self._warm >= WARM_UP
 
     def _replay(self, count: int) -> int:
         """Replay a graph, recorded on first use; return the number of its steps."""
@@ -129,7 +130,7 @@ class Recording:
     def _step(self, size: int) -> None:
         """Take one step without synchronising."""
         function, optimizer = self._function, self._optimizer
-        x = self._images.batch(self._order[self._batch * self._size + self._within[:size]])
+        x = self._data.batch(self._order[self._batch * self._size + self._within[:size]])
         weight = self._weights[self._batch].reshape(())
         for rate, factor in zip(self._lr, function.rates, strict=True):
             rate.copy_(self._rates[self._batch].reshape(()) * factor)

@@ -12,6 +12,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pyro_vae.base.batch import Arguments, Batch, layout, tensors_of
 from pyro_vae.base.errors import InputError, NonFiniteError, lookup
 from pyro_vae.base.random import noise_state
 from pyro_vae.base.registry import from_spec
@@ -32,7 +33,7 @@ from pyro_vae.program.contexts import own_store
 from pyro_vae.program.protocol import Program
 
 IMPLEMENTATION = {"fused", "foreach", "differentiable", "capturable"}  # arguments that choose an optimiser's kernels
-Key = tuple[torch.Size, torch.dtype, bool]
+Key = tuple[object, ...]  # shapes and types of the batch, and the mode
 
 
 class CompiledEngine:
@@ -84,7 +85,7 @@ class CompiledEngine:
         self._baselines: dict[bool, Baseline] = {}  # by mode: of the first shape that is traced
         self._traced: dict[Key, TracedStep] = {}
         self._graphs: dict[Key, TracedStep] = {}  # compiled where that amortises
-        self._shape: list[int] | None = None  # of the batches that are compiled
+        self._shape: list[int] | list[list[int]] | None = None  # of the batches that are compiled
         self._steps = 0
         self._recording: Recording | None = None
         self._stack = ExitStack()
@@ -98,14 +99,14 @@ class CompiledEngine:
         self._function.zero_grad()
         self._stack.close()
 
-    def prepare(self, x: Tensor, kl_weight: float = 1.0) -> None:
+    def prepare(self, x: Batch, kl_weight: float = 1.0) -> None:
         """Trace, compile and check the graph for batches of the shape of x."""
         check_kl_weight(kl_weight, self._function.kl_weighted)
         self.graph(x, torch.tensor(kl_weight, dtype=torch.float64, device=x.device))
 
     @torch.no_grad()
-    def step(self, x: Tensor, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
-        """Take one gradient step on a batch (B, *event_shape).
+    def step(self, x: Batch, learning_rate: float, kl_weight: float = 1.0) -> StepInfo:
+        """Take one gradient step on a batch (B, *event_shape), or on the arguments of a call.
 
         Raises:
             InputError: a KL weight other than 1 on an engine that was not started for it.
@@ -136,7 +137,7 @@ class CompiledEngine:
         Raises:
             InputError: names what was changed since the trace.
         """
-        recorded, mode = batches.images.device.type == "cuda" and self._recordable, self._mode
+        recorded, mode = batches.data.device.type == "cuda" and self._recordable, self._mode
         self._tensors.check()
         if mode in self._baselines:
             self._baselines[mode].check()
@@ -177,7 +178,7 @@ class CompiledEngine:
         hint = "fit(program, ...) without resume, which trains on from the program as it is"
         raise InputError("the trained parameters with which training began", ", ".join(found), hint)
 
-    def trace(self, x: Tensor, weight: Tensor) -> TracedStep:
+    def trace(self, x: Batch, weight: Tensor) -> TracedStep:
         """Return the traced step for batches of the shape of x, checked and not compiled."""
         key = self._key(x)
         if key not in self._traced:
@@ -186,22 +187,22 @@ class CompiledEngine:
             self._baselines.setdefault(self._mode, baseline)
         return self._traced[key]
 
-    def graph(self, x: Tensor, weight: Tensor) -> TracedStep:
+    def graph(self, x: Batch, weight: Tensor) -> TracedStep:
         """Return the checked graph for batches of the shape of x: compiled for the first shape asked for."""
         key = self._key(x)
         if self._shape is None:
-            self._shape = list(x.shape)
+            self._shape = _shape(x)
         if key not in self._graphs:
             step = self.trace(x, weight)
-            if self._inductor and list(x.shape) == self._shape:
-                flat = compile_graph(step.graph, [x, weight, *self._function.inputs()])
+            if self._inductor and _shape(x) == self._shape:
+                flat = compile_graph(step.graph, [*tensors_of(x), weight, *self._function.inputs()])
                 check_compiled(step.by(flat), step, self._tracer, x, weight)
                 step = step.by(flat)
             self._graphs[key] = step
         return self._graphs[key]
 
-    def _key(self, x: Tensor) -> Key:
-        return x.shape, x.dtype, self._mode
+    def _key(self, x: Batch) -> Key:
+        return *layout(x), self._mode
 
     @property
     def _mode(self) -> bool:
@@ -217,7 +218,7 @@ class CompiledEngine:
         for kl_weight in batches.kl_weights:
             check_kl_weight(kl_weight, self._function.kl_weighted)
         if self._recording is None or not self._recording.fits(batches):
-            self._recording = Recording(self._function, self.graph, self._optimizer, batches.images, batches.size)
+            self._recording = Recording(self._function, self.graph, self._optimizer, batches.data, batches.size)
         size, count = batches.size, len(batches.order)
         for first, rows in self._recording.epoch(batches):
             infos = []
@@ -230,14 +231,14 @@ class CompiledEngine:
             yield infos
 
     def _check_finite(
-        self, losses: list[float], norms: list[float], x: Tensor | Callable[[], Tensor], noise: Tensor | None = None
+        self, losses: list[float], norms: list[float], x: Batch | Callable[[], Batch], noise: Tensor | None = None
     ) -> None:
         """Raise for a non-finite step; without its noise, name the sites that are non-finite on the current noise."""
         bad = [i for i, pair in enumerate(zip(losses, norms, strict=True)) if not all(map(math.isfinite, pair))]
         if not bad:
             return
         program = self._function.programs[bad[0]]
-        batch = x if isinstance(x, Tensor) else x()
+        batch = x if isinstance(x, Tensor | Arguments) else x()
         replicate = f" of replicate {bad[0]}" if self._function.replicated else ""
         with own_store(program):
             where = offending(program, batch, noise_state(batch.device) if noise is None else noise)
@@ -250,6 +251,11 @@ class CompiledEngine:
         mean = sum(objectives) / len(objectives)
         weight = kl_weight * self._beta * self._function.least_kl_weight
         return StepInfo(mean, weight, learning_rate, max(norms), objectives if self._function.replicated else ())
+
+
+def _shape(x: Batch) -> list[int] | list[list[int]]:
+    """Return the shape of a batch as a checkpoint holds it."""
+    return list(x.shape) if isinstance(x, Tensor) else [list(tensor.shape) for tensor in x.tensors]
 
 
 def build_optimizer(spec: str, groups: list[dict[str, list[Tensor]]]) -> Optimizer:

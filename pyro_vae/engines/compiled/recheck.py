@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.base.batch import Batch, filled, tensors_of
 from pyro_vae.base.errors import InputError
 from pyro_vae.engines.compiled.compare import TOLERANCES, tensor_errors
 from pyro_vae.engines.compiled.held import changes, differs, held_values, numbers
@@ -59,8 +60,9 @@ class Baseline:
         InputError: the program does not run; replicates that differ in more than their parameters' values.
     """
 
-    def __init__(self, functions: Sequence[StepFunction], x: Tensor, kl_weight: Tensor) -> None:
-        self._functions, self._x, self._weight = functions, x.clone(), kl_weight.clone()
+    def __init__(self, functions: Sequence[StepFunction], x: Batch, kl_weight: Tensor) -> None:
+        self._functions, self._weight = functions, kl_weight.clone()
+        self._x = filled(x, [tensor.clone() for tensor in tensors_of(x)])
         self._inputs = [t.clone() for t in functions[0].inputs()]
         before = [held_values(f.program) for f in functions]
         self.reference = reference_run(functions[0], self._x, self._weight, self._inputs)
@@ -70,16 +72,20 @@ class Baseline:
         self._held = [held_values(functions[0].program), *before[1:]]
         self._moving = {n for n in {**before[0], **self._held[0]} if differs(before[0], self._held[0], n)}
         self._check_alike()
+        self._fresh = True  # no step was taken since the reference
 
     def check(self) -> None:
         """Repeat the eager step, of a replicate only where a value that it holds has changed.
+
+        Right after the trace it is repeated only where such a value has changed.
 
         Raises:
             InputError: names what changed, and which of loss and gradients differ.
         """
         for index in range(len(self._functions)):
-            if index == 0 or self._changes(index):
+            if (index == 0 and not self._fresh) or self._changes(index):
                 self._check(index)
+        self._fresh = False
         self._check_alike()
 
     def check_where_changed(self) -> None:
@@ -121,7 +127,7 @@ class Baseline:
         except Exception as error:  # whatever the program's own code raises
             return [f"now it raises {type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}"]
         limits = EXACT if exact and self._x.device.type == "cpu" else TOLERANCES  # CUDA may sum in another order
-        return differing(found, self.reference, limits.get(self._x.dtype, 1e-3))
+        return differing(found, self.reference, limits.get(tensors_of(self._x)[0].dtype, 1e-3))
 
     def _settled(self, values: Mapping[str, object]) -> dict[str, object]:
         """Leave out what the program itself changes as it runs: counters, caches."""

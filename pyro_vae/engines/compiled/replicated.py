@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import Argument, Target
 
+from pyro_vae.base.batch import Batch, tensors_of
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng, seed_noise
 from pyro_vae.base.types import State
@@ -141,7 +142,7 @@ def step_function(
 
 
 def trace_step(
-    function: StepFunction | ReplicatedFunction, x: Tensor, kl_weight: Tensor, reference: Mapping[str, Tensor]
+    function: StepFunction | ReplicatedFunction, x: Batch, kl_weight: Tensor, reference: Mapping[str, Tensor]
 ) -> TracedStep:
     """Trace a step and compare it with the eager program; for replicates, batch the first one's trace over all."""
     if isinstance(function, ReplicatedFunction):
@@ -150,7 +151,7 @@ def trace_step(
 
 
 def trace_batched(
-    function: ReplicatedFunction, x: Tensor, kl_weight: Tensor, reference: Mapping[str, Tensor]
+    function: ReplicatedFunction, x: Batch, kl_weight: Tensor, reference: Mapping[str, Tensor]
 ) -> TracedStep:
     """Trace the first program's step, check it, and batch it over the replicates.
 
@@ -160,32 +161,33 @@ def trace_batched(
     with torch.no_grad():
         single = trace_checked(function.single, x, kl_weight, reference)
         graph = single.graph
-        sources = _noise_sources(graph, [x, kl_weight, *function.single.inputs()])
+        sources = _noise_sources(graph, [*tensors_of(x), kl_weight, *function.single.inputs()])
 
-        def step(x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
+        def step(*inputs: Tensor) -> list[Tensor]:
             noise = [make((len(function.programs), *like.shape), like) for make, like in sources]
-            return _each(graph, function, noise)(x, kl_weight, *tensors)
+            return _each(graph, function, noise, len(tensors_of(x)))(*inputs)
 
         batched = refusing(lambda: "whose steps can be batched over replicates", "one run per seed")
         with batched, isolated_rng(x.device):
-            found: GraphModule = make_fx(step)(x, kl_weight, *(t.clone() for t in function.inputs()))
+            found: GraphModule = make_fx(step)(*tensors_of(x), kl_weight, *(t.clone() for t in function.inputs()))
             _check(graph, function, sources, x.roll(1, 0), kl_weight)
     return single.by(found)
 
 
-def _each(graph: GraphModule, function: ReplicatedFunction, noise: list[Tensor]) -> Flat:
-    """Return the graph as a function of stacked tensors, on given noise; (R, ...) each."""
+def _each(graph: GraphModule, function: ReplicatedFunction, noise: list[Tensor], shared: int) -> Flat:
+    """Return the graph as a function of ``shared`` tensors of a batch and of stacked ones, on given noise."""
 
-    def one(noise: list[Tensor], x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
-        found: list[Tensor] = _Given(graph, noise).run(x, kl_weight, *tensors)
+    def one(noise: list[Tensor], *inputs: Tensor) -> list[Tensor]:
+        found: list[Tensor] = _Given(graph, noise).run(*inputs)
         return found
 
-    def every(x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
-        dims = (0, None, 0, *(0 for _ in tensors))
+    def every(*inputs: Tensor) -> list[Tensor]:
+        batch, kl_weight, tensors = inputs[:shared], inputs[shared], inputs[shared + 1 :]
+        dims = (0, *(None for _ in batch), 0, *(0 for _ in tensors))
         mapped = torch.func.vmap(one, in_dims=dims, randomness="different")
         with warnings.catch_warnings():  # operations without a batching rule are looped over, while tracing only
             warnings.filterwarnings("ignore", message="There is a performance drop")
-            found: list[Tensor] = mapped(noise, x, function.weights(kl_weight), *tensors)
+            found: list[Tensor] = mapped(noise, *batch, function.weights(kl_weight), *tensors)
         return found
 
     return every
@@ -193,19 +195,20 @@ def _each(graph: GraphModule, function: ReplicatedFunction, noise: list[Tensor])
 
 @torch.no_grad()
 def _check(
-    graph: GraphModule, function: ReplicatedFunction, sources: list[NoiseSource], x: Tensor, kl_weight: Tensor
+    graph: GraphModule, function: ReplicatedFunction, sources: list[NoiseSource], x: Batch, kl_weight: Tensor
 ) -> None:
     """Compare the batched step with the single one, replicate by replicate, on the same given noise."""
+    batch = tensors_of(x)
     seed_noise(20_001, x.device)
     noise = [make((len(function.programs), *like.shape), like) for make, like in sources]
-    together = _each(graph, function, noise)(x, kl_weight, *(t.clone() for t in function.inputs()))
+    together = _each(graph, function, noise, len(batch))(*batch, kl_weight, *(t.clone() for t in function.inputs()))
     if any(_ignores_given_noise(node) for node in graph.graph.nodes):
         return  # noise cannot be given to these operations
     for index in range(len(function.programs)):
         tensors = [t[index].clone() for t in function.inputs()]
-        alone = _Given(graph, [n[index] for n in noise]).run(x, function.weights(kl_weight)[index], *tensors)
+        alone = _Given(graph, [n[index] for n in noise]).run(*batch, function.weights(kl_weight)[index], *tensors)
         error = max(tensor_errors([t[index] for t in together], alone))
-        if not error <= TOLERANCES.get(x.dtype, 1e-3):
+        if not error <= TOLERANCES.get(batch[0].dtype, 1e-3):
             got = f"a difference of {error:.2g} of a tensor's size in replicate {index}"
             raise InputError("replicates that equal single steps on the same noise", got, "one run per seed")
 

@@ -9,6 +9,7 @@ import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
+from pyro_vae.base.batch import Batch, arguments
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import State
 from pyro_vae.elbo.estimator import Estimator
@@ -51,7 +52,7 @@ class Step(Protocol):
     least_kl_weight: float  # the least of the replicates' own weights; 1 for a single program
 
     def inputs(self) -> list[Tensor]:
-        """Return the arguments after x and the KL weight: parameters, buffers, the estimator's state."""
+        """Return the arguments after the batch and the KL weight: parameters, buffers, the estimator's state."""
 
     def tensors(self) -> list[Tensor]:
         """Return parameters and buffers, detached; they share storage with the program's."""
@@ -95,7 +96,7 @@ class Step(Protocol):
 class StepFunction:
     """Loss and gradients of an estimator on a program, as a pure function of tensors.
 
-    Called on (x, KL weight, parameters, buffers, estimator's state), it returns a :class:`StepResult`.
+    Called on (batch, KL weight, parameters, buffers, estimator's state), it returns a :class:`StepResult`.
 
     Args:
         program: the program, an ``nn.Module``.
@@ -146,7 +147,7 @@ class StepFunction:
         return self._tensors
 
     def inputs(self) -> list[Tensor]:
-        """Return the arguments after x and the KL weight: parameters, buffers, the estimator's state."""
+        """Return the arguments after the batch and the KL weight: parameters, buffers, the estimator's state."""
         return [*self.tensors(), *self.state.values()]
 
     def names(self) -> list[str]:
@@ -186,7 +187,7 @@ class StepFunction:
         """The factor of the learning rate of every group."""
         return [1.0]
 
-    def __call__(self, x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> StepResult:
+    def __call__(self, x: Batch, kl_weight: Tensor, *tensors: Tensor) -> StepResult:
         """Evaluate loss, gradients and the estimator's next state."""
         sizes = len(self.parameters), len(self.constants)
         leaves = [t.detach().requires_grad_() for t in tensors[: sizes[0]]]
@@ -209,12 +210,14 @@ class StepFunction:
             gradients = {name: g * factor for name, g in gradients.items()}
         return StepResult(loss.detach(), norm, gradients, state)
 
-    def _losses(self, given: Mapping[str, Tensor], x: Tensor, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, given: Mapping[str, Tensor], x: Batch, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
         estimator = Weighted(self.estimator, kl_weight) if self.kl_weighted else self.estimator
+
+        args, kwargs = arguments(x)
 
         def losses() -> tuple[Tensor, Tensor]:
             with own_store(self.program):
-                return estimator.losses(self.program.model, self.program.guide, x)
+                return estimator.losses(self.program.model, self.program.guide, *args, **kwargs)
 
         return swapped(self.program, given, losses)
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.base.batch import Batch, layout, splitter, tensors_of
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.elbo.draw import draw_terms
@@ -18,7 +19,7 @@ from pyro_vae.engines.compiled.trace import refusing
 from pyro_vae.program.protocol import Program
 
 
-def can_be_compiled(program: Program, x: Tensor) -> bool:
+def can_be_compiled(program: Program, x: Batch) -> bool:
     """Whether the terms of a program can be traced and a compiler is available; the program's store must be active."""
     try:
         with isolated_rng(x.device):
@@ -54,39 +55,43 @@ class CompiledTerms:
         self._program, self._compiled_shape = program, compiled_shape
         self._tensors = held_tensors(program)
         self._values = [t.detach() for t in self._tensors.values()]
-        self._graphs: dict[tuple[torch.Size, torch.dtype, int], Flat] = {}
+        self._graphs: dict[object, Flat] = {}
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, num_particles: int) -> Terms:
+    def __call__(self, x: Batch, num_particles: int) -> Terms:
         """Sample K particles for a batch and score them, (K, B)."""
-        key = x.shape, x.dtype, num_particles
+        key = *layout(x), num_particles
         if key not in self._graphs:
             self._graphs[key] = self._graph(x, num_particles)
-        return Terms(*self._graphs[key](x, *self._values))
+        return Terms(*self._graphs[key](*tensors_of(x), *self._values))
 
-    def _graph(self, x: Tensor, num_particles: int) -> Flat:
-        def score(x: Tensor, *tensors: Tensor) -> list[Tensor]:
+    def _graph(self, x: Batch, num_particles: int) -> Flat:
+        split = splitter(x)
+
+        def score(*inputs: Tensor) -> list[Tensor]:
+            batch, tensors = split(inputs)
+
             def terms() -> list[Tensor]:
-                found = draw_terms(self._program, x, num_particles)
+                found = draw_terms(self._program, batch, num_particles)
                 return [found.log_px_z, found.log_pz, found.log_qz]
 
             with pyro.validation_enabled(False):
                 return swapped(self._program, dict(zip(self._tensors, tensors, strict=True)), terms)
 
-        reference = on_fixed_noise(lambda *t: score(x.roll(1, 0), *t), self._values)
-        graph = _traced(score, [x, *self._values])
+        reference = on_fixed_noise(lambda *t: score(*tensors_of(x.roll(1, 0)), *t), self._values)
+        graph = _traced(score, [*tensors_of(x), *self._values])
         self._check(graph, x, reference)
         if (len(x), num_particles) != self._compiled_shape:
             return graph
         with isolated_rng(x.device):
-            call = compile_graph(graph, [x, *self._values])
+            call = compile_graph(graph, [*tensors_of(x), *self._values])
         self._check(call, x, reference)
         return call
 
-    def _check(self, graph: Flat, x: Tensor, reference: list[Tensor]) -> None:
+    def _check(self, graph: Flat, x: Batch, reference: list[Tensor]) -> None:
         names = ["log p(x|z)", "log p(z)", "log q(z|x)", *self._tensors]
         with refusing(lambda: "whose graph runs on other data and noise than those of its trace"):
-            found = on_fixed_noise(lambda *t: graph(x.roll(1, 0), *t), self._values)
+            found = on_fixed_noise(lambda *t: graph(*tensors_of(x.roll(1, 0)), *t), self._values)
         check_same(found, reference, names)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.base.batch import Batch, splitter, tensors_of
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.engines.compiled.compare import check_same, on_fixed_noise
@@ -28,14 +29,14 @@ AFTER = " after the step"  # what a step has left in its inputs
 
 @dataclass(frozen=True, eq=False)
 class TracedStep:
-    """A step as a graph, and the names of the parameters that have a gradient."""
+    """A step as a graph of tensors, those of the batch first, and the names of the parameters that have a gradient."""
 
     flat: Flat
     trained: tuple[str, ...]
 
-    def __call__(self, x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> StepResult:
+    def __call__(self, x: Batch, kl_weight: Tensor, *tensors: Tensor) -> StepResult:
         """Evaluate the graph."""
-        return StepResult.of_flat(self.flat(x, kl_weight, *tensors), self.trained)
+        return StepResult.of_flat(self.flat(*tensors_of(x), kl_weight, *tensors), self.trained)
 
     def by(self, flat: Flat) -> "TracedStep":
         """Return the same step, evaluated by another graph."""
@@ -49,17 +50,18 @@ class TracedStep:
 
 
 @torch.no_grad()
-def traced(function: StepFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
+def traced(function: StepFunction, x: Batch, kl_weight: Tensor) -> TracedStep:
     """Trace the step on a batch; random states and global switches are restored.
 
     Raises:
         InputError: the program cannot be traced (it branches on a sampled value, asks for a number with ``.item()``),
             with the place and the site; the estimator does not support the program.
     """
-    visited, trained = LastSite(), list[str]()
+    visited, trained, split = LastSite(), list[str](), splitter(x)
 
-    def flat(x: Tensor, kl_weight: Tensor, *tensors: Tensor) -> list[Tensor]:
-        result = function(x, kl_weight, *tensors)
+    def flat(*inputs: Tensor) -> list[Tensor]:
+        batch, rest = split(inputs)
+        result = function(batch, *rest)
         trained[:] = result.gradients
         return result.flat()
 
@@ -68,8 +70,8 @@ def traced(function: StepFunction, x: Tensor, kl_weight: Tensor) -> TracedStep:
         return f"that can be traced once (no branch on a sampled value, no .item()){site}"
 
     with refusing(what), isolated_rng(x.device), visited, pyro.validation_enabled(False):
-        graph: GraphModule = make_fx(flat)(x, kl_weight, *(t.clone() for t in function.inputs()))
-    first = 2 + len(function.parameters)
+        graph: GraphModule = make_fx(flat)(*tensors_of(x), kl_weight, *(t.clone() for t in function.inputs()))
+    first = len(tensors_of(x)) + 1 + len(function.parameters)
     refuse_varying_shapes(graph, range(first, first + len(function.constants)))
     return TracedStep(graph, tuple(trained))
 
@@ -88,7 +90,7 @@ def refusing(what: Callable[[], str], hint: str = STOCK) -> Iterator[None]:
         raise program_error(error, what(), hint) from error
 
 
-def reference_run(function: StepFunction, x: Tensor, kl_weight: Tensor, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+def reference_run(function: StepFunction, x: Batch, kl_weight: Tensor, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     """Take the :func:`eager_step` with Pyro's validation on.
 
     Raises:
@@ -101,7 +103,7 @@ def reference_run(function: StepFunction, x: Tensor, kl_weight: Tensor, inputs: 
 
 
 def eager_step(
-    function: StepFunction, x: Tensor, kl_weight: Tensor, inputs: Sequence[Tensor], *, validate: bool = False
+    function: StepFunction, x: Batch, kl_weight: Tensor, inputs: Sequence[Tensor], *, validate: bool = False
 ) -> dict[str, Tensor]:
     """Run the eager program on a rolled batch and other noise than the trace's; the inputs stay as they are.
 
@@ -125,7 +127,7 @@ def output_names(function: Step, trained: Sequence[str]) -> list[str]:
     return names + [f"{name}{AFTER}" for name in (*function.parameters, *function.constants, *function.state)]
 
 
-def trace_checked(function: StepFunction, x: Tensor, kl_weight: Tensor, reference: Mapping[str, Tensor]) -> TracedStep:
+def trace_checked(function: StepFunction, x: Batch, kl_weight: Tensor, reference: Mapping[str, Tensor]) -> TracedStep:
     """Trace the program once, and compare the trace with a :func:`reference_run` on the same data.
 
     Raises:
@@ -136,22 +138,22 @@ def trace_checked(function: StepFunction, x: Tensor, kl_weight: Tensor, referenc
     return step
 
 
-def check_compiled(compiled: TracedStep, step: TracedStep, function: Step, x: Tensor, kl_weight: Tensor) -> float:
+def check_compiled(compiled: TracedStep, step: TracedStep, function: Step, x: Batch, kl_weight: Tensor) -> float:
     """Compare a compiled step with the traced one on the same noise and data; return the largest error.
 
     Raises:
         InputError: they differ.
     """
-    reference = on_fixed_noise(lambda *t: step.flat(x.roll(1, 0), kl_weight, *t), function.inputs())
+    reference = on_fixed_noise(lambda *t: step.flat(*tensors_of(x.roll(1, 0)), kl_weight, *t), function.inputs())
     return check_step(compiled, function, x, kl_weight, reference)
 
 
-def check_step(step: TracedStep, function: Step, x: Tensor, kl_weight: Tensor, reference: list[Tensor]) -> float:
+def check_step(step: TracedStep, function: Step, x: Batch, kl_weight: Tensor, reference: list[Tensor]) -> float:
     """Compare a graph with a :func:`reference_run` on the same noise and data; return the largest error.
 
     Raises:
         InputError: they differ: the trace froze a number (sampled by NumPy, counted in Python).
     """
     with refusing(lambda: "whose graph runs on other data and noise than those of its trace"):
-        found = on_fixed_noise(lambda *t: step.flat(x.roll(1, 0), kl_weight, *t), function.inputs())
+        found = on_fixed_noise(lambda *t: step.flat(*tensors_of(x.roll(1, 0)), kl_weight, *t), function.inputs())
     return check_same(found, reference, output_names(function, step.trained))

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.random import generator
 from pyro_vae.base.statistics import Estimate, chunk_sizes, estimate
-from pyro_vae.data import Images
+from pyro_vae.data import Data
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.elbo.estimator import at_least_one
 from pyro_vae.elbo.terms import Terms
@@ -24,7 +24,7 @@ COMPILED_FROM = 2000  # pieces; compilation takes about 10 s and saves about 10 
 
 
 @torch.no_grad()
-def held_out_elbo(program: Program, data: Images, num_particles: int = 1, seed: int = 0) -> Tensor:
+def held_out_elbo(program: Program, data: Data, num_particles: int = 1, seed: int = 0) -> Tensor:
     r"""Return the ELBO of every example, (N,), in nats: the mean of log w over K particles.
 
     .. math:: \frac1K \sum_k \log p(x|z_k) + \log p(z_k) - \log q(z_k|x), \quad z_k \sim q(z|x)
@@ -33,7 +33,7 @@ def held_out_elbo(program: Program, data: Images, num_particles: int = 1, seed: 
 
     Args:
         program: the program.
-        data: held-out images, on the program's device.
+        data: held-out examples, on the program's device.
         num_particles: K.
         seed: fixes binarization and noise, so that two programs see the same examples.
 
@@ -48,7 +48,7 @@ def held_out_elbo(program: Program, data: Images, num_particles: int = 1, seed: 
 
 @torch.no_grad()
 def importance_bounds(
-    program: Program, data: Images, num_particles: int, seed: int = 0, *, compiled: bool | None = None
+    program: Program, data: Data, num_particles: int, seed: int = 0, *, compiled: bool | None = None
 ) -> Tensor:
     r"""Return the importance-weighted bound of every example, (N,), in nats: below log p(x), tight for large K.
 
@@ -60,7 +60,7 @@ def importance_bounds(
 
     Args:
         program: the program.
-        data: held-out images, on the program's device.
+        data: held-out examples, on the program's device.
         num_particles: K.
         seed: fixes binarization and noise.
         compiled: whether to trace and compile the program (``CompiledTerms``): the same values up to rounding. None
@@ -80,17 +80,17 @@ def importance_bounds(
         pieces = len(counts) * math.ceil(len(data) / chunk)
         score = scorer(program, few, pieces, (min(chunk, len(data)), counts[0]), compiled)
 
-    def bound(x: Tensor) -> Tensor:
+    def bound(x: Batch) -> Tensor:
         sums = torch.stack([score(x, count).log_weight.logsumexp(0) for count in counts])
         return sums.logsumexp(0) - math.log(num_particles)
 
     return _over_data(program, data, seed, counts[0], bound)
 
 
-Scorer = Callable[[Tensor, int], Terms]  # (x, K) -> the terms of K particles per example
+Scorer = Callable[[Batch, int], Terms]  # (x, K) -> the terms of K particles per example
 
 
-def scorer(program: Program, x: Tensor, pieces: int, shape: tuple[int, int], compiled: bool | None = None) -> Scorer:
+def scorer(program: Program, x: Batch, pieces: int, shape: tuple[int, int], compiled: bool | None = None) -> Scorer:
     """Return a function that samples and scores K particles for a batch, compiled where compilation amortises.
 
     Args:
@@ -103,11 +103,11 @@ def scorer(program: Program, x: Tensor, pieces: int, shape: tuple[int, int], com
     """
     if compiled or (compiled is None and pieces >= COMPILED_FROM and can_be_compiled(program, x)):
         return CompiledTerms(program, shape)
-    return partial(draw_terms, program)
+    return lambda x, num_particles: draw_terms(program, x, num_particles)
 
 
 @torch.no_grad()
-def draw_in_pieces(score: Scorer, x: Tensor, num_particles: int, draws_at_once: int) -> Iterator[Terms]:
+def draw_in_pieces(score: Scorer, x: Batch, num_particles: int, draws_at_once: int) -> Iterator[Terms]:
     r"""Sample K particles for a chunk of examples in pieces, each (k, B), in bounded memory.
 
     Memory is bounded by the larger of ``draws_at_once`` and B particles, whatever K is. The program's store must be
@@ -154,7 +154,7 @@ def group_bounds(log_weight: Tensor, k: int) -> Tensor:
     return mean
 
 
-def held_out_bound(program: Program, data: Images, num_particles: int = 1, seed: int = 0) -> Estimate:
+def held_out_bound(program: Program, data: Data, num_particles: int = 1, seed: int = 0) -> Estimate:
     """Return the mean of :func:`held_out_elbo`, nats per example, with its standard error.
 
     The standard error is over examples. It includes the noise of the particles: each example has its own.
@@ -163,7 +163,7 @@ def held_out_bound(program: Program, data: Images, num_particles: int = 1, seed:
 
 
 def held_out_bounds(
-    program: Program | Replicates, data: Images, num_particles: int = 1, seed: int = 0
+    program: Program | Replicates, data: Data, num_particles: int = 1, seed: int = 0
 ) -> tuple[Estimate, tuple[float, ...]]:
     """Return the held-out bound of a program; of replicates, the mean of their bounds, and the bound of each.
 
@@ -175,7 +175,7 @@ def held_out_bounds(
     return estimate(torch.stack(found).mean(0)), each if isinstance(program, Replicates) else ()
 
 
-def _over_data(program: Program, data: Images, seed: int, each: int, bound: Callable[[Tensor], Tensor]) -> Tensor:
+def _over_data(program: Program, data: Data, seed: int, each: int, bound: Callable[[Batch], Tensor]) -> Tensor:
     """Apply a bound to chunks of examples, which take ``each`` rows: one binarization, evaluation mode, own store."""
     x = data.binarized(seed)
     with evaluating(program, x.device, seed):

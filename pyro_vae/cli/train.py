@@ -113,7 +113,4 @@ def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> Non
         say(console, tables.spread_line(each))
     say(console, f"run       {run.path}")
     first = members(result.program)[0]
-    try:
-        say_pictures(console, gallery.plot_all(run.pictures, first, data, result.history, device, seed))
-    except InputError as error:  # the run is complete without them
-        say(console, f"no pictures: {error}")
+    say_pictures(console, gallery.plot_all(run.pictures, first, data, result.history, device, seed))

@@ -16,7 +16,7 @@ from pyro_vae.program.contexts import own_store
 from pyro_vae.program.explain import explained
 from pyro_vae.program.handlers import EachSample
 from pyro_vae.program.protocol import PARTICLES, Program, Trace
-from pyro_vae.program.tracing import Site, check_latents, observed_site, sample_sites, trace_program, trained_tensors
+from pyro_vae.program.tracing import Site, check_latents, sample_sites, trace_program, trained_tensors
 
 BROADCASTS = "that broadcasts, latents (particles, data, ...) beside x (data, ...)"
 
@@ -32,7 +32,7 @@ def check_program(program: Program, x: Tensor) -> None:
 
     Raises:
         InputError: it does not run; no batch plate in dimension -1 over the examples, or a site outside it; a latent
-            that only one of model and guide has; no observed site of the data's shape; an observed value outside
+            that only one of model and guide has; no observed site; an observed value outside
             its distribution's support (grey pixels under a Bernoulli); a scaled site; a trainable parameter that
             Pyro never sees, or one that Pyro sees but the program does not hold.
     """
@@ -107,7 +107,6 @@ def _checked_run(program: Program, x: Tensor, num_particles: int | None = None) 
     for trace in (guide_trace, model_trace):
         for name, site in sample_sites(trace):
             _check_site(name, site, len(x), num_particles)
-    observed_site(model_trace, x)
     with explained():
         guide_trace.compute_log_prob()
         model_trace.compute_log_prob()

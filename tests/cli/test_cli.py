@@ -361,7 +361,7 @@ def test_images_that_cannot_be_drawn_train_all_the_same(tmp_path, capsys):
     assert main([*argv, "--hidden", "[4]", "--out", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
     assert "test bound" in printed
-    assert "no pictures: Expected images (n, H, W) or (n, 1 or 3, H, W)" in printed
+    assert "left out  samples.png: Expected images (n, H, W) or (n, 1 or 3, H, W)" in printed
 
 
 @pytest.mark.parametrize(("epochs", "lines"), [(5, 5), (20, 20), (200, 21)])

@@ -143,7 +143,7 @@ def test_quantile_grid_is_that_of_the_normal_distribution(side):
 def test_every_picture_that_suits_the_program(event_shape, latent_dim, likelihood, labels, tmp_path):
     binarize = "dynamic" if likelihood == "bernoulli" else "none"
     vae, data = make_vae(event_shape, latent_dim, likelihood=likelihood), make_data(event_shape, 12, labels, binarize)
-    files = gallery.plot_all(tmp_path / "pictures", vae, data, [record(1), record(2)], CPU)
+    files = gallery.plot_all(tmp_path / "pictures", vae, data, [record(1), record(2)], CPU).files
     names = {"reconstructions.png", "samples.png", "curves.png"}
     names |= {"manifold.png", "latent.png"} if latent_dim == 2 else set()
     assert {path.name for path in files} == names == {path.name for path in (tmp_path / "pictures").iterdir()}
@@ -155,7 +155,7 @@ def test_every_picture_that_suits_the_program(event_shape, latent_dim, likelihoo
 
 
 def test_no_curves_before_the_first_epoch(tmp_path):
-    files = gallery.plot_all(tmp_path, make_vae(latent_dim=3), make_data(), [], CPU)
+    files = gallery.plot_all(tmp_path, make_vae(latent_dim=3), make_data(), [], CPU).files
     assert {path.name for path in files} == {"reconstructions.png", "samples.png"}
     with pytest.raises(InputError, match=r"a run with at least one finished epoch; got none. Try resuming the run"):
         curves.plot_training_curves(tmp_path / "curves.png", [])
@@ -186,7 +186,7 @@ def test_the_manifold_is_the_decoder_on_the_grid(tmp_path, monkeypatch):
 
 def test_the_scatter_holds_the_posterior_means(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(gallery, "plot_latent_means", lambda path, means, labels: seen.append((means, labels)))
+    monkeypatch.setattr(gallery, "plot_latent_means", lambda path, means, labels, how: seen.append((means, labels)))
     vae, data = make_vae(), make_data()
     gallery.plot_latents(tmp_path / "x.png", vae, data.test, "z", 3)
     ((means, labels),) = seen
@@ -197,7 +197,7 @@ def test_the_scatter_holds_the_posterior_means(tmp_path, monkeypatch):
 
 def test_reconstructions_are_of_the_first_test_images(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(plots, "plot_pairs", lambda path, x, means: seen.append((x, means)))
+    monkeypatch.setattr(plots, "plot_pairs", lambda path, x, means, what: seen.append((x, means)))
     vae, data = make_vae(), make_data()
     gallery.plot_reconstructions(tmp_path / "x.png", vae, data.test, 5, seed=4)
     ((x, means),) = seen

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.program.explain import explained
-from pyro_vae.program.generated import Simulator, simulated
+from pyro_vae.program.generated import Simulator, check_latents_made, simulated
 from pyro_vae.program.protocol import Program, Trace
 from pyro_vae.program.tracing import Site, sample_sites
 from pyro_vae.program.trials import bare, check_broadcasts, check_forgets_x, run_once
@@ -169,9 +169,8 @@ def _simulation(program: Program, x: Tensor, latents: Mapping[str, bool], own: s
     made, why = _tried(lambda: simulated(program, x), None)
     if made is None:
         return why, why
-    missing = sorted(latents.keys() - made.latents.keys())
-    fix = "simulate(num_examples) that returns (x, {site: latents})"
-    return "", str(InputError("latents beside the simulated x", f"none for {missing}", fix)) if missing else ""
+    simulation = made
+    return "", why_not(lambda: check_latents_made(simulation, latents))
 
 
 def _holds(value: Tensor, x: Tensor) -> bool:

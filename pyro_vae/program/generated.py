@@ -1,6 +1,6 @@
 """What a program generates, and the method ``simulate`` by which it may do so itself."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -66,6 +66,18 @@ def simulated(program: object, like: Tensor) -> Generated:
     drawn = {name: z.detach().cpu() for name, z in latents.items()}
     why = "Expected a distribution p(x|z) for a mean; got samples of the program's simulate"
     return Generated(None, x.detach().cpu(), drawn, no_mean=why, by_simulate=True)
+
+
+def check_latents_made(made: Generated, sites: Iterable[str]) -> None:
+    """Check that every latent site has a value: ``simulate`` may have returned x alone.
+
+    Raises:
+        InputError: a site without one.
+    """
+    missing = sorted(set(sites) - made.latents.keys())
+    if missing:
+        fix = "simulate(num_examples) that returns (x, {site: latents})"
+        raise InputError("latents beside the simulated x", f"none for {missing}", fix)
 
 
 def _check_simulated(x: object, latents: object, like: Tensor) -> None:

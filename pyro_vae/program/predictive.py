@@ -12,7 +12,7 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.program.capabilities import check_decodes, mean_of, site_of_x
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.explain import explained
-from pyro_vae.program.generated import Generated, Simulator, simulated
+from pyro_vae.program.generated import Generated, Simulator, check_latents_made, simulated
 from pyro_vae.program.handlers import SampleMessage, Unobserve
 from pyro_vae.program.protocol import Program, Trace
 from pyro_vae.program.tracing import latent_sites, sample_sites, trace_program
@@ -113,6 +113,18 @@ def _generated(model: Callable[[Tensor], object], like: Tensor, name: str) -> Ge
     except InputError as error:
         return Generated(None, sample.reshape(like.shape).cpu(), latents, no_mean=str(error))
     return Generated(mean, sample.reshape(like.shape).cpu(), latents)
+
+
+def sample_pairs(program: Program, like: Tensor) -> Generated:
+    """Generate as :func:`sample_prior` does, with a value for every latent site.
+
+    Raises:
+        InputError: as there, or a ``simulate`` that returns no latents.
+    """
+    made = sample_prior(program, like)
+    if made.by_simulate:
+        check_latents_made(made, latent_shapes(program, like))
+    return made
 
 
 def as_observed(trace: Trace) -> Trace:

@@ -271,7 +271,7 @@ def cut(path, size):
 
 
 BAD_ARRAYS = {
-    "int64": (GREY.astype(np.int64), r"uint8, bool or floating pixels in .*; got dtype int64\. Try array\.astype"),
+    "int64": (GREY.astype(np.int64), r"uint8, bool or floating pixels in .*; got dtype int64, 0 to 25[0-5], whole numbers: counts, or grey"),
     "uint16": (GREY.astype(np.uint16), r"got dtype uint16"),
     "complex": (GREY.astype(np.complex64), r"got dtype complex64"),
     "0-d": (np.array(0.5), r"images of shape \(N, \.\.\.\) in .*; got shape \(\)"),
@@ -280,7 +280,7 @@ BAD_ARRAYS = {
     "one image": (GREY[:1], r"at least 3 images to split; got 1"),
     "NaN": (np.where(GREY > 100, np.nan, 0.5), r"finite pixels in .*; got NaN or infinity"),
     "infinite": (np.full((5, 2), np.inf), r"finite pixels in .*; got NaN or infinity"),
-    "above one": (GREY * 1.0, r"floating pixels from 0 to 1 in .*; got 0 to 25[0-5]\. Try \(x - min\)"),
+    "above one": (GREY * 1.0, r"floating pixels from 0 to 1 in .*; got 0 to 25[0-5], whole numbers: counts, or grey levels"),
     "below zero": (REAL - 2, r"from 0 to 1 in .*; got -2 to -1|got -1\.9\d+ to -1\.0\d+"),
 }
 

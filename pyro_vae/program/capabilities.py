@@ -30,7 +30,7 @@ class Capabilities:
         no_x: one observed site holds x.
         no_simulation: x can be simulated: by the model, if it does not look at x, else by the program's ``simulate``.
         no_simulated_latents: so can the latents that belong to it.
-        no_decoding: p(x|z) can be had from the latents alone.
+        no_decoding: p(x|z) is available from the latents alone.
         no_posterior_mean: the distribution of every site of the guide has a mean.
         no_likelihood_mean: so has that of the site that holds x.
     """
@@ -59,6 +59,7 @@ def find_capabilities(program: Program, x: Tensor, *others: Tensor) -> Capabilit
         InputError: the program does not run on x.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import VAE
         >>> found = find_capabilities(VAE((4,), latent_dim=2), torch.eye(4))
         >>> found.x_site, found.latents, found.no_simulation

@@ -42,7 +42,9 @@ def check_forgets_x(model: PyroFunction, x: Tensor, *args: object, **kwargs: obj
         InputError: a distribution that changes with x, or a ``pyro.factor``, which is not sampled from.
 
     Example:
+        >>> import pyro
         >>> import pyro.distributions as dist
+        >>> import torch
         >>> def model(x):
         ...     with pyro.plate("data", len(x), dim=-1):
         ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))

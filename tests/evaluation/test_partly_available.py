@@ -103,7 +103,7 @@ def test_calibration_and_the_sandwich_hold_for_its_own_simulation():
     found = simulation_based_calibration(Exact(), X, num_simulations=1000, seed=0)["z"]
     assert found.p_value > 0.01
     assert simulation_based_calibration(Wrong(), X, num_simulations=1000, seed=0)["z"].p_value < 1e-4
-    made = bidirectional(Exact(), X, seed=0, chains=10, temperatures=50)
+    made = bidirectional(Exact(), X[:10], seed=0, chains=10, temperatures=50)
     assert (made.lower.value.mean() < made.upper.value.mean() + 0.05).item()
     assert (made.upper.value - made.lower.value).mean().item() < 1
 

@@ -30,6 +30,7 @@ def observed_dims(program: Program, x: Tensor, seed: int = 0) -> Tensor:
         InputError: no one plate of the examples around the observed sites, or nothing observed but masked elements.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import VAE
         >>> observed_dims(VAE((2, 3), latent_dim=2), torch.ones(4, 2, 3))
         tensor([6., 6., 6., 6.], dtype=torch.float64)

@@ -175,6 +175,13 @@ class Masked(Program):
             pyro.sample("x", dist.Normal(mean, 0.5).mask(seen).to_event(1), obs=x)
 
 
+class MaskedByX(Program):
+    """Which elements count depends on x: a mask is no distribution."""
+
+    def observe(self, x, mean, z):
+        pyro.sample("x", dist.Normal(mean, 0.5).mask(x > 0).to_event(1), obs=x)
+
+
 def no_latents():
     def model(x):
         mean = pyro.param("mean", torch.zeros(D))

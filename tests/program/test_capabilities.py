@@ -13,6 +13,7 @@ from partial_programs import (
     FlowPosterior,
     Forced,
     FromTheLeft,
+    MaskedByX,
     NoisyModel,
     Partly,
     PriorLooks,
@@ -47,7 +48,7 @@ def test_a_model_that_looks_at_x_is_found(make, site):
             generate(make(), X)
 
 
-@pytest.mark.parametrize("make", [Program, Factor, Cauchy, NoisyModel])
+@pytest.mark.parametrize("make", [Program, Factor, Cauchy, NoisyModel, MaskedByX])
 def test_a_model_that_does_not_is_not(make):
     assert "look at x" not in find_capabilities(make(), X).no_simulation
     assert find_capabilities(make(), X).x_site == "x"

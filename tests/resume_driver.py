@@ -112,7 +112,9 @@ def child(order):
     os.dup2(log, 2)
     commands.CheckpointHook = functools.partial(recording.CheckpointHook, seconds=order["seconds"])
     commands.MetricsHook = functools.partial(recording.MetricsHook, every=2)
-    gallery.plot_all = lambda *args, **kwargs: []  # pictures are tested elsewhere and take most of the time
+    gallery.plot_all = lambda *args, **kwargs: gallery.Pictures(
+        [], {}
+    )  # pictures are tested elsewhere and take most of the time
     PLANS[order["plan"]](order["at"])
     return main(order["argv"])
 

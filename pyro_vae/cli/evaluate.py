@@ -1,5 +1,6 @@
 """The command ``evaluate``: a run judged on held-out data, in a card."""
 
+import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -88,6 +89,8 @@ def evaluate_run(options: EvaluateOptions, console: Console) -> int:
             program, held_out, device=device, seed=options.seed, draws_at_once=options.draws_at_once, about=about
         )
         save_netcdf(options.netcdf, found)
+        for group, why in json.loads(found.attrs["left_out"]).items():
+            say(console, f"left out  {group}: {why}")
         say(console, f"netCDF    {options.netcdf}")
     return 0
 

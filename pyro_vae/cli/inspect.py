@@ -19,6 +19,7 @@ from pyro_vae.data import DataSet
 from pyro_vae.figures import gallery
 from pyro_vae.program import predictive
 from pyro_vae.program.call import x_alone
+from pyro_vae.program.generated import Generated
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.folder import Run, load_program
 from pyro_vae.training.loop import EpochRecord
@@ -111,7 +112,7 @@ def sample(options: SampleOptions, console: Console) -> int:
             generated = predictive.sample_prior(program, gallery.like(test, options.count))
         _write_arrays(Path(options.arrays), generated, console)
     picture = gallery.plot_samples(run.pictures / "samples.png", program, test, options.count, options.seed)
-    say_pictures(console, [picture])
+    say_pictures(console, gallery.Pictures([picture], {}))
     return 0
 
 
@@ -128,7 +129,7 @@ def reconstruct(options: ReconstructOptions, console: Console) -> int:
             generated = predictive.reconstruct(program, x)
         _write_arrays(Path(options.arrays), generated, console, x=x.cpu().numpy())
     picture = gallery.plot_reconstructions(run.pictures / "reconstructions.png", program, test, count, seed)
-    say_pictures(console, [picture])
+    say_pictures(console, gallery.Pictures([picture], {}))
     return 0
 
 
@@ -140,8 +141,12 @@ def plot(options: PlotOptions, console: Console) -> int:
     return 0
 
 
-def _write_arrays(path: Path, generated: predictive.Generated, console: Console, **more: NDArray[np.float32]) -> None:
-    arrays: dict[str, Any] = {"mean": generated.mean.numpy(), "draw": generated.sample.numpy(), **more}
+def _write_arrays(path: Path, generated: Generated, console: Console, **more: NDArray[np.float32]) -> None:
+    arrays: dict[str, Any] = {"draw": generated.sample.numpy(), **more}
+    if generated.mean is not None:
+        arrays["mean"] = generated.mean.numpy()
+    else:
+        say(console, f"left out  mean: {generated.no_mean}")
     arrays |= {f"latent_{name}": value.numpy() for name, value in generated.latents.items()}
     with atomic_write(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)

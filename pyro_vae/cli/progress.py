@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Self
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.progress import Progress as RichProgress
 from pyro_vae.base.types import Progress
 from pyro_vae.data import DataSet
 from pyro_vae.engines.protocol import StepInfo
+from pyro_vae.figures.gallery import Pictures
 from pyro_vae.training.folder import Run
 from pyro_vae.training.loop import EpochRecord, Hook, Loop
 
@@ -119,10 +119,12 @@ def _opening(run: Run, data: DataSet, loop: Loop) -> list[str]:
     return lines
 
 
-def say_pictures(console: Console, files: list[Path]) -> None:
-    """Print the path of each picture."""
-    for file in files:
+def say_pictures(console: Console, pictures: Pictures) -> None:
+    """Print the path of each picture, and why others are left out."""
+    for file in pictures.files:
         say(console, f"picture   {file}")
+    for name, why in pictures.left_out.items():
+        say(console, f"left out  {name}: {why}")
 
 
 def say(console: Console, line: str, style: str | None = None) -> None:

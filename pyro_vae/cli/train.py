@@ -115,6 +115,7 @@ def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> Non
     if each:
         say(console, tables.spread_line(each))
     say(console, f"run       {run.path}")
+    first = members(result.program)[0]
     try:
         x_alone(first, test)
         say_pictures(console, gallery.plot_all(run.pictures, first, data, result.history, device, seed))

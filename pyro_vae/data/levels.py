@@ -21,6 +21,8 @@ def to_levels(array: Array, where: str) -> tuple[Tensor, int]:
     other floating in [0, 1]      float32  255 (unused)
     ============================  =======  =========
 
+    Files hold images: other numbers are refused, and named for what they look like.
+
     Raises:
         InputError: another dtype, no event dimension, no image, NaN, infinity, or values outside [0, 1].
 
@@ -34,10 +36,7 @@ def to_levels(array: Array, where: str) -> tuple[Tensor, int]:
         _check_unit_range(array, where)
         return _from_floating(array)
     if array.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
-        hint = (
-            "array.astype('uint8') for levels 0 to 255, floating values from 0 to 1, or fit(program, array) for counts"
-        )
-        raise InputError(f"uint8, bool or floating pixels in {where}", f"dtype {array.dtype}", hint)
+        raise _other_numbers(array, where)
     # Levels 0 and 1 alone are a binary set: nobody means 1/255 as the brightest grey.
     binary = array.max() == 1
     return _tensor(array, np.uint8), 1 if binary else 255
@@ -72,5 +71,25 @@ def _check_unit_range(array: Array, where: str) -> None:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError(f"finite pixels in {where}", "NaN or infinity", "removing those images")
     if low < 0 or high > 1:
-        hint = "(x - min) / (max - min), or uint8 levels 0 to 255"
-        raise InputError(f"floating pixels from 0 to 1 in {where}", f"{low:.6g} to {high:.6g}", hint)
+        raise _other_numbers(array, where)
+
+
+def _other_numbers(array: Array, where: str) -> InputError:
+    """Return the error for numbers that are no pixels: counts, measurements, or levels of another dtype."""
+    if array.dtype.kind not in "iuf":
+        hint = "array.astype('uint8') for levels 0 to 255, or floating values from 0 to 1"
+        return InputError(f"uint8, bool or floating pixels in {where}", f"dtype {array.dtype}", hint)
+    low, high = array.min(), array.max()
+    floating = array.dtype.kind == "f"
+    expected = f"floating pixels from 0 to 1 in {where}" if floating else f"uint8, bool or floating pixels in {where}"
+    found = f"{low:.6g} to {high:.6g}" if floating else f"dtype {array.dtype}, {low} to {high}"
+    if low < 0 or (floating and bool((array != np.rint(array)).any())):
+        in_python = "fit(program, torch.from_numpy(x)) in Python, which takes any numbers under a likelihood of theirs"
+        scaled = "(x - min) / (max - min) where they are brightnesses"
+        return InputError(expected, f"{found}, measurements or unscaled pixels", f"{in_python}, or {scaled}")
+    if high <= 1:
+        return InputError(expected, f"{found}, binary values", "array.astype('uint8')")
+    counts = "fit(program, torch.from_numpy(x).float()) in Python, with a Poisson or negative binomial likelihood"
+    levels = "array / array.max()" if high > 255 else "array.astype('uint8')"
+    got = f"{found}, whole numbers: counts, or grey levels of another dtype"
+    return InputError(expected, got, f"{counts}, for counts; {levels} for grey levels")

@@ -69,7 +69,7 @@ class Draw:
         self._dim = -1 - checked_nesting(model, guide, args, kwargs) if vectorized else None
         self._subsamples = Trace()  # those of the first run, which all others share
         self.runs = [self._run() for _ in range(1 if vectorized else num_particles)]
-        self.plates: Plates = shared_plates(*(t for run in self.runs for t in (run.guide_trace, run.model_trace)))
+        self.plates: Plates = self._kept_plates()
         self.scales: Scales = scales_of(self.runs[0], self.plates)
         self.batch_shape = self._batch_shape()
 
@@ -200,20 +200,17 @@ class Draw:
             raise TypeError("a draw of particles run one by one has a trace for each: use its runs")
         return self.runs[0]
 
+    def _kept_plates(self) -> Plates:
+        """Return the plates that all sites share, but for one without a size where some log-density counts once."""
+        shared = shared_plates(*(trace for run in self.runs for trace in (run.guide_trace, run.model_trace)))
+        if all(plate.size > 0 for plate in shared):
+            return shared
+        totals = [summed(density(site), shared, self._dim).shape[1:] for site in self.runs[0].sites]
+        return tuple(plate for i, plate in enumerate(shared) if plate.size > 0 or len({t[i] for t in totals}) == 1)
+
     def _batch_shape(self) -> tuple[int, ...]:
-        if all(plate.size > 0 for plate in self.plates):
-            return sizes(self.plates, [])
-        totals = {site["name"]: self._kept(density(site)) for site in self.runs[0].sites}
-        shape = sizes(self.plates, totals.values())
-        for name, total in totals.items():
-            if tuple(total.shape[1:]) != shape:
-                plate = next(plate.name for plate in self.plates if plate.size < 0)
-                raise InputError(
-                    f"site {name!r} with a log-density for each example of plate {plate!r}",
-                    f"one of shape {tuple(total.shape[1:])} in a plate without a size",
-                    f"pyro.plate({plate!r}, len(x))",
-                )
-        return shape
+        unsized = any(plate.size < 0 for plate in self.plates)
+        return sizes(self.plates, [self._kept(density(site)) for site in self.runs[0].sites] if unsized else [])
 
     def _run(self) -> Run:
         see: Literal["attached", "leaves", "fixed"] = "leaves" if self.latents in ("path", "leaves") else self.latents  # type: ignore[assignment]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
 
+import torch
 from pyro.distributions import Delta, MaskedDistribution, TorchDistribution
 from pyro.distributions.torch_distribution import ExpandedDistribution, TorchDistributionMixin
 from pyro.distributions.util import is_identically_zero, sum_rightmost
@@ -100,14 +101,32 @@ def score_function(site: Site) -> Tensor | None:
     """Return the part of a site's log-density that Pyro's ``score_parts`` call its score function; None for zero."""
     if not is_pathwise(cast(SampleMessage, site)):
         return site["fn"].log_prob(site["value"])
+    base = _unwrapped(site)
+    if _has_default_score(base):
+        return None
+    try:
+        part = base.score_parts(site["value"]).score_function  # Pyro's to_event would lose that of a Rejector
+    except AssertionError:  # Pyro's augmented gamma scores only its own samples
+        kind = type(base).__name__
+        raise InputError(
+            f"a density at site {site['name']!r} that is available at any z (this estimator splits its gradient)",
+            f"{kind}, which scores only its own samples",
+            "sampled_kl or iwae",
+        ) from None
+    wrapped = len(site["fn"].event_shape) - len(base.event_shape)
+    return None if is_identically_zero(part) else sum_rightmost(part, wrapped)
+
+
+def _unwrapped(site: Site) -> TorchDistribution:
     base: TorchDistribution = site["fn"]
     while isinstance(base, Independent | ExpandedDistribution | MaskedDistribution):
         base = cast(TorchDistribution, base.base_dist)
-    if base.has_rsample and type(base).score_parts is TorchDistributionMixin.score_parts:
-        return None
-    part = base.score_parts(site["value"]).score_function  # Pyro's wrappers, as to_event, would lose that of a Rejector
-    wrapped = len(site["fn"].event_shape) - len(base.event_shape)
-    return None if is_identically_zero(part) else sum_rightmost(part, wrapped)
+    return base
+
+
+def _has_default_score(base: TorchDistribution) -> bool:
+    """Whether a distribution is reparameterized, and has no score function of its own as a ``Rejector`` has."""
+    return bool(base.has_rsample) and type(base).score_parts is TorchDistributionMixin.score_parts
 
 
 def is_score(site: Site) -> bool:
@@ -116,8 +135,10 @@ def is_score(site: Site) -> bool:
 
 
 def is_single(latents: Sequence[Site]) -> bool:
-    """Whether a guide samples one latent, with a pathwise gradient."""
-    return len(latents) == 1 and not is_score(latents[0])
+    """Whether a guide samples one latent, whose gradient is pathwise and whose density is a function of it."""
+    if len(latents) != 1 or is_score(latents[0]) or isinstance(innermost(latents[0]["fn"]), Delta):
+        return False
+    return _has_default_score(_unwrapped(latents[0]))
 
 
 def carries_density(site: Site) -> bool:
@@ -127,7 +148,9 @@ def carries_density(site: Site) -> bool:
 
 
 def check_scores(trace: Trace) -> None:
-    """Refuse a guide whose latents are no draws of a density: a score function needs one."""
+    """Refuse a guide whose latents are no draws of a density: a score function needs one, a value alone does not."""
+    if not torch.is_grad_enabled():
+        return
     for name, site in sample_sites(trace):
         fn = innermost(site["fn"])
         if not site["is_observed"] and isinstance(fn, Delta):

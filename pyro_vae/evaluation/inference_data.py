@@ -77,7 +77,8 @@ def to_inference_data(
 
     A latent site ``z`` of one dimension has the dimension ``z_dim``; of several, ``z_dim_0``, ``z_dim_1``, ...;
     ``example`` is the index in ``data``. The examples are those that :func:`pyro_vae.evaluate` takes first with the
-    same seed.
+    same seed. Where the model looks at x, ``posterior_predictive`` is left out, and what depends on the prior is by the
+    program's ``simulate`` or left out, too; the attribute ``left_out`` says why.
 
     Args:
         program: as for :func:`pyro_vae.evaluate`.
@@ -107,9 +108,21 @@ def to_inference_data(
         "inference_library": "pyro-ppl",
         "creation_library": "pyro_vae",
         "creation_library_version": __version__,
+        "left_out": json.dumps(left_out(subject)),
         "fingerprint": json.dumps(dict(subject.fingerprint)),
     }
     return to_arviz(groups(subject, sizes), attributes)
+
+
+def left_out(subject: Subject) -> dict[str, str]:
+    """Return why groups of the file are left out, by name."""
+    found = subject.capabilities
+    reasons = {
+        "prior": found.no_simulated_latents,
+        "prior_predictive": found.no_simulation,
+        "posterior_predictive": found.no_decoding,
+    }
+    return {name: why for name, why in reasons.items() if why}
 
 
 def save_netcdf(path: str | Path, found: ArvizData) -> None:
@@ -126,19 +139,17 @@ def save_netcdf(path: str | Path, found: ArvizData) -> None:
 def groups(subject: Subject, sizes: Sizes) -> Groups:
     """Return the groups as xarray datasets."""
     x = subject.x[: sizes.num_examples]
-    like = x.new_zeros((sizes.num_draws, *x.shape[1:]))
-    with evaluating(subject.program, x.device, subject.seed):
-        posterior, log_likelihood, log_weight = _posterior(subject, x, sizes.num_draws)
-        prior = sample_prior(subject.program, like)
-        at = [{name: z[k].to(x.device) for name, z in posterior.items()} for k in range(sizes.num_predictive)]
-        predicted = torch.stack([decode(subject.program, latents, x).sample for latents in at])
+    missing = left_out(subject)
     example = subject.index[: len(x)].numpy()
     event = _dims("x", x.shape[1:])
+    with evaluating(subject.program, x.device, subject.seed):
+        posterior, log_likelihood, log_weight = _posterior(subject, x, sizes.num_draws)
+        simulated = {} if "prior_predictive" in missing else _simulated(subject, x, sizes)
+        predicted = {} if "posterior_predictive" in missing else _predicted(subject, x, posterior, sizes.num_predictive)
     result = {
         "posterior": _dataset(posterior, ("draw", "example"), example),
-        "prior": _dataset(prior.latents, ("draw",), example),
-        "posterior_predictive": _dataset({"x": predicted}, ("draw", "example"), example),
-        "prior_predictive": _dataset({"x": prior.sample[: sizes.num_predictive]}, ("draw",), example),
+        **{name: _dataset(arrays, ("draw",), example) for name, arrays in simulated.items() if name not in missing},
+        **{name: _dataset(arrays, ("draw", "example"), example) for name, arrays in predicted.items()},
         "log_likelihood": _dataset({"x": log_likelihood}, ("draw", "example"), example),
         "sample_stats": _dataset({"log_weight": log_weight}, ("draw", "example"), example),
         "observed_data": xarray.Dataset({"x": (("example", *event), x.cpu().numpy())}, {"example": example}),
@@ -161,6 +172,19 @@ def _posterior(subject: Subject, x: Tensor, draws: int) -> tuple[Arrays, Tensor,
     posterior = {name: torch.cat([latents[name] for latents, _ in pieces]) for name in subject.latents}
     log_likelihood = torch.cat([terms.log_px_z for _, terms in pieces]).cpu()
     return posterior, log_likelihood, torch.cat([terms.log_weight for _, terms in pieces]).cpu()
+
+
+def _simulated(subject: Subject, x: Tensor, sizes: Sizes) -> dict[str, Arrays]:
+    """Simulate latents and x, a first dimension of draws."""
+    made = sample_prior(subject.program, x.new_zeros((sizes.num_draws, *x.shape[1:])))
+    return {"prior": made.latents, "prior_predictive": {"x": made.sample[: sizes.num_predictive]}}
+
+
+def _predicted(subject: Subject, x: Tensor, posterior: Arrays, draws: int) -> dict[str, Arrays]:
+    """Sample x at the first draws of q, (draws, B, *event_shape)."""
+    at = [{name: z[k].to(x.device) for name, z in posterior.items()} for k in range(draws)]
+    drawn = [decode(subject.program, latents, x).sample for latents in at]
+    return {"posterior_predictive": {"x": torch.stack(drawn)}}
 
 
 def _dataset(arrays: Mapping[str, Tensor], leading: tuple[str, ...], example: npt.NDArray[np.int64]) -> xarray.Dataset:

@@ -148,6 +148,7 @@ def evaluate(
             left_out[name] = str(reason)
             continue
         results.put(found)
+        left_out |= {figure: why for figure, why in part.omits(subject).items() if why}
         per_example |= part.per_example(found)
         per_latent |= part.per_latent(found)
         entries += [in_part(entry, name) for entry in part.entries(subject, found)]

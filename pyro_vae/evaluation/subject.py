@@ -17,14 +17,16 @@ from pyro_vae.data import Given, Images, as_data
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.evaluation.chunking import fitting
 from pyro_vae.evaluation.methods.bounds import Scorer, scorer
+from pyro_vae.evaluation.methods.observed_dims import observed_dims
 from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.store import code, crc
 from pyro_vae.program.adapter import FunctionProgram, as_program
 from pyro_vae.program.call import x_alone
+from pyro_vae.program.capabilities import Capabilities, find_capabilities, is_discrete
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
-from pyro_vae.program.tracing import Site, observed_site, sample_sites, trace_program
-from pyro_vae.program.validation import check_particles, check_program
+from pyro_vae.program.tracing import Site, sample_sites, trace_program
+from pyro_vae.program.validation import check_program
 
 IMPORTANCE_CHUNK = 50  # examples per chunk of L_K
 TRIED = 100  # examples that a program is checked on
@@ -51,9 +53,10 @@ class Subject:
         options: of the evaluation.
         seed: of binarization, order and noise.
         pixels: how the examples were binarized, in words.
-        likelihood: the distribution of the observed site.
+        likelihood: the distribution of the observed sites.
         discrete: whether the likelihood is a probability (True) or a density.
         latents: the model's latent sites.
+        capabilities: what of the program is available.
         fingerprint: what identifies this program and these examples.
     """
 
@@ -68,6 +71,7 @@ class Subject:
     likelihood: str
     discrete: bool
     latents: Mapping[str, Latent]
+    capabilities: Capabilities
     fingerprint: Mapping[str, Json]
 
     def __len__(self) -> int:
@@ -88,10 +92,14 @@ class Subject:
         """The number of examples for cheap figures."""
         return min(self.options.num_examples or len(self), len(self))
 
-    @property
-    def dims(self) -> int:
-        """D, the number of observed dimensions."""
-        return self.x[0].numel()
+    @cached_property
+    def dims(self) -> Tensor:
+        """D, the number of observed dimensions of each example that are not masked, (N,), on the CPU.
+
+        Raises:
+            InputError: they cannot be counted.
+        """
+        return observed_dims(self.program, self.x, self.seed)
 
     @property
     def latent_dims(self) -> int:
@@ -115,7 +123,7 @@ def look_at(
     """Check a program on held-out examples and describe both.
 
     Raises:
-        InputError: not a program, or one that cannot be evaluated on these examples.
+        InputError: not a program, or one that cannot be evaluated on these examples: without latents, or particles.
     """
     images = x_alone(thing, as_data(data)).to(device)
     if len(images) < 2:
@@ -125,9 +133,10 @@ def look_at(
     order = torch.randperm(len(images), generator=generator(torch.device("cpu"), seed, 2))
     x = images.binarized(seed)[order.to(device)]
     check_program(program, x[:TRIED])
-    check_particles(program, x[:TRIED])
+    capabilities = find_capabilities(program, x[:TRIED])
+    _check_bounded(capabilities)
     with evaluating(program, device, seed), torch.no_grad():
-        site, latents = _sites(program, x[:2])
+        observed, latents = _sites(program, x[:2])
         probe = draw_terms(program, x[:2], 2).log_weight
     labels = None if images.labels is None else images.labels[order.to(device)]
     fingerprint: dict[str, Json] = {
@@ -150,9 +159,10 @@ def look_at(
         options=options,
         seed=seed,
         pixels=_pixels(images, x, seed),
-        likelihood=type(innermost(site["fn"])).__name__,
-        discrete=_is_discrete(site),
+        likelihood=", ".join(dict.fromkeys(type(innermost(site["fn"])).__name__ for site in observed)),
+        discrete=all(map(is_discrete, observed)),
         latents=latents,
+        capabilities=capabilities,
         fingerprint=fingerprint,
     )
 
@@ -169,19 +179,19 @@ def _program(thing: object, example: Tensor) -> Program:
     return program
 
 
-def _sites(program: Program, x: Tensor) -> tuple[Site, dict[str, Latent]]:
-    _, model_trace = trace_program(program, x)
-    sites = dict(sample_sites(model_trace))
-    latents = {
-        name: Latent(tuple(s["fn"].event_shape), _is_discrete(s)) for name, s in sites.items() if not s["is_observed"]
-    }
-    return sites[observed_site(model_trace, x)], latents
+def _check_bounded(capabilities: Capabilities) -> None:
+    if not capabilities.latents:
+        hint = "minus the loss of pyro.infer.Trace_ELBO, which is log p(x) itself"
+        raise InputError("a model with a latent site, for bounds", "none", hint)
+    if capabilities.no_particles:
+        raise InputError(capabilities.no_particles)
 
 
-def _is_discrete(site: Site) -> bool:
-    support = site["fn"].support
-    assert support is not None
-    return bool(support.is_discrete)
+def _sites(program: Program, x: Tensor) -> tuple[list[Site], dict[str, Latent]]:
+    """Return the observed sites, and the latent ones described."""
+    sites = sample_sites(trace_program(program, x)[1])
+    latents = {n: Latent(tuple(s["fn"].event_shape), is_discrete(s)) for n, s in sites if not s["is_observed"]}
+    return [site for _, site in sites if site["is_observed"]], latents
 
 
 def _pixels(images: Images, x: Tensor, seed: int) -> str:

@@ -41,8 +41,8 @@ def plot_training_curves(path: Path, history: Sequence[EpochRecord]) -> Path:
     return save(figure, path)
 
 
-def plot_latent_means(path: Path, means: Tensor, labels: Tensor | None) -> Path:
-    """Plot posterior means (N, 2), coloured by label (N,) where there are labels."""
+def plot_latent_means(path: Path, means: Tensor, labels: Tensor | None, how: str = "") -> Path:
+    """Plot posterior means (N, 2), coloured by label (N,) where there are labels; ``how`` they were computed."""
     figure, axis = new_figure(620, 560)
     x, y = means.double().numpy().T
     size = 20 if len(means) < 1000 else 4
@@ -54,5 +54,5 @@ def plot_latent_means(path: Path, means: Tensor, labels: Tensor | None) -> Path:
         points = axis.scatter(x, y, s=size, c=labels.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1])
         figure.colorbar(points, label="label", ticks=range(10) if few else None)
     axis.set(xlabel="mean of q, dimension 1", ylabel="mean of q, dimension 2", aspect="equal")
-    axis.set_title("posterior means of held-out examples", fontsize=9)
+    axis.set_title(f"posterior means of held-out examples{how}", fontsize=9)
     return save(figure, path)

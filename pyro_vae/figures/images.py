@@ -18,14 +18,14 @@ PIXEL, MIN_WIDTH = 3, 480  # screen pixels per pixel, and at least for a whole p
 LINE = 0.5  # grey of the lines between images
 
 
-def plot_pairs(path: Path, originals: Tensor, means: Tensor) -> Path:
-    """Plot rows in pairs: originals, and below each the mean of its reconstruction; (n, *event_shape) both."""
+def plot_pairs(path: Path, originals: Tensor, means: Tensor, what: str = "mean of p(x|z)") -> Path:
+    """Plot rows in pairs: originals, and below each its reconstruction, which is ``what``; (n, *event_shape) both."""
     columns = min(len(originals), 10)
     rows = []
     for original, mean in zip(originals.split(columns), means.split(columns), strict=True):
         missing = original.new_ones(columns - len(original), *original.shape[1:])
         rows += [original, missing, mean, missing]
-    title = "originals, each above its reconstruction (mean of p(x|z), z ~ q(z|x))"
+    title = f"originals, each above its reconstruction ({what}, z ~ q(z|x))"
     return plot_grid(path, torch.cat(rows), title, columns)
 
 

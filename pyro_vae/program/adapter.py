@@ -114,7 +114,7 @@ def as_program(thing: object, example: Batch) -> Program:
 
     Args:
         thing: an ``nn.Module`` with ``model`` and ``guide``; any object or module with these two functions;
-            or a pair ``(model, guide)``.
+            or a pair ``(model, guide)``. An object's ``simulate`` stays with it.
         example: a few examples, (B, *event_shape), or the arguments of a call.
 
     Raises:
@@ -126,7 +126,10 @@ def as_program(thing: object, example: Batch) -> Program:
         return cast(Program, FunctionProgram(*thing, example))
     if _has_both(thing) and not inspect.isclass(thing):
         functions = cast(Program, thing)
-        return cast(Program, FunctionProgram(functions.model, functions.guide, example))
+        program = FunctionProgram(functions.model, functions.guide, example)
+        if callable(simulate := getattr(thing, "simulate", None)):
+            program.simulate = simulate
+        return cast(Program, program)
     raise InputError(
         "a program: an nn.Module with model(x) and guide(x), or a pair of functions",
         f"{thing!r:.80}",

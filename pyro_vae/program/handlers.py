@@ -168,3 +168,17 @@ class WeightLatents(Messenger):
     def _pyro_sample(self, msg: SampleMessage) -> None:
         if not msg["is_observed"] and not site_is_subsample(msg):
             msg["scale"] = msg["scale"] * self.weight
+
+
+class Hold(Messenger):
+    """Give every sample site, latent or observed, the value that it is given here; plates and factors too."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: SampleMessage) -> None:
+        name = msg["name"] or ""
+        if name in self.values and not (msg["infer"] or {}).get("_deterministic"):
+            msg["value"] = self.values[name]
+            msg["done"] = True

@@ -24,7 +24,7 @@ from pyro_vae.program.tracing import Site, log_density, sample_sites
 
 TOLERANCE = 1e-3  # of the largest log-density: rounding in float32 is far below, another meaning far above
 BROADCASTS = "that broadcasts over particles, in a dimension to the left of all its plates"
-HINT = "vectorize_particles=False, which runs particles one by one; or softmax(-1), not softmax(1)"
+HINT = "vectorize_particles=False, or dimensions counted from the right: softmax(-1), not softmax(1)"
 
 _KNOWN: "dict[int, list[_Known]]" = {}  # by the identity of what owns the model
 

@@ -65,33 +65,19 @@ def trace_program(program: Program, x: Batch, num_particles: int | None = None) 
     return prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
 
 
-def observed_site(trace: Trace, x: Tensor) -> str:
-    """Return the name of the one observed site whose value has the shape of the data.
-
-    Raises:
-        InputError: there is none, or more than one.
-    """
-    names = [n for n, s in sample_sites(trace) if s["is_observed"] and s["value"].shape == x.shape]
-    if len(names) != 1:
-        raise InputError(f"one observed site of shape {tuple(x.shape)}", names, "pyro.sample('x', ..., obs=x)")
-    return names[0]
-
-
 def latent_sites(trace: Trace) -> dict[str, torch.Size]:
     """Return the event shape of every latent site, in the order of sampling."""
     return {name: site["fn"].event_shape for name, site in sample_sites(trace) if not site["is_observed"]}
 
 
 def check_latents(guide_trace: Trace, model_trace: Trace) -> None:
-    """Check that the guide samples exactly the model's latent sites, in their shapes, and that the model observes one.
+    """Check that the guide samples exactly the model's latent sites, in their shapes.
 
     Raises:
-        InputError: no observed site, latent sites of other names, or one of another event shape.
+        InputError: latent sites of other names, or one of another event shape.
     """
     guide = {n: s for n, s in sample_sites(guide_trace) if not s["infer"].get("is_auxiliary") and not s["is_observed"]}
     model = {n: s for n, s in sample_sites(model_trace) if not s["is_observed"]}
-    if len(model) == len(sample_sites(model_trace)):
-        raise InputError("an observed site in the model", "none", "pyro.sample('x', ..., obs=x)")
     if guide.keys() != model.keys():
         got = f"model {sorted(model)}, guide {sorted(guide)}"
         raise InputError("the same latent sites in model and guide", got, "one pyro.sample name for both")

@@ -7,7 +7,6 @@ from typing import cast
 import pyro
 import torch
 from pyro.distributions import Unit
-from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae.base.batch import Batch
@@ -18,7 +17,7 @@ from pyro_vae.program.contexts import own_store
 from pyro_vae.program.explain import explained
 from pyro_vae.program.handlers import EachSample
 from pyro_vae.program.protocol import PARTICLES, Program, Trace
-from pyro_vae.program.tracing import Site, check_latents, observed_site, sample_sites, trace_program, trained_tensors
+from pyro_vae.program.tracing import Site, check_latents, sample_sites, trace_program, trained_tensors
 
 BROADCASTS = "that broadcasts, latents (particles, data, ...) beside x (data, ...)"
 
@@ -111,13 +110,13 @@ def _checked_run(
     with explained():
         guide_trace, model_trace = trace_program(program, x, num_particles)
     check_latents(guide_trace, model_trace)
+    if not any(site["is_observed"] for _, site in sample_sites(model_trace)):
+        raise InputError("an observed site in the model", "none", "pyro.sample('x', ..., obs=x)")
     for trace in (guide_trace, model_trace):
         for name, site in sample_sites(trace):
             if per_example:
                 _check_site(name, site, len(x), num_particles)
             _check_support(name, site)
-    if per_example and isinstance(x, Tensor):  # of several tensors, any may be observed
-        observed_site(model_trace, x)
     with explained():
         guide_trace.compute_log_prob()
         model_trace.compute_log_prob()

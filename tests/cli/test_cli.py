@@ -30,7 +30,7 @@ from pyro_vae.cli.parser import Command, parse
 from pyro_vae.cli.progress import is_reported
 from pyro_vae.cli.train import TrainOptions, train
 from pyro_vae.data import load
-from pyro_vae.elbo.draw import Draw
+from pyro_vae.elbo.draw import draw_particles
 from pyro_vae.evaluation import inference_data
 from pyro_vae.evaluation.card.table import PARTS
 from pyro_vae.training.config import RunConfig
@@ -361,7 +361,7 @@ def test_images_that_cannot_be_drawn_train_all_the_same(tmp_path, capsys):
     assert main([*argv, "--hidden", "[4]", "--out", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
     assert "test bound" in printed
-    assert "no pictures: Expected images (n, H, W) or (n, 1 or 3, H, W)" in printed
+    assert "left out  samples.png: Expected images (n, H, W) or (n, 1 or 3, H, W)" in printed
 
 
 @pytest.mark.parametrize(("epochs", "lines"), [(5, 5), (20, 20), (200, 21)])
@@ -396,11 +396,11 @@ def test_on_a_terminal_there_is_a_line_per_epoch(folder, tmp_path):
 def test_draws_at_once_bounds_the_file_of_draws_too(most, folder, tmp_path, monkeypatch):
     scored = []
 
-    def counted(model, guide, arguments, keywords, num_particles, *rest):
-        scored.append(num_particles * len(arguments[0]))
-        return Draw(model, guide, arguments, keywords, num_particles, *rest)
+    def counted(program, x, num_particles):
+        scored.append(num_particles * len(x))
+        return draw_particles(program, x, num_particles)
 
-    monkeypatch.setattr(inference_data, "Draw", counted)
+    monkeypatch.setattr(inference_data, "draw_particles", counted)
     options = ["--only", "bounds", "--iwae", "[2]", "--device", "cpu", "--draws_at_once", str(most)]
     assert main(["evaluate", str(folder / "run"), *options, "--netcdf", str(tmp_path / "x.nc")]) == 0
     assert max(scored) == 6 * (most // 6)
@@ -523,3 +523,76 @@ def test_runs_as_a_module(tmp_path):
     assert done.stdout == ""
     assert done.stderr.startswith("pyro-vae: error: Expected a run folder; got 'nothing', which does not exist.")
     assert len(done.stderr.splitlines()) == 1
+
+
+# ---- programs of which not everything is available
+
+HEAD = """
+import pyro, torch
+import pyro.distributions as dist
+from torch import nn
+
+
+class Program(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(20, 4), nn.Linear(2, 20)
+
+    def model(self, x):
+        pyro.module("program", self)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            self.observe(x.reshape(-1, 20), self.decoder(z))
+
+    def guide(self, x):
+        pyro.module("program", self)
+        loc, log_scale = self.encoder(x.reshape(-1, 20)).chunk(2, -1)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+"""
+RESHAPED = """
+    def observe(self, x, logits):
+        pyro.sample("obs", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+"""
+FORCED = """
+    def observe(self, x, logits):
+        before = torch.cat([torch.zeros_like(x[..., :1]), x[..., :-1]], -1)
+        pyro.sample("obs", dist.Bernoulli(logits=logits + before).to_event(1), obs=x)
+"""
+
+
+def trained(folder, tmp_path, body):
+    (tmp_path / "mine.py").write_text(HEAD + body)
+    argv = ["train", "--data", str(folder / "grey.npy"), "--model", f"{tmp_path / 'mine.py'}:Program", "--epochs", "1"]
+    run = str(tmp_path / "run")
+    assert main([*argv, "--batch_size", "16", "--engine", "svi", "--device", "cpu", "--out", run]) == 0
+    return run
+
+
+def test_a_program_that_observes_flat_images_has_its_pictures(folder, tmp_path, capsys):
+    """Pyro's first example: ``obs=x.reshape(-1, 784)``."""
+    run = trained(folder, tmp_path, RESHAPED)
+    assert "left out" not in capsys.readouterr().out
+    for command in ("sample", "reconstruct", "plot"):
+        arrays = [] if command == "plot" else ["--arrays", str(tmp_path / "x.npz")]
+        assert main([command, run, *arrays]) == 0
+        assert arrays == [] or np.load(tmp_path / "x.npz")["mean"].shape[1:] == (5, 4)
+    assert main(["evaluate", run, "--only", "bounds,pictures,calibration", "--simulations", "100"]) == 0
+
+
+def test_a_program_that_looks_at_x_is_trained_and_says_what_is_left_out(folder, tmp_path, capsys):
+    run = trained(folder, tmp_path, FORCED)
+    out = capsys.readouterr().out
+    assert "test bound" in out
+    assert "left out  samples.png: Expected a model that does not look at x" in out
+    for command in ("sample", "reconstruct"):
+        assert main([command, run]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "does not look at x, to simulate from it; got another distribution at site 'obs'" in error
+    assert main(["plot", run]) == 0
+    assert "curves.png" in capsys.readouterr().out
+    file = tmp_path / "draws.nc"
+    assert main(["evaluate", run, "--only", "bounds", "--netcdf", str(file)]) == 0
+    assert "left out  posterior_predictive: Expected a model" in capsys.readouterr().out
+    assert file.exists()

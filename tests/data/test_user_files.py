@@ -271,7 +271,15 @@ def cut(path, size):
 
 
 BAD_ARRAYS = {
-    "int64": (GREY.astype(np.int64), r"uint8, bool or floating pixels in .*; got dtype int64\. Try array\.astype"),
+    "int64": (
+        GREY.astype(np.int64),
+        r"uint8, bool or floating pixels in .*; got dtype int64, 0 to 25[0-5], whole numbers: counts, or grey levels of "
+        r"another dtype\. Try fit.* with a Poisson .*, for counts; array\.astype\('uint8'\) for grey levels\.$",
+    ),
+    "counts": (17 * GREY.astype(np.int32), r"got dtype int32, .*counts, or .* for counts; array / array\.max\(\) for grey"),
+    "counts as floats": (17.0 * GREY, r"got 0 to 4\d+, whole numbers: counts, or .* Try fit.*Poisson"),
+    "integers below zero": (GREY.astype(np.int64) - 300, r"got dtype int64, -300 to .*, measurements or unscaled"),
+    "bits as integers": (BITS.astype(np.int64), r"got dtype int64, 0 to 1, binary values\. Try array\.astype\('uint8'\)"),
     "uint16": (GREY.astype(np.uint16), r"got dtype uint16"),
     "complex": (GREY.astype(np.complex64), r"got dtype complex64"),
     "0-d": (np.array(0.5), r"images of shape \(N, \.\.\.\) in .*; got shape \(\)"),
@@ -280,7 +288,8 @@ BAD_ARRAYS = {
     "one image": (GREY[:1], r"at least 3 images to split; got 1"),
     "NaN": (np.where(GREY > 100, np.nan, 0.5), r"finite pixels in .*; got NaN or infinity"),
     "infinite": (np.full((5, 2), np.inf), r"finite pixels in .*; got NaN or infinity"),
-    "above one": (GREY * 1.0, r"floating pixels from 0 to 1 in .*; got 0 to 25[0-5]\. Try \(x - min\)"),
+    "above one": (GREY * 1.0, r"floating pixels from 0 to 1 in .*; got 0 to 25[0-5], whole numbers: counts, or grey"),
+    "measurements": (REAL * 3, r"got .* to 2\.9\d*, measurements or unscaled pixels\. Try fit.*in Python, which takes any"),
     "below zero": (REAL - 2, r"from 0 to 1 in .*; got -2 to -1|got -1\.9\d+ to -1\.0\d+"),
 }
 

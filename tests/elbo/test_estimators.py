@@ -964,7 +964,6 @@ REFUSED = {
         lambda: (hierarchy(3).model, lambda x: latents_alone(x, "z1")),
         r"got model \['z1', 'z2'\], guide \['z1'\]",
     ),
-    "nothing observed": ("iwae", lambda: (gaussian(3).guide, gaussian(3).guide), "an observed site in the model"),
     "auxiliary": ("analytic_kl", lambda: (gaussian(3).model, auxiliary_guide(gaussian(3))), "none for Normal and noth"),
     "latents differ": (
         "iwae",

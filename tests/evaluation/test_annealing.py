@@ -182,13 +182,13 @@ class TestSandwich:
 
     def test_reverse_chains_that_do_not_start_at_a_draw_from_the_posterior_are_caught(self, monkeypatch):
         program = linear()
-        real = annealing.sample_prior
+        real = annealing.sample_pairs
 
         def at_the_mean(program, like):
             made = real(program, like)
             return type(made)(made.mean, made.sample, {"z": program.posterior(made.sample).mean})
 
-        monkeypatch.setattr(annealing, "sample_prior", at_the_mean)
+        monkeypatch.setattr(annealing, "sample_pairs", at_the_mean)
         found = bidirectional(
             program, program.simulate(1).expand(1500, -1), chains=1, temperatures=12, leapfrog_steps=4
         )

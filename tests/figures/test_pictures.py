@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from partial_programs import FlowPosterior, Forced, Reshaped, Simulating, X, no_latents
 from PIL import Image
 from scipy.stats import norm
 
@@ -11,6 +12,7 @@ from pyro_vae.base.random import isolated_rng
 from pyro_vae.data import DataSet, Images
 from pyro_vae.figures import curves, gallery
 from pyro_vae.figures import images as plots
+from pyro_vae.program import as_program
 from pyro_vae.program.predictive import reconstruct
 from pyro_vae.training.loop import EpochRecord
 
@@ -143,7 +145,7 @@ def test_quantile_grid_is_that_of_the_normal_distribution(side):
 def test_every_picture_that_suits_the_program(event_shape, latent_dim, likelihood, labels, tmp_path):
     binarize = "dynamic" if likelihood == "bernoulli" else "none"
     vae, data = make_vae(event_shape, latent_dim, likelihood=likelihood), make_data(event_shape, 12, labels, binarize)
-    files = gallery.plot_all(tmp_path / "pictures", vae, data, [record(1), record(2)], CPU)
+    files = gallery.plot_all(tmp_path / "pictures", vae, data, [record(1), record(2)], CPU).files
     names = {"reconstructions.png", "samples.png", "curves.png"}
     names |= {"manifold.png", "latent.png"} if latent_dim == 2 else set()
     assert {path.name for path in files} == names == {path.name for path in (tmp_path / "pictures").iterdir()}
@@ -155,7 +157,7 @@ def test_every_picture_that_suits_the_program(event_shape, latent_dim, likelihoo
 
 
 def test_no_curves_before_the_first_epoch(tmp_path):
-    files = gallery.plot_all(tmp_path, make_vae(latent_dim=3), make_data(), [], CPU)
+    files = gallery.plot_all(tmp_path, make_vae(latent_dim=3), make_data(), [], CPU).files
     assert {path.name for path in files} == {"reconstructions.png", "samples.png"}
     with pytest.raises(InputError, match=r"a run with at least one finished epoch; got none. Try resuming the run"):
         curves.plot_training_curves(tmp_path / "curves.png", [])
@@ -186,7 +188,7 @@ def test_the_manifold_is_the_decoder_on_the_grid(tmp_path, monkeypatch):
 
 def test_the_scatter_holds_the_posterior_means(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(gallery, "plot_latent_means", lambda path, means, labels: seen.append((means, labels)))
+    monkeypatch.setattr(gallery, "plot_latent_means", lambda path, means, labels, how: seen.append((means, labels)))
     vae, data = make_vae(), make_data()
     gallery.plot_latents(tmp_path / "x.png", vae, data.test, "z", 3)
     ((means, labels),) = seen
@@ -197,7 +199,7 @@ def test_the_scatter_holds_the_posterior_means(tmp_path, monkeypatch):
 
 def test_reconstructions_are_of_the_first_test_images(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(plots, "plot_pairs", lambda path, x, means: seen.append((x, means)))
+    monkeypatch.setattr(plots, "plot_pairs", lambda path, x, means, what: seen.append((x, means)))
     vae, data = make_vae(), make_data()
     gallery.plot_reconstructions(tmp_path / "x.png", vae, data.test, 5, seed=4)
     ((x, means),) = seen
@@ -234,3 +236,76 @@ def test_a_picture_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"a file that can be written; got .*x\.png: Not a directory"):
         plots.plot_grid(tmp_path / "file" / "x.png", torch.zeros(1, 4, 4), "title")
+
+
+# ---- programs of which not everything is available
+
+
+def partial_data(labels=False):
+    pixels = torch.randn(12, 2, 2, generator=torch.Generator().manual_seed(0))
+    images = Images(pixels, labels=torch.arange(12) % 3 if labels else None)
+    return DataSet("made", images, images, images, "here")
+
+
+class FlatForced(Forced):
+    """Teacher forcing on flattened images."""
+
+    def guide(self, x):
+        super().guide(x.flatten(1))
+
+    def observe(self, x, mean, z):
+        super().observe(x.flatten(1), mean, z)
+
+
+class FlatSimulating(FlatForced, Simulating):
+    def simulate(self, num_examples):
+        x, latents = super().simulate(num_examples)
+        return x.reshape(-1, 2, 2), latents
+
+
+class FlatFlow(FlowPosterior):
+    def guide(self, x):
+        super().guide(x.flatten(1))
+
+    def observe(self, x, mean, z):
+        super().observe(x.flatten(1), mean, z)
+
+
+def test_a_model_that_looks_at_x_has_curves_and_latents_and_no_samples(tmp_path):
+    found = gallery.plot_all(tmp_path, FlatForced(), partial_data(), [record(1)], CPU)
+    assert {path.name for path in found.files} == {"curves.png", "latent.png"}
+    assert set(found.left_out) == {"samples.png", "reconstructions.png", "manifold.png"}
+    assert all("does not look at x" in why for why in found.left_out.values())
+    assert {path.name for path in tmp_path.iterdir()} == {"curves.png", "latent.png"}
+
+
+def test_its_own_simulation_is_pictured(tmp_path, monkeypatch):
+    titles = []
+    plot_grid = plots.plot_grid
+    monkeypatch.setattr(plots, "plot_grid", lambda *args, **kw: titles.append(args[2]) or plot_grid(*args, **kw))
+    found = gallery.plot_all(tmp_path, FlatSimulating(), partial_data(), [], CPU)
+    assert {path.name for path in found.files} == {"samples.png", "latent.png"}
+    assert titles == ["samples: sample by simulate, z ~ p(z)"]
+
+
+def test_a_reshaped_observation_is_pictured(tmp_path):
+    found = gallery.plot_all(tmp_path, Reshaped(), partial_data(), [], CPU)
+    assert found.left_out == {}
+    assert {p.name for p in found.files} == {"samples.png", "reconstructions.png", "manifold.png", "latent.png"}
+
+
+def test_pictures_say_where_there_is_no_mean(tmp_path, monkeypatch):
+    titles = []
+    for module, name in ((plots, "plot_grid"), (gallery, "plot_latent_means")):
+        plot = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, _p=plot, **kw: titles.append(args[2:]) or _p(*args, **kw))
+    assert gallery.plot_all(tmp_path, FlatFlow(), partial_data(), [], CPU).left_out == {}
+    words = [" ".join(map(str, title)) for title in titles]
+    assert all("sample of p(x|z), which has no mean" in title for title in words[:3])
+    assert "of 50 samples: q has no mean" in words[3]
+    assert len(words) == 4
+
+
+def test_a_model_without_latents_has_no_plane():
+    program = as_program(no_latents(), X)
+    assert gallery.planar_latent(program, Images(X)) is None

@@ -189,8 +189,6 @@ def broken(what):
             mean = z @ torch.ones(Z, D)
             if what == "missing to_event":
                 pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
-            elif what == "observed in another shape":
-                pyro.sample("x", dist.Normal(mean[..., None], 1.0).to_event(2), obs=x[..., None])
             elif what == "not in event dimensions":
                 pyro.sample("x", dist.Normal(torch.zeros(len(x), 1, D), 1.0).to_event(1), obs=x)
             elif what == "grey under a Bernoulli":
@@ -250,7 +248,6 @@ def test_trying_out_leaves_no_mark():
 REFUSED = {
     "hard-coded plate": "site 'z' without a scale; got 1.05",
     "missing to_event": r"that runs on a batch.*\.to_event; got ValueError at .*test_program.py:\d+: Shape mismatch",
-    "observed in another shape": r"one observed site of shape \(20, 6\)",
     "plate in another dimension": "one plate of the 20 examples in dimension -1; got .*dimension -2",
     "plate of another size": "site 'z' without a scale; got 2.0. Try plate sizes of len",
     "latent outside the plate": "site 'theta' inside one plate .*got no plate",

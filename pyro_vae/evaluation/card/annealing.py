@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
-from pyro_vae.evaluation.card.part import ANNEALED_TOGETHER, Part, continuous_only, tensors_of
+from pyro_vae.evaluation.card.part import ANNEALED_TOGETHER, Part, continuous_only, simulated_pairs, tensors_of
 from pyro_vae.evaluation.methods.annealing import annealed_log_evidence, bidirectional
 from pyro_vae.evaluation.subject import Subject
 
@@ -86,5 +86,5 @@ SANDWICH = Part(
     work=sandwich,
     entries=sandwich_entries,
     options=("annealing_chains", "annealing_temperatures"),
-    refuses=continuous_only,
+    refuses=lambda subject: continuous_only(subject) or simulated_pairs(subject),
 )

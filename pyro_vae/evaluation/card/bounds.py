@@ -12,6 +12,7 @@ from pyro_vae.evaluation.card.part import Part, tensors_of
 from pyro_vae.evaluation.chunking import split_examples
 from pyro_vae.evaluation.methods.bounds import draw_in_pieces, group_bounds, scorer
 from pyro_vae.evaluation.subject import Subject
+from pyro_vae.program.capabilities import why_not
 
 BELOW = "a lower bound: a poor q lowers it as a poor model does; the inference gaps tell them apart"
 
@@ -78,17 +79,35 @@ def bound_entries(subject: Subject, found: Bounds) -> list[Entry]:
         number = particles // k
         groups = f"{number} {'group' if number == 1 else 'groups'} of {k} particles; {subject.pixels}"
         entries.append(mean_entry(f"iwae_{k}", f"IWAE-{k}", values, NATS, groups, BELOW))
-    return [*entries, bits_entry("elbo_bits", "ELBO", found.elbo, subject)]
+    return [*entries, *bits_entries("elbo_bits", "ELBO", found.elbo, subject)]
 
 
-def bits_entry(name: str, label: str, log_density: Tensor, subject: Subject) -> Entry:
-    r"""Return the entry of :math:`-\log p / (D \log 2)`, bits per dimension."""
-    values = -log_density / (subject.dims * math.log(2))
+def no_bits(subject: Subject) -> str:
+    """Return why there are no bits per dimension; empty if there are."""
+    return why_not(lambda: subject.dims)
+
+
+def bits_entries(name: str, label: str, log_density: Tensor, subject: Subject) -> list[Entry]:
+    r"""Return the entry of :math:`-\sum_n \log p_n / (\log 2 \sum_n D_n)`, bits per dimension; none without a D.
+
+    Masked dimensions are not counted. The error is that of a ratio of means, from
+    :math:`(b_n - r D_n) / \bar D` with b in bits and r the ratio; with one D for all it is that of the mean.
+
+    Source: Cochran, Sampling Techniques, 3rd edition, section 2.11, 1977.
+    """
+    if no_bits(subject):
+        return []
+    dims, bits = subject.dims[: len(log_density)], -log_density.cpu().double() / math.log(2)
+    ratio = bits.sum() / dims.sum()
+    values = ratio + (bits - ratio * dims) / dims.mean()
+    number = (
+        f"{dims[0]:.0f} dims" if bool((dims == dims[0]).all()) else f"{dims.mean():.1f} dims not masked, on average"
+    )
     if subject.discrete:
-        return mean_entry(name, label, values, "bits per dim", f"over {subject.dims} dims; {subject.pixels}")
-    how = f"over {subject.dims} dims, of a density at pixels {subject.pixels}"
+        return [mean_entry(name, label, values, "bits per dim", f"over {number}; {subject.pixels}")]
+    how = f"over {number}, of a density at pixels {subject.pixels}"
     caveat = "a density at pixels that were not dequantized: no code length; compare only at the same scaling"
-    return mean_entry(name, label, values, "bits per dim", how, caveat)
+    return [mean_entry(name, label, values, "bits per dim", how, caveat)]
 
 
 BOUNDS = Part(
@@ -99,5 +118,6 @@ BOUNDS = Part(
     work=bounds,
     entries=bound_entries,
     options=("iwae", "draws_at_once"),
+    omits=lambda subject: {"elbo_bits": no_bits(subject)},
     per_example=lambda found: tensors_of(found) | {f"iwae_{k}": values for k, values in found.iwae.items()},
 )

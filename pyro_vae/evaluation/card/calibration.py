@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_vae.base.statistics import Estimate
 from pyro_vae.evaluation.card.entry import Entry, count_entry
-from pyro_vae.evaluation.card.part import Part
+from pyro_vae.evaluation.card.part import Part, simulated_pairs
 from pyro_vae.evaluation.methods.calibration import Calibration, simulation_based_calibration
 from pyro_vae.evaluation.subject import Subject
 
@@ -75,4 +75,5 @@ CALIBRATION = Part(
     work=calibrate,
     entries=calibration_entries,
     options=("simulations",),
+    refuses=simulated_pairs,
 )

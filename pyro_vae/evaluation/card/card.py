@@ -20,7 +20,7 @@ class Card:
     Args:
         entries: the figures, in the order of the card.
         about: what was evaluated: data, binarization, likelihood, seed, device, options.
-        left_out: part -> why it was not computed.
+        left_out: part, or figure of one -> why it was not computed.
         per_example: name -> the values of each example, (n, ...), of the first n of ``index``, on the CPU.
         index: which examples, in the order in which they were evaluated; (N,).
         per_latent: site -> name -> a number for every latent dimension, in the order of the site's event.

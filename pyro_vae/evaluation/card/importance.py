@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.engines.compiled.terms import CompiledTerms
-from pyro_vae.evaluation.card.bounds import bits_entry
+from pyro_vae.evaluation.card.bounds import bits_entries, no_bits
 from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry, share_entry
 from pyro_vae.evaluation.card.part import Part, tensors_of
 from pyro_vae.evaluation.methods.bounds import draw_in_pieces
@@ -51,7 +51,7 @@ def importance_entries(subject: Subject, found: Importance) -> list[Entry]:
     entries = [
         mean_entry("log_evidence", "log p(x)", found.log_evidence, NATS, how, caveat),
         mean_entry("inference_gap", "log p(x) − ELBO", found.gap, NATS, paired, caveat),
-        bits_entry("log_evidence_bits", "log p(x)", found.log_evidence, subject),
+        *bits_entries("log_evidence_bits", "log p(x)", found.log_evidence, subject),
         mean_entry("ess", "effective sample size", found.ess, f"of {k}", drawn),
     ]
     if len(defined):
@@ -82,5 +82,6 @@ IMPORTANCE = Part(
     entries=importance_entries,
     options=("num_particles", "draws_at_once"),
     depends=lambda subject: {"compiled": isinstance(subject.score, CompiledTerms)},
+    omits=lambda subject: {"log_evidence_bits": no_bits(subject)},
     per_example=tensors_of,
 )

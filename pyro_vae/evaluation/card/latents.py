@@ -9,6 +9,7 @@ from pyro_vae.evaluation.card.part import Part, PerLatent
 from pyro_vae.evaluation.methods.latent_usage import (
     ACTIVE_VARIANCE,
     COLLAPSED_KL,
+    SAMPLED,
     LatentDiagnostics,
     latent_diagnostics,
 )
@@ -36,6 +37,7 @@ def usage_entries(subject: Subject, found: LatentUsage) -> list[Entry]:
         total = usage.kl.numel()
         if not usage.mean_variance.isnan().any():
             how = f"dimensions whose posterior mean varies by more than {ACTIVE_VARIANCE} over the examples"
+            how += "; means of particles" if usage.mean_from == SAMPLED else ""
             caveat = "the threshold is a convention and depends on the scale of z"
             active, all_units = float(usage.active_units), usage.mean_variance.numel()
             entries.append(

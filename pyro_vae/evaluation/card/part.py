@@ -33,6 +33,7 @@ class Part(Generic[R]):
         per_example: result -> name -> the values of each example.
         per_latent: result -> site -> name -> a number for every latent dimension.
         refuses: why it is not available for a subject; empty if it is.
+        omits: figure -> why that one figure is not available; empty if it is.
     """
 
     what: str
@@ -47,6 +48,7 @@ class Part(Generic[R]):
     per_example: Callable[[R], Mapping[str, Tensor]] = lambda result: {}
     per_latent: Callable[[R], PerLatent] = lambda result: {}
     refuses: Callable[[Subject], str] = lambda subject: ""
+    omits: Callable[[Subject], Mapping[str, str]] = lambda subject: {}
 
 
 class Results:
@@ -69,6 +71,11 @@ class Results:
 def tensors_of(result: object) -> dict[str, Tensor]:
     """Return the fields of a dataclass that are tensors, by name."""
     return {name: value for name, value in vars(result).items() if isinstance(value, Tensor)}
+
+
+def simulated_pairs(subject: Subject) -> str:
+    """Refuse a program from which x and its latents cannot be simulated, or that has none of that x to score."""
+    return subject.capabilities.no_x or subject.capabilities.no_simulated_latents
 
 
 def continuous_only(subject: Subject) -> str:

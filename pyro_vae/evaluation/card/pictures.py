@@ -16,18 +16,22 @@ PARTICLES = 10
 
 @dataclass(frozen=True, eq=False)
 class PictureScores:
-    """Squared error of reconstructions, and the ELBO of as many samples of the model, each (B,)."""
+    """Squared error of reconstructions, and the ELBO of as many samples of the model, each (B,); None: left out."""
 
-    squared_error: Tensor
-    sample_elbo: Tensor
+    squared_error: Tensor | None
+    sample_elbo: Tensor | None
 
 
 def pictures(subject: Subject, where: slice, seed: int) -> PictureScores:
     """Score reconstructions and samples."""
-    x = subject.x[where]
-    scores = reconstruction_scores(subject.program, x, PARTICLES, seed)
-    samples = sample_prior(subject.program, x).sample.to(x)
-    return PictureScores(scores.squared_error, elbo_parts(subject.program, samples, PARTICLES, seed + 1).elbo)
+    x, omitted = subject.x[where], omitted_scores(subject)
+    squared_error = sample_elbo = None
+    if not omitted["squared_error"]:
+        squared_error = reconstruction_scores(subject.program, x, PARTICLES, seed).squared_error
+    if not omitted["sample_elbo"]:
+        samples = sample_prior(subject.program, x).sample.to(x)
+        sample_elbo = elbo_parts(subject.program, samples, PARTICLES, seed + 1).elbo
+    return PictureScores(squared_error, sample_elbo)
 
 
 def picture_entries(subject: Subject, found: PictureScores) -> list[Entry]:
@@ -38,10 +42,27 @@ def picture_entries(subject: Subject, found: PictureScores) -> list[Entry]:
     )
     how = f"(x − E[x|z])², mean over pixels and {PARTICLES} particles; {subject.pixels}"
     own = "samples x ~ p(x)"
-    return [
-        mean_entry("squared_error", "squared error of reconstructions", found.squared_error, "per pixel", how),
-        mean_entry("sample_elbo", "ELBO of the model's samples", found.sample_elbo, NATS, own, caveat),
-    ]
+    entries = []
+    if found.squared_error is not None:
+        label = "squared error of reconstructions"
+        entries.append(mean_entry("squared_error", label, found.squared_error, "per pixel", how))
+    if found.sample_elbo is not None:
+        entries.append(mean_entry("sample_elbo", "ELBO of the model's samples", found.sample_elbo, NATS, own, caveat))
+    return entries
+
+
+def omitted_scores(subject: Subject) -> dict[str, str]:
+    """Return why there is no score of reconstructions, and none of samples; empty where there is one."""
+    found = subject.capabilities
+    return {
+        "squared_error": found.no_decoding or found.no_likelihood_mean,
+        "sample_elbo": found.no_x or found.no_simulation,
+    }
+
+
+def _no_score(subject: Subject) -> str:
+    omitted = omitted_scores(subject)
+    return omitted["squared_error"] if all(omitted.values()) else ""
 
 
 PICTURES = Part(
@@ -51,5 +72,7 @@ PICTURES = Part(
     chunk=lambda subject: 1000,
     work=pictures,
     entries=picture_entries,
+    refuses=_no_score,
+    omits=omitted_scores,
     per_example=tensors_of,
 )

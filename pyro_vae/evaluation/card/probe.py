@@ -25,9 +25,10 @@ def probe(subject: Subject, where: slice, seed: int) -> Probe:
 
 def probe_entries(subject: Subject, found: Probe) -> list[Entry]:
     """Return the accuracy of the probe."""
+    sampled = len(subject.latents) > 1 or bool(subject.capabilities.no_posterior_mean)
+    means = "posterior means, of particles where q has none in closed form" if sampled else "posterior means"
     how = (
-        f"logistic regression on posterior means, {found.trained_on} training examples; "
-        f"most frequent class: {found.chance:.3f}"
+        f"logistic regression on {means}, {found.trained_on} training examples; most frequent class: {found.chance:.3f}"
     )
     caveat = "what a linear classifier reads from the means, not what the latents contain"
     stopped = "" if found.converged else "; the regression did not converge"

@@ -27,7 +27,7 @@ from pyro_vae.evaluation.chunking import state_chunks
 from pyro_vae.evaluation.methods.log_evidence import LogEvidence
 from pyro_vae.program.contexts import evaluating, frozen
 from pyro_vae.program.joint import Joint
-from pyro_vae.program.predictive import sample_prior
+from pyro_vae.program.predictive import sample_pairs
 from pyro_vae.program.protocol import Program
 
 Start = Literal["prior", "guide"]
@@ -223,8 +223,8 @@ def bidirectional(
 
 
 def _both_ways(program: Program, like: Tensor, settings: Annealing) -> Sandwich:
-    made = sample_prior(program, like)
-    x = made.sample.to(like.device)
+    made = sample_pairs(program, like)
+    x = made.sample.to(like)
     path = GeometricPath(Joint(program, x), settings.start)
     steps = _tuned(path, settings)
     lower = _run(path, path.draw(settings.chains), settings, steps)

@@ -11,7 +11,7 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.elbo.draw import draw_particles
 from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
 from pyro_vae.program.contexts import evaluating
-from pyro_vae.program.predictive import sample_prior
+from pyro_vae.program.predictive import sample_pairs
 from pyro_vae.program.protocol import Program
 
 
@@ -80,7 +80,8 @@ def simulation_based_calibration(
         seed: fixes the noise.
 
     Raises:
-        InputError: bins that do not divide L + 1, or too few simulations for them.
+        InputError: bins that do not divide L + 1, or too few simulations for them; a model that looks at x, in a
+            program whose ``simulate`` does not return the latents.
 
     Example:
         >>> from pyro_vae import VAE
@@ -102,7 +103,7 @@ def simulation_based_calibration(
 
 
 def _ranks(program: Program, like: Tensor, num_draws: int) -> Iterable[tuple[str, Tensor]]:
-    made = sample_prior(program, like)
+    made = sample_pairs(program, like)
     x = made.sample.to(like)
     below: dict[str, Tensor] = {}
     ties: dict[str, Tensor] = {}

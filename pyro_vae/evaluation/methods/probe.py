@@ -17,9 +17,10 @@ from pyro_vae.base.statistics import Estimate, estimate
 from pyro_vae.elbo.draw import draw_particles
 from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
 from pyro_vae.evaluation.methods.latent_usage import posterior_mean
+from pyro_vae.program.capabilities import mean_of, site_of_x
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
-from pyro_vae.program.tracing import observed_site, sample_sites, total_log_prob
+from pyro_vae.program.tracing import sample_sites, total_log_prob
 
 MAX_ITERATIONS = 1000
 
@@ -140,6 +141,9 @@ def reconstruction_scores(program: Program, x: Tensor, num_particles: int = 10, 
         num_particles: K samples of z per example.
         seed: fixes the noise.
 
+    Raises:
+        InputError: no observed site holds x, or its distribution has no mean.
+
     Example:
         >>> from pyro_vae import VAE
         >>> scores = reconstruction_scores(VAE((4,), latent_dim=2), torch.ones(10, 4))
@@ -171,8 +175,9 @@ def _scores(program: Program, x: Tensor, num_particles: int) -> tuple[Tensor, Te
     log_likelihood, binary = torch.zeros_like(squared_error), True
     for count in particle_chunks(num_particles):
         trace = draw_particles(program, x, count).model_trace
-        site = dict(sample_sites(trace))[observed_site(trace, x)]
-        squares = (site["fn"].mean - x).square().expand(count, *x.shape).double()
+        site = dict(sample_sites(trace))[site_of_x(trace, x)]
+        mean = mean_of(site).expand(count, *site["value"].shape).reshape(count, *x.shape)
+        squares = (mean - x).square().double()
         squared_error += squares.flatten(2).mean(2).sum(0) if x.ndim > 1 else squares.sum(0)
         log_likelihood += total_log_prob([site]).double().expand(count, len(x)).sum(0)
         binary &= _is_binary(site["fn"])

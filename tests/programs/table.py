@@ -1,0 +1,76 @@
+"""The table: a new program is one row. An estimator that is not named in a row is right on it."""
+
+import pyro.distributions as dist
+
+from programs import counts, guides, labels, plates, sequences, shared
+from programs.case import case
+
+ONE_BY_ONE = r"vectorize_particles=False"  # the vectorized form is refused, and says what to do
+SUBSAMPLED = r"subsampl"  # the log of a mean over subsampled data with shared latents is biased
+OWN_NOISE = r"noise|dropout|repeat"  # log q at other latents would see another mask
+MIXES = r"batch normali[sz]ation|other examples"  # an example's log w depends on other examples' latents
+WEIGHTED = r"beta|weight|scale"  # derived for the unweighted KL alone
+NO_LOG_Q = r"Delta"  # log q at any z is not available
+REJECTION = r"[Rr]ejection|Rejector"  # no score term is to be left out
+STRAIGHT = r"straight-through|StraightThrough"
+ENUMERATED = r"enumerat"
+NO_BATCHES = r"one leading dimension|plate|len\(x\)|examples"  # cannot be cut into batches
+PER_EXAMPLE = r"per example|shared|global|outside"  # no bound for each example
+
+implicit = {name: NO_LOG_Q for name in ("stl", "dreg", "reinforce", "vimco")}
+weighted = {name: WEIGHTED for name in ("dreg", "reinforce", "vimco")}
+mixing = {name: MIXES for name in ("dreg", "reinforce", "vimco")}
+own_noise = {name: OWN_NOISE for name in ("stl", "dreg")}
+log_of_subsample = {name: SUBSAMPLED for name in ("iwae", "dreg", "vimco")}
+enumerated = {name: ENUMERATED for name in ("sampled_kl", "stl", "reinforce", "iwae", "dreg", "vimco", "vectorized")}
+rejection = {name: REJECTION for name in ("stl", "dreg")}
+
+ROWS = [
+    case("conditional vae", labels.conditional_vae, "untraced", vectorized=ONE_BY_ONE),
+    case("m2 sampled", labels.m2_sampled, "discrete"),
+    case("m2 labelled", labels.m2_labelled),
+    case("m2 enumerated", labels.m2_enumerated, "enumerated", **enumerated),
+    case("cells", labels.cells(False, False, count=40), "discrete"),
+    case("cells labelled", labels.cells(True, False, count=4), "not_renyi"),
+    case("cells in training", labels.cells(False, True, count=4), "discrete", "mixes", vectorized=ONE_BY_ONE, **mixing),
+    case("deep markov", sequences.deep_markov),
+    case("deep markov annealed", sequences.deep_markov_annealed, "whole", **weighted),
+    case("deep markov dropout", sequences.deep_markov_dropout, **own_noise),
+    case("attend infer repeat", sequences.attend_infer_repeat, "discrete", vectorized=ONE_BY_ONE),
+    case("topics", counts.topics(training=False), vectorized=ONE_BY_ONE),
+    case("topics in training", counts.topics(training=True), "mixes", vectorized=ONE_BY_ONE, **mixing),
+    case("topics from the left", counts.topics_from_the_left, vectorized=ONE_BY_ONE),
+    case("gamma family", counts.gamma_family, "global", "whole"),
+    case("rejection gamma", counts.standard, "whole", "rejected", **rejection),
+    case("augmented gamma", counts.augmented, "whole", "rejected", **rejection),
+    case("bayesian decoder", shared.bayesian_decoder(scaled=False), "global"),
+    case("bayesian decoder N/B", shared.bayesian_decoder(scaled=True), "global", "whole", **log_of_subsample),
+    case("mixture", shared.mixture(3), "global", "discrete"),
+    case("mixture of B components", shared.mixture(4), "global", "discrete"),
+    case("components as examples", shared.component_weights, "global", "whole"),
+    case("regression", shared.regression(None), "global"),
+    case("regression subsampled", shared.regression(5), "global", "whole", **log_of_subsample),
+    case("auto normal", shared.automatic("AutoNormal"), "global"),
+    case("auto multivariate", shared.automatic("AutoMultivariateNormal"), "global"),
+    case("auto iaf", shared.automatic("AutoIAFNormal", hidden_dim=[5], num_transforms=1), "global"),
+    case("auto structured", shared.automatic("AutoStructured"), "global"),
+    case("auto delta", shared.automatic("AutoDelta"), "global", reinforce=NO_LOG_Q, vimco=NO_LOG_Q),
+    case("nested pixels", plates.nested_pixels),
+    case("examples at dim -2", plates.examples_at_minus_two),
+    case("missing pixels", plates.missing_pixels),
+    case("masked examples", plates.masked_examples),
+    case("plate without size", plates.plate_without_size(shared=False)),
+    case("plate without size, shared", plates.plate_without_size(shared=True), "global", "not_renyi"),
+    case("subsampled plate", plates.subsampled_plate, "whole", "not_renyi"),
+    case("factor", shared.factor(has_rsample=True)),
+    case("factor by score", shared.factor(has_rsample=False), "factor_score"),
+    case("implicit delta", guides.implicit_delta, **implicit),
+    case("hierarchical", guides.hierarchical),
+    case("auxiliary", guides.guide_auxiliary),
+    case("one hot", guides.one_hot(dist.OneHotCategorical), "discrete"),
+    case("straight through", guides.one_hot(dist.OneHotCategoricalStraightThrough), "straight_through", dreg=STRAIGHT),
+    case("dropout", guides.dropout_of_two, **own_noise),
+    case("empty guide", guides.supervised(guides.nothing), "no_terms"),
+    case("guide without samples", guides.supervised(guides.plate_alone), "no_terms"),
+]
+CASES = {row.name: row for row in ROWS}

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.nn.functional import softplus
 
 from programs.case import Users
-from programs.labels import MANY, halves
+from programs.labels import MANY
 
 B, WORDS, TOPICS = 4, 6, 2
 

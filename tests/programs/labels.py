@@ -1,5 +1,7 @@
 """Programs with labels: a conditional VAE, semi-supervised M2, and a classifier of cells with batch normalisation."""
 
+from itertools import pairwise
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -16,7 +18,7 @@ MANY = 40  # examples where a site needs a score term: their mean has less noise
 def network(*widths):
     """A small network with large weights: what a latent is changes the bound by nats, and errors show."""
     layers = []
-    for wide, narrow in zip(widths, widths[1:], strict=False):
+    for wide, narrow in pairwise(widths):
         layers += [nn.Linear(wide, narrow), nn.Tanh()]
     return steep(nn.Sequential(*layers[:-1]))
 

@@ -34,11 +34,14 @@ def shared_scale(sites):
 
 
 def kept_dims(sites):
-    """Dimensions of plates, from the right, in which all sites have one density for each member: the others are summed."""
+    """Dimensions of plates in which all sites have one density for each member; the others are summed."""
     plates = [{frame.name: frame.dim for frame in s["cond_indep_stack"] if frame.vectorized} for s in sites]
     common = reduce(lambda left, right: dict(left.items() & right.items()), plates) if plates else {}
-    sizes = {dim: {s["log_prob"].shape[dim] if s["log_prob"].dim() >= -dim else 1 for s in sites} for dim in common.values()}
-    return {dim for dim, found in sizes.items() if len(found) == 1}
+    return {dim for dim in common.values() if len({size(s["log_prob"], dim) for s in sites}) == 1}
+
+
+def size(tensor, dim):
+    return tensor.shape[dim] if tensor.dim() >= -dim else 1
 
 
 def summed(tensor, kept):
@@ -97,7 +100,8 @@ class Witness:
         kept, scale = self.kept([*guide, *model]), shared_scale([*guide, *model])
         log_p = sum(summed(s["log_prob"], kept) for s in model)
         log_q = sum((summed(s["log_prob"], kept) for s in guide), torch.zeros(()))
-        return (log_p - log_q) / scale, self.score(guide, kept), scale
+        log_w = (log_p - log_q) / scale
+        return log_w, self.score(guide, kept) + torch.zeros_like(log_w), scale
 
     def kept(self, sites):
         return kept_dims(sites)

@@ -39,7 +39,9 @@ class DeepMarkov(nn.Module):
         with pyro.plate("sequences", len(x)):
             for t in pyro.markov(range(x.shape[1])):
                 before = z.expand(*z.shape[:-2], len(x), Z)
-                q = dist.Normal(*halves(self.combine(torch.cat([before, hidden[:, t].expand(*before.shape[:-1], H)], -1))))
+                q = dist.Normal(
+                    *halves(self.combine(torch.cat([before, hidden[:, t].expand(*before.shape[:-1], H)], -1)))
+                )
                 with poutine.scale(scale=weight):
                     z = pyro.sample(f"z_{t}", q.mask((t < lengths)[:, None]).to_event(1))
 

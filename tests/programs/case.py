@@ -42,10 +42,10 @@ class Case:
     Args:
         name: one or two words.
         make: builds networks, data and functions; :meth:`running` seeds it.
-        traits: of ``global`` latents, ``discrete`` latents (a score term), ``straight_through``, ``mixes`` examples in
-            the model's networks, ``factor_score`` (a factor that Pyro differentiates by the score), ``enumerated``,
-            ``whole`` (cannot be cut into batches of examples), ``untraced`` (engine ``compiled`` need not trace it),
-            ``no_terms`` (nothing is sampled), ``not_renyi`` (RenyiELBO's bound is another).
+        traits: of ``global`` latents; ``discrete``, ``rejected`` or ``straight_through`` sites; networks that ``mixes``
+            the examples; ``factor_score``, a factor that Pyro differentiates by the score; ``enumerated``; ``whole``,
+            data that cannot be cut into batches; ``no_terms``, nothing sampled; ``not_renyi``, where RenyiELBO's bound
+            is another.
         refused: estimator (or check: ``vectorized``, ``fit``, ``compiled``, ``evaluate``) -> the pattern of the
             refusal's message; all others are right.
     """

@@ -14,8 +14,6 @@ NO_LOG_Q = r"Delta"  # log q at any z is not available
 REJECTION = r"[Rr]ejection|Rejector"  # the pathwise term alone is not the score term
 STRAIGHT = r"straight-through|StraightThrough"
 ENUMERATED = r"enumerat"
-NO_BATCHES = r"one leading dimension|plate|len\(x\)|examples"  # cannot be cut into batches
-PER_EXAMPLE = r"per example|shared|global|outside"  # no bound for each example
 
 # The guide's parameters are in a Delta's log_density (AutoStructured has them there, AutoNormal and AutoIAFNormal in a
 # site of their own), so that log q has no score to treat by itself.
@@ -29,7 +27,7 @@ enumerated = dict.fromkeys(("sampled_kl", "stl", "reinforce", "iwae", "dreg", "v
 rejection = {"dreg": REJECTION}
 
 ROWS = [
-    case("conditional vae", labels.conditional_vae, "untraced", vectorized=ONE_BY_ONE),
+    case("conditional vae", labels.conditional_vae, vectorized=ONE_BY_ONE),
     case("m2 sampled", labels.m2_sampled, "discrete"),
     case("m2 labelled", labels.m2_labelled),
     case("m2 enumerated", labels.m2_enumerated, "enumerated", **enumerated),

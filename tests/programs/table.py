@@ -6,6 +6,7 @@ from programs import counts, guides, labels, plates, sequences, shared
 from programs.case import case
 
 ONE_BY_ONE = r"vectorize_particles=False"  # the vectorized form is refused, and says what to do
+UNTRACED = r"traced once"  # a number is read from a tensor
 SUBSAMPLED = r"subsampl"  # the log of a mean over subsampled data with shared latents is biased
 OWN_NOISE = r"noise|dropout|repeat"  # log q at other latents would see another mask
 MIXES = r"batch normali[sz]ation|other examples"  # an example's log w depends on other examples' latents
@@ -38,9 +39,11 @@ ROWS = [
     case("deep markov annealed", sequences.deep_markov_annealed, "whole", **weighted),
     case("deep markov dropout", sequences.deep_markov_dropout, **own_noise),
     case("attend infer repeat", sequences.attend_infer_repeat, "discrete", vectorized=ONE_BY_ONE),
-    case("topics", counts.topics(training=False), vectorized=ONE_BY_ONE),
-    case("topics in training", counts.topics(training=True), "mixes", vectorized=ONE_BY_ONE, **mixing),
-    case("topics from the left", counts.topics_from_the_left, vectorized=ONE_BY_ONE),
+    case("topics", counts.topics(training=False), vectorized=ONE_BY_ONE, compiled=UNTRACED),
+    case(
+        "topics in training", counts.topics(training=True), "mixes", vectorized=ONE_BY_ONE, compiled=UNTRACED, **mixing
+    ),
+    case("topics from the left", counts.topics_from_the_left, vectorized=ONE_BY_ONE, compiled=UNTRACED),
     case("gamma family", counts.gamma_family, "global", "whole"),
     case("rejection gamma", counts.standard, "whole", "rejected", **rejection),
     case("augmented gamma", counts.augmented, "whole", "rejected", **rejection),
@@ -69,7 +72,13 @@ ROWS = [
     case("hierarchical", guides.hierarchical),
     case("auxiliary", guides.guide_auxiliary),
     case("one hot", guides.one_hot(dist.OneHotCategorical), "discrete"),
-    case("straight through", guides.one_hot(dist.OneHotCategoricalStraightThrough), "straight_through", dreg=STRAIGHT),
+    case(
+        "straight through",
+        guides.one_hot(dist.OneHotCategoricalStraightThrough),
+        "straight_through",
+        dreg=STRAIGHT,
+        compiled=UNTRACED,
+    ),
     case("dropout", guides.dropout_of_two, **own_noise),
     case("empty guide", guides.supervised(guides.nothing), "no_terms"),
     case("guide without samples", guides.supervised(guides.plate_alone), "no_terms"),

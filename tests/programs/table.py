@@ -12,7 +12,6 @@ OWN_NOISE = r"noise|dropout|repeat"  # log q at other latents would see another 
 MIXES = r"batch normali[sz]ation|other examples"  # an example's log w depends on other examples' latents
 WEIGHTED = r"beta|weight|scale"  # derived for the unweighted KL alone
 NO_LOG_Q = r"Delta"  # log q at any z is not available
-REJECTION = r"[Rr]ejection|Rejector"  # the pathwise term alone is not the score term
 STRAIGHT = r"straight-through|StraightThrough"
 ENUMERATED = r"enumerat"
 
@@ -25,7 +24,6 @@ mixing = dict.fromkeys(("dreg", "reinforce", "vimco"), MIXES)
 own_noise = dict.fromkeys(("stl", "dreg"), OWN_NOISE)
 log_of_subsample = dict.fromkeys(("iwae", "dreg", "vimco"), SUBSAMPLED)
 enumerated = dict.fromkeys(("sampled_kl", "stl", "reinforce", "iwae", "dreg", "vimco", "vectorized"), ENUMERATED)
-rejection = {"dreg": REJECTION}
 
 ROWS = [
     case("conditional vae", labels.conditional_vae, vectorized=ONE_BY_ONE),
@@ -45,8 +43,8 @@ ROWS = [
     ),
     case("topics from the left", counts.topics_from_the_left, vectorized=ONE_BY_ONE, compiled=UNTRACED),
     case("gamma family", counts.gamma_family, "global", "whole"),
-    case("rejection gamma", counts.standard, "whole", "rejected", **rejection),
-    case("augmented gamma", counts.augmented, "whole", "rejected", **rejection),
+    case("rejection gamma", counts.standard, "whole", "rejected"),
+    case("augmented gamma", counts.augmented, "whole", "rejected"),
     case("bayesian decoder", shared.bayesian_decoder(scaled=False), "global"),
     case("bayesian decoder N/B", shared.bayesian_decoder(scaled=True), "global", "whole", **log_of_subsample),
     case("mixture", shared.mixture(3), "global", "discrete"),
@@ -57,7 +55,7 @@ ROWS = [
     case("auto normal", shared.automatic("AutoNormal"), "global"),
     case("auto multivariate", shared.automatic("AutoMultivariateNormal"), "global"),
     case("auto iaf", shared.automatic("AutoIAFNormal", hidden_dim=[5], num_transforms=1), "global"),
-    case("auto structured", shared.automatic("AutoStructured"), "global", **implicit),
+    case("auto structured", shared.automatic("AutoStructured"), "global", **no_noise),
     case("auto delta", shared.automatic("AutoDelta"), "global", **no_noise),
     case("nested pixels", plates.nested_pixels),
     case("examples at dim -2", plates.examples_at_minus_two),

@@ -31,9 +31,9 @@ def make(name, num_particles=K, **more):
 
 
 @contextmanager
-def expecting(case, check):
-    """The block is right on this program, or raises one line that matches the refusal in the table."""
-    pattern = case.expected(check)
+def expecting(case, *checks):
+    """The block is right on this program, or raises one line that matches a refusal in the table for these checks."""
+    pattern = "|".join(filter(None, map(case.expected, checks)))
     if not pattern:
         yield
         return
@@ -62,7 +62,7 @@ def test_one_particle_is_trace_elbo(name):
     """``SampledKL()`` as users write it: the same noise, the same number; without a score, the same gradient."""
     case = CASES[name]
     with case.running() as users, expecting(case, "sampled_kl"):
-        seeded(0, users.call, Trace_ELBO().loss)
+        seeded(0, users.call, elbo.SampledKL().loss)
         ours, stock = (seeded(1, step, one, users) for one in (elbo.SampledKL(), Trace_ELBO()))
         assert torch.allclose(ours["loss"], stock["loss"], rtol=1e-10)
         if not case.traits & {"discrete", "rejected", "factor_score"}:
@@ -86,7 +86,7 @@ def test_value_and_gradient(name, estimator, draws):
 def test_vectorized_particles_are_those_one_by_one(name, estimator, draws):
     """Other noise, the same mean; a program that particles change is refused, and the message says what to do."""
     case, family = CASES[name], "elbo" if estimator in ELBOS else "iwae"
-    with case.running() as users, expecting(case, estimator), expecting(case, "vectorized"):
+    with case.running() as users, expecting(case, estimator, "vectorized"):
         found = sampled(make(estimator, vectorize_particles=True), users, draws)
         assert_same_means(found, reference(truth(case, estimator), family, draws))
 
@@ -131,7 +131,7 @@ def assert_equal_states(found, expected, tolerance=0.0):
 @pytest.mark.parametrize("name", FITTED)
 def test_fit_resumes_bit_for_bit(name):
     case = CASES[name]
-    with expecting(case, "fit"), expecting(case, "sampled_kl"):
+    with expecting(case, "fit", "sampled_kl"):
         whole, state = run(name)
         half, _ = run(name, epochs=1)
         _, resumed = run(name, resume=half.state)
@@ -142,7 +142,7 @@ def test_fit_resumes_bit_for_bit(name):
 @pytest.mark.parametrize("name", FITTED)
 def test_engine_compiled_takes_the_steps_of_svi(name):
     case = CASES[name]
-    with expecting(case, "compiled"), expecting(case, "sampled_kl"):
+    with expecting(case, "compiled", "sampled_kl"):
         _, eager = run(name)
         _, traced = run(name, engine="compiled:inductor=false")
         assert_equal_states(traced, eager, tolerance=1e-8)
@@ -152,7 +152,7 @@ def test_engine_compiled_takes_the_steps_of_svi(name):
 def test_the_held_out_bound_is_that_of_trace_elbo(name):
     """In evaluation mode, as ``evaluate`` runs it."""
     case, times = CASES[name], 30
-    with case.running() as users, expecting(case, "evaluate"), expecting(case, "sampled_kl"):
+    with case.running() as users, expecting(case, "evaluate", "sampled_kl"):
         program = trained(users, epochs=1).program
         card = evaluate(program, repeated(users.data, times), only=["bounds"], iwae=[1], device="cpu")
         assert abs(card["elbo"].value - stock_bound(program, users)) <= 5 * card["elbo"].standard_error

@@ -15,7 +15,7 @@ from pyro_vae.base.batch import Batch, arguments
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import PyroFunction
-from pyro_vae.elbo.scales import Scales, scales_of
+from pyro_vae.elbo.scales import UNSCALED, Scales, scales_of
 from pyro_vae.elbo.terms import Run, Terms, carries_density, check_scores, density, is_score, is_single, score_function
 from pyro_vae.program.handlers import Sampled, SampleMessage
 from pyro_vae.program.particles import checked_nesting
@@ -44,6 +44,7 @@ class Draw:
         beta: weight of log p(z) and log q(z|x) in the terms (:class:`~pyro_vae.elbo.Weighted`).
         vectorize_particles: several particles in a plate, to the left of all others; False: in runs one by one.
         plate: a plate of particles even where K is 1.
+        scaled: False leaves out the scales of the sites.
 
     Raises:
         InputError: a latent that only one of model and guide has, an enumerated site, or a program that means something
@@ -62,6 +63,7 @@ class Draw:
         *,
         vectorize_particles: bool = True,
         plate: bool = False,
+        scaled: bool = True,
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.num_particles, self.beta, self.latents = num_particles, beta, latents
@@ -70,7 +72,7 @@ class Draw:
         self._subsamples = Trace()  # those of the first run, which all others share
         self.runs = [self._run() for _ in range(1 if vectorized else num_particles)]
         self.plates: Plates = self._kept_plates()
-        self.scales: Scales = scales_of(self.runs[0], self.plates)
+        self.scales: Scales = scales_of(self.runs[0], self.plates) if scaled else UNSCALED
         self.batch_shape = self._batch_shape()
 
     @property
@@ -128,7 +130,7 @@ class Draw:
     @property
     def model_attached(self) -> bool:
         """Whether the model sees samples attached to the guide."""
-        return self.latents == "attached" or (self.latents == "path" and is_single(self.runs[0].guide_latents))
+        return self.latents == "attached" or (self.latents == "path" and is_single(self.runs[0].guide_trace))
 
     @cached_property
     def log_score(self) -> Tensor | None:
@@ -221,7 +223,7 @@ class Draw:
             check_scores(guide_trace)
         given = guide_trace.copy()
         pruned = prune_subsample_sites(guide_trace)
-        if self.latents == "path" and is_single(Run(pruned, pruned, {}, {}).guide_latents):
+        if self.latents == "path" and is_single(pruned):
             name, value = next(iter(sampled.drawn.items()))
             given.nodes[name] = cast(SampleMessage, {**given.nodes[name], "value": value})
         for name, site in self._subsamples.nodes.items():
@@ -254,9 +256,9 @@ def draw_terms(program: Program, x: Batch, num_particles: int = 1) -> Terms:
     Several latent sites add up. Masks count, scales do not. The program's store must be active
     (:func:`pyro_vae.program.own_store`).
     """
-    return Draw(program.model, program.guide, *arguments(x), num_particles, "fixed").terms
+    return Draw(program.model, program.guide, *arguments(x), num_particles, "fixed", scaled=False).terms
 
 
 def draw_particles(program: Program, x: Batch, num_particles: int) -> Draw:
     """Sample K particles from the guide in a plate, detached; values have a dimension of K even for K = 1."""
-    return Draw(program.model, program.guide, *arguments(x), num_particles, "fixed", plate=True)
+    return Draw(program.model, program.guide, *arguments(x), num_particles, "fixed", plate=True, scaled=False)

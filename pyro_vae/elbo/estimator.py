@@ -38,6 +38,7 @@ from pyro_vae.base.types import PyroFunction
 from pyro_vae.elbo.draw import Draw, Latents
 from pyro_vae.elbo.terms import Terms
 from pyro_vae.elbo.weighting import TotalDerivative, Weighting, scaled_sum
+from pyro_vae.program.particles import check_independent
 from pyro_vae.program.protocol import Program
 
 Group = Literal["theta", "phi"]  # the model's parameters, the guide's
@@ -143,6 +144,8 @@ class Estimator(ELBO):
             raise TypeError(f"{type(self).__name__}.weighting returned {got}")
         scale = draw.scale
         advantage = self.advantage_of(draw, terms)
+        if draw.batch > 1 and (advantage is not None or weights.needs_independence):
+            check_independent(draw.model, draw.guide, draw.args, draw.kwargs)
         return Bound(weights.value, weights.scaled(scale).surrogate(draw, terms, advantage))
 
     def check(self, draw: Draw) -> None:

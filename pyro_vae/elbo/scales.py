@@ -44,6 +44,9 @@ class Scales:
     observed: Scale | None
 
 
+UNSCALED = Scales("none", 1.0, 1.0, 1.0)
+
+
 def scales_of(run: Sites, plates: Plates) -> Scales:
     """Return the scales of a run's sites, with these plates kept."""
     first = run.sites[0]["scale"] if run.sites else 1.0

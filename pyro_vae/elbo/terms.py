@@ -1,6 +1,6 @@
 """The log-densities of particles, and the runs and sites that they come from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -134,11 +134,12 @@ def is_score(site: Site) -> bool:
     return not site["is_observed"] and not is_pathwise(cast(SampleMessage, site))
 
 
-def is_single(latents: Sequence[Site]) -> bool:
-    """Whether a guide samples one latent, whose gradient is pathwise and whose density is a function of it."""
-    if len(latents) != 1 or is_score(latents[0]) or isinstance(innermost(latents[0]["fn"]), Delta):
+def is_single(guide_trace: Trace) -> bool:
+    """Whether a guide has one site: a latent whose gradient is pathwise and whose density is a function of it."""
+    sites = [site for _, site in sample_sites(guide_trace)]
+    if len(sites) != 1 or sites[0]["is_observed"] or is_score(sites[0]) or isinstance(innermost(sites[0]["fn"]), Delta):
         return False
-    return _has_default_score(_unwrapped(latents[0]))
+    return _has_default_score(_unwrapped(sites[0]))
 
 
 def carries_density(site: Site) -> bool:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, NoReturn, Self
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 
+from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.elbo.draw import Draw, Latents
 from pyro_vae.elbo.terms import Run, Terms
@@ -18,6 +20,11 @@ class Weighting(ABC):
 
     latents: ClassVar[Latents]  # how the draw must sample its latents
     value: Tensor
+
+    @property
+    def needs_independence(self) -> bool:
+        """Whether an example's terms are weighted by its own bound alone, so that none may depend on other examples."""
+        return False
 
     @classmethod
     @abstractmethod
@@ -104,6 +111,11 @@ class ThreeTerms(Weighting):
     path: Tensor | None
     score: Tensor | None
 
+    @property
+    def needs_independence(self) -> bool:
+        """Without a score term: the identity that replaces it holds for each example by itself."""
+        return self.score is None
+
     @classmethod
     def of(cls, value: Tensor, weight: Tensor) -> Self:
         """Return the total derivative of Σ weight log w, term by term."""
@@ -116,10 +128,10 @@ class ThreeTerms(Weighting):
         reparameterization, as a whole, beside their advantage (:doc:`/estimators`).
 
         Raises:
-            InputError: no score term, and a density that a ``Delta`` carries: it is no function of z.
+            InputError: no score term, and a ``Delta`` of the guide's own parameters, or a straight-through site.
         """
         if self.score is None:
-            _check_density(draw)
+            _check_split(draw)
             advantage = None if advantage is None else advantage - self.theta
         score = scored(draw, advantage)
         surrogate = weighted_sum(self.theta, terms.log_joint) + score
@@ -138,6 +150,11 @@ class ScoreFunction(Weighting):
     latents: ClassVar[Latents] = "fixed"
     theta: Tensor
     score: Tensor | None = None
+
+    @property
+    def needs_independence(self) -> bool:
+        """Where log q has a weight: it is that of its own example's bound."""
+        return self.score is not None
 
     @classmethod
     def of(cls, value: Tensor, weight: Tensor) -> NoReturn:
@@ -199,16 +216,26 @@ def _device(draw: Draw) -> torch.device:
     return next((site["value"].device for site in draw.runs[0].sites), torch.device("cpu"))
 
 
-def _check_density(draw: Draw) -> None:
-    """Refuse a Delta whose density depends on more than the latents: it has no gradient at fixed z."""
-    carried = draw.log_q_delta
+def _check_split(draw: Draw) -> None:
+    """Refuse samples whose gradient cannot be split into one at fixed z and one through z."""
     leaves = {id(leaf) for run in draw.runs for leaf in run.leaves.values()}
-    if carried is not None and any(id(variable) not in leaves for variable in _variables(carried)):
-        raise InputError(
-            "log q(z) as a function of z (this estimator splits its gradient)",
-            "a Delta that carries a density of the guide's own parameters",
-            "iwae or sampled_kl, which differentiate it as a whole",
-        )
+    for run in draw.runs:
+        for site in run.guide_latents:
+            fn = innermost(site["fn"])
+            if isinstance(fn, Delta):
+                parts = [part for part in (fn.v, fn.log_density) if isinstance(part, Tensor)]
+                if any(id(variable) not in leaves for part in parts for variable in _variables(part)):
+                    raise InputError(
+                        f"log q(z) as a function of z at site {site['name']!r} (this estimator splits its gradient)",
+                        "a Delta of the guide's own parameters",
+                        "iwae or sampled_kl, which differentiate it as a whole",
+                    )
+            if "StraightThrough" in type(fn).__name__:
+                raise InputError(
+                    f"an exact gradient through z at site {site['name']!r} (this estimator rests on it)",
+                    f"{type(fn).__name__}, whose gradient is biased",
+                    "iwae, stl or sampled_kl, which take it as it is; or the distribution itself, by its score",
+                )
 
 
 def _variables(tensor: Tensor) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """Effect handlers: the Pyro messengers that programs run under."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal, TypeAlias, cast
 
 import torch
@@ -139,18 +139,6 @@ class LastSite(Messenger):
     def _process_message(self, msg: SampleMessage) -> None:
         if msg["type"] == "sample":
             self.name = msg["name"] or ""
-
-
-class EachSample(Messenger):
-    """Calls a function with the name and the message of every sample site that a program meets."""
-
-    def __init__(self, look: Callable[[str, SampleMessage], None]) -> None:
-        super().__init__()
-        self.look = look
-
-    def _pyro_post_sample(self, msg: SampleMessage) -> None:
-        if not site_is_subsample(msg) and not (msg["infer"] or {}).get("_deterministic"):
-            self.look(str(msg["name"]), msg)
 
 
 class WeightLatents(Messenger):

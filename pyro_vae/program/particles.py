@@ -2,9 +2,10 @@
 
 import types
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn, cast
 
 import pyro
 import torch
@@ -17,8 +18,8 @@ from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.types import PyroFunction
 from pyro_vae.program.adapter import modules_of
 from pyro_vae.program.explain import program_error
-from pyro_vae.program.handlers import LastSite
-from pyro_vae.program.plates import Plates, plate_nesting, plates_of, summed
+from pyro_vae.program.handlers import LastSite, SampleMessage
+from pyro_vae.program.plates import Plates, plate_nesting, plates_of, shared_plates, summed
 from pyro_vae.program.protocol import PARTICLES, Trace
 from pyro_vae.program.tracing import Site, log_density, sample_sites
 
@@ -31,12 +32,12 @@ _KNOWN: "dict[int, list[_Known]]" = {}  # by the identity of what owns the model
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """The plate nesting that a trial found for a model and a guide, while both are alive."""
+    """What trials found for a model and a guide, while both are alive."""
 
     owners: "tuple[weakref.ref[object], weakref.ref[object]]"
     names: tuple[str, str]
     training: tuple[object, ...]
-    nesting: int
+    found: dict[str, int]
 
 
 def checked_nesting(
@@ -51,17 +52,53 @@ def checked_nesting(
     Raises:
         InputError: the program does not run with a plate of particles, or means something else there; names the site.
     """
+    found = _found(model, guide)
+    if "nesting" not in found:
+        found["nesting"] = _in_trial(_trial, model, guide, args, kwargs)
+    return found["nesting"]
+
+
+def check_independent(
+    model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> None:
+    """Check at a program's first use that, given the latents, no example's density depends on another's latents.
+
+    A score function that is weighted by the bound of its own example needs that. A decoder with batch normalisation in
+    training mode is found here.
+
+    Raises:
+        InputError: names the site whose density changes.
+    """
+    found = _found(model, guide)
+    if "independent" not in found:
+        found["independent"] = _in_trial(_coupling, model, guide, args, kwargs)
+
+
+def _found(model: PyroFunction, guide: PyroFunction) -> dict[str, int]:
     (owner, name), (other, other_name) = _parts(model), _parts(guide)
     training = tuple(getattr(each, "training", None) for each in (owner, other))
     for known in _KNOWN.get(id(owner), []):
         same = known.owners[0]() is owner and known.owners[1]() is other and known.names == (name, other_name)
         if same and known.training == training:
-            return known.nesting
-    nesting = _trial(model, guide, args, kwargs)
+            return known.found
     key = id(owner)
     refs = weakref.ref(owner, lambda _: _KNOWN.pop(key, None)), weakref.ref(other)
-    _KNOWN.setdefault(key, []).append(_Known(refs, (name, other_name), training, nesting))
-    return nesting
+    known = _Known(refs, (name, other_name), training, {})
+    _KNOWN.setdefault(key, []).append(known)
+    return known.found
+
+
+def _in_trial(
+    trial: Callable[..., int],
+    model: PyroFunction,
+    guide: PyroFunction,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+) -> int:
+    tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    with isolated_rng(device, 0), torch.no_grad(), pyro.validation_enabled(False), quiet(model, guide):
+        return trial(model, guide, args, kwargs)
 
 
 def _parts(function: PyroFunction) -> tuple[object, str]:
@@ -72,25 +109,75 @@ def _parts(function: PyroFunction) -> tuple[object, str]:
 
 
 def _trial(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]) -> int:
-    tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-    device = tensors[0].device if tensors else torch.device("cpu")
-    with isolated_rng(device, 0), torch.no_grad(), pyro.validation_enabled(False), quiet(model, guide):
-        first = _run(model, guide, args, kwargs, {})
-        second = _run(model, guide, args, kwargs, first.subsamples)
-        nesting = plate_nesting(*first.traces)
-        plate = pyro.plate(PARTICLES, 2, dim=-1 - nesting)
-        stacked = {**first.subsamples, **_stacked(first, second, nesting)}
-        last = LastSite()
-        try:
-            with last:
-                both = _run(plate(model), plate(guide), args, kwargs, stacked)
-        except Exception as error:  # whatever the program's own code raises on tensors with one dimension more
-            where = f"{BROADCASTS} (after site {last.name!r})" if last.name else BROADCASTS
-            raise program_error(error, where, HINT) from error
-        wrong = _differing(both, (first, second), -1 - nesting)
-        if wrong:
-            _refuse(wrong, _run(model, guide, args, kwargs, first.nodes))
+    first = _run(model, guide, args, kwargs, {})
+    second = _run(model, guide, args, kwargs, first.subsamples)
+    nesting = plate_nesting(*first.traces)
+    plate = pyro.plate(PARTICLES, 2, dim=-1 - nesting)
+    stacked = {**first.subsamples, **_stacked(first, second, nesting)}
+    last = LastSite()
+    try:
+        with last:
+            both = _run(plate(model), plate(guide), args, kwargs, stacked)
+    except Exception as error:  # whatever the program's own code raises on tensors with one dimension more
+        where = f"{BROADCASTS} (after site {last.name!r})" if last.name else BROADCASTS
+        raise program_error(error, where, HINT) from error
+    wrong = _differing(both, (first, second), -1 - nesting)
+    if wrong:
+        _refuse(wrong[0], _run(model, guide, args, kwargs, first.nodes))
     return nesting
+
+
+def _coupling(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]) -> int:
+    first = _run(model, guide, args, kwargs, {})
+    plates = shared_plates(*first.traces)
+    if not plates:
+        return 1  # one bound for all examples
+    second = _run(model, guide, args, kwargs, first.subsamples)
+    replaced = _first_replaced(first, second, plates)
+    again, other = (_model_densities(model, args, kwargs, first, latents) for latents in ({}, replaced))
+    for name, density in other.items():
+        before, repeated = (found.get(name) for found in (first.densities[1], again))
+        if density is None or before is None or repeated is None:
+            continue
+        parts = [_other_examples(summed(each, plates, None)) for each in (density, before, repeated)]
+        if _close(parts[2], parts[1]) and not _close(parts[0], parts[1]):
+            raise InputError(
+                "a model whose examples are independent given their latents (this estimator weights the score of each "
+                "example by its own bound)",
+                f"site {name!r}, whose log-densities of other examples change with the latents of the first",
+                "sampled_kl, stl or iwae on reparameterized latents; or batch normalisation in evaluation mode",
+            )
+    return 1
+
+
+def _model_densities(
+    model: PyroFunction,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    ran: "_Ran",
+    latents: Mapping[str, object],
+) -> dict[str, Tensor | None]:
+    given = Trace()
+    given.nodes.update(cast(dict[str, SampleMessage], {**ran.nodes, **latents}))
+    trace = poutine.trace(poutine.replay(model, trace=given)).get_trace(*args, **kwargs)
+    return _densities(prune_subsample_sites(trace))
+
+
+def _first_replaced(first: "_Ran", second: "_Ran", plates: Plates) -> dict[str, object]:
+    """Return records of the latents, those of the first example from a second run."""
+    others = dict(sample_sites(second.traces[0]))
+    records: dict[str, object] = {}
+    for name, site in sample_sites(first.traces[0]):
+        if not site["is_observed"]:
+            value, dim = site["value"].clone(), (plates[0].dim or 0) - len(site["fn"].event_shape)
+            if value.dim() >= -dim:
+                value.select(dim, 0).copy_(others[name]["value"].select(dim, 0))
+            records[name] = {**site, "value": value}
+    return records
+
+
+def _other_examples(total: Tensor) -> Tensor:
+    return total[:, 1:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +223,14 @@ def _differing(both: _Ran, single: Sequence[_Ran], dim: int) -> list[_Difference
     return wrong
 
 
-def _refuse(wrong: Sequence[_Difference], again: _Ran) -> None:
-    """Refuse the first site that differs; not one with noise of its own, which differs between any two runs."""
-    for each in wrong:
-        repeated = again.densities[each.which].get(each.name)
-        if repeated is not None and _close(summed(repeated, each.kept, None), each.truth[:1]):
-            got = f"site {each.name!r} with {_shown(each.found)} in a plate of 2 and {_shown(each.truth)} one by one"
-            raise InputError(f"a program {BROADCASTS}: the same log-densities there as one by one", got, HINT)
+def _refuse(wrong: _Difference, again: _Ran) -> NoReturn:
+    """Refuse a site that differs, or that has noise of its own: then it differs between any two runs."""
+    repeated = again.densities[wrong.which].get(wrong.name)
+    if repeated is None or not _close(summed(repeated, wrong.kept, None), wrong.truth[:1]):
+        got = f"site {wrong.name!r} with noise of its own, outside pyro.sample, which particles in a plate may share"
+        raise InputError(f"a program {BROADCASTS}", got, HINT)
+    got = f"site {wrong.name!r} with {_shown(wrong.found)} in a plate of 2 and {_shown(wrong.truth)} one by one"
+    raise InputError(f"a program {BROADCASTS}: the same log-densities there as one by one", got, HINT)
 
 
 def _shown(totals: Tensor) -> str:
@@ -240,4 +328,5 @@ def quiet(*functions: PyroFunction) -> Iterator[None]:
             module.training = mode
         with torch.no_grad():
             for buffer, value in buffers:
-                buffer.copy_(value)
+                if not torch.equal(buffer, value):  # a graph that is still to be differentiated may hold the others
+                    buffer.copy_(value)

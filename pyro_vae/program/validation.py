@@ -1,28 +1,32 @@
 """Validation of a program before training: errors that would train wrongly or not at all, each with a suggested fix."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Literal
 
 import pyro
 import torch
 from pyro.distributions import Unit
 from torch.distributions import Distribution
 
-from pyro_vae.base.batch import Batch
+from pyro_vae.base.batch import Batch, arguments
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.explain import explained
-from pyro_vae.program.handlers import EachSample
+from pyro_vae.program.particles import checked_nesting
+from pyro_vae.program.plates import plates_of, shared_plates
 from pyro_vae.program.protocol import PARTICLES, Program, Trace
 from pyro_vae.program.tracing import Site, check_latents, sample_sites, trace_program, trained_tensors
 
 BROADCASTS = "that broadcasts, latents (particles, data, ...) beside x (data, ...)"
 
 
-def check_program(program: Program, x: Batch, *, per_example: bool = True) -> None:
+Need = Literal["training", "bound", "card"]
+
+
+def check_program(program: Program, x: Batch, *, need: Need = "card") -> None:
     """Run the program on a few examples and refuse what would train wrongly or not at all.
 
     The program runs on two batch sizes, in evaluation mode, on its own random states.
@@ -30,52 +34,42 @@ def check_program(program: Program, x: Batch, *, per_example: bool = True) -> No
     Args:
         program: the program.
         x: a few examples, (B, *event_shape), or the arguments of a call, on the program's device.
-        per_example: whether the program is to have a bound for each example, which evaluation needs: every site inside
-            one plate over the examples, in dimension -1, and one observed site of the data's shape. Training does not
-            need it (:doc:`/programs`).
+        need: what the program is checked for. ``training`` takes whatever Pyro's ``Trace_ELBO`` takes
+            (:doc:`/programs`); a held-out ``bound`` for each example needs a plate of the examples that all sites
+            share; the ``card`` needs it to be the only plate, in dimension -1.
 
     Raises:
         InputError: it does not run; a latent that only one of model and guide has; no observed site; an observed value
             outside its distribution's support (grey pixels under a Bernoulli); a trainable parameter that Pyro never
-            sees, or one that Pyro sees but the program does not hold; no bound for each example, if asked for.
+            sees, or one that Pyro sees but the program does not hold; plates that do not fit the need.
     """
     with trying(program, x.device), torch.no_grad():
         for batch in (x, x[:-1]) if len(x) > 2 else (x,):
-            traces = _checked_run(program, batch, per_example=per_example)
+            traces = _checked_run(program, batch, need)
         _check_parameters(program, *traces)
 
 
 def check_particles(program: Program, x: Batch) -> None:
-    """Run the program once with a plate of particles, as held-out bounds do.
+    """Check that several particles in a plate mean what they mean one by one (:func:`.checked_nesting`).
 
     Raises:
-        InputError: it does not broadcast over a dimension to the left of the examples.
+        InputError: they do not, or the program does not run so.
     """
-    with trying(program, x.device), torch.no_grad(), explained(BROADCASTS):
-        trace_program(program, x, num_particles=2)
+    with trying(program, x.device):
+        checked_nesting(program.model, program.guide, *arguments(x))
 
 
-def check_once(program: Program, x: Batch, *, particles: bool = False, per_example: bool = True) -> None:
-    """Check as :func:`check_program` does, and with ``particles`` as :func:`check_particles` does, by a single run.
-
-    The program runs again only to explain a failure. One batch size cannot tell a plate of ``len(x)`` from a constant:
-    :func:`checking_sites` finds that in a later run on another size.
+def check_once(program: Program, x: Batch, *, need: Need = "card") -> None:
+    """Check as :func:`check_program` does, by a single run; the program runs again only to explain a failure.
 
     Raises:
-        InputError: as these two.
+        InputError: as :func:`check_program`.
     """
-    if particles and len(x) <= 2:  # too few for the shapes to tell particles from examples
-        check_program(program, x, per_example=per_example)
-        check_particles(program, x)
-        return
     try:
         with trying(program, x.device), torch.no_grad():
-            traces = _checked_run(program, x, 2 if particles else None, per_example=per_example)
-            _check_parameters(program, *traces)
+            _check_parameters(program, *_checked_run(program, x, need))
     except InputError:
-        check_program(program, x, per_example=per_example)
-        if particles:
-            check_particles(program, x)
+        check_program(program, x, need=need)
         raise
 
 
@@ -94,33 +88,37 @@ def trying(program: Program, device: torch.device) -> Iterator[None]:
         program.train(was_training)
 
 
-def checking_sites(batch: int) -> EachSample:
-    """Return a handler that refuses sites outside one plate of the batch, however the program runs.
-
-    Args:
-        batch: examples in the batch.
-    """
-    return EachSample(lambda name, site: _check_plates(name, cast(Site, site), batch))
-
-
-def _checked_run(
-    program: Program, x: Batch, num_particles: int | None = None, *, per_example: bool
-) -> tuple[Trace, Trace]:
+def _checked_run(program: Program, x: Batch, need: Need) -> tuple[Trace, Trace]:
     """Trace the program once, and check all but its parameters."""
     with explained():
-        guide_trace, model_trace = trace_program(program, x, num_particles)
+        guide_trace, model_trace = trace_program(program, x)
     check_latents(guide_trace, model_trace)
     if not any(site["is_observed"] for _, site in sample_sites(model_trace)):
         raise InputError("an observed site in the model", "none", "pyro.sample('x', ..., obs=x)")
+    if need == "bound":
+        _check_shared((guide_trace, model_trace), len(x))
     for trace in (guide_trace, model_trace):
         for name, site in sample_sites(trace):
-            if per_example:
-                _check_site(name, site, len(x), num_particles)
+            if need == "card":
+                _check_site(name, site, len(x))
             _check_support(name, site)
     with explained():
         guide_trace.compute_log_prob()
         model_trace.compute_log_prob()
     return guide_trace, model_trace
+
+
+def _check_shared(traces: Sequence[Trace], batch: int) -> None:
+    """Check that all sites share one plate of the examples."""
+    if [plate.size for plate in shared_plates(*traces)] in ([batch], [-1]):
+        return
+    sites = [pair for trace in traces for pair in sample_sites(trace)]
+    outside = [name for name, site in sites if not {plate.size for plate in plates_of(site)} & {batch, -1}]
+    raise InputError(
+        f"a plate of the {batch} examples that all sites share, for a held-out bound of each",
+        f"site {outside[0]!r} outside it" if outside else "plates of other names in model and guide, or several",
+        "fit without validation, or every site inside 'with pyro.plate(\"data\", len(x)):'",
+    )
 
 
 def _check_plates(name: str, site: Site, batch: int) -> None:
@@ -135,10 +133,9 @@ def _check_plates(name: str, site: Site, batch: int) -> None:
         raise InputError(f"site {name!r} without a scale", site["scale"], "plate sizes of len(x)")
 
 
-def _check_site(name: str, site: Site, batch: int, num_particles: int | None) -> None:
+def _check_site(name: str, site: Site, batch: int) -> None:
     _check_plates(name, site, batch)
-    particles = [] if num_particles is None else [(num_particles, batch), (1, batch)]
-    if tuple(site["fn"].batch_shape) not in [(batch,), (), *particles]:
+    if tuple(site["fn"].batch_shape) not in [(batch,), ()]:
         raise InputError(
             f"site {name!r} with batch shape ({batch},)",
             tuple(site["fn"].batch_shape),

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from pyro.infer import ELBO
@@ -26,7 +26,7 @@ from pyro_vae.models.replicates import Replicates, as_trainable, first_of, membe
 from pyro_vae.program.call import data_for
 from pyro_vae.program.explain import explained
 from pyro_vae.program.protocol import Program
-from pyro_vae.program.validation import BROADCASTS, check_once, check_program, checking_sites, trying
+from pyro_vae.program.validation import BROADCASTS, Need, check_once, check_particles, check_program, trying
 from pyro_vae.training.loop import Loop, total_steps
 from pyro_vae.training.settings import Settings
 
@@ -57,16 +57,17 @@ def start_loop(
         _check_state(resumed, math.ceil(len(images) / settings.batch_size), settings)
     from_spec(SCHEDULES, settings.schedule, "schedule")
     estimator = _estimator(settings)
+    need: Need = "training" if held_out is None else "bound"
     with isolated_rng(device, settings.seed):
         example = images.batch(slice(0, CHECKED))
         program = as_trainable(thing, example.cpu())  # the user's networks are still on the CPU
         program.to(device)
         for member in members(program):
-            _check(member, example, settings, per_example=held_out is not None)
+            _check(member, example, settings, need)
     loop = _begun(program, estimator, images, held_out, settings, resumed)
     if loop.engine_name == to_spec(ENGINES, StockSVI()):  # the compiled one runs the estimator as it prepares
         with isolated_rng(device, settings.seed):
-            _try_estimator(estimator, members(program)[0], example, per_example=held_out is not None)
+            _try_estimator(estimator, members(program)[0], example, need)
     return loop
 
 
@@ -93,31 +94,31 @@ def _check_state(state: object, batches: int, settings: Settings) -> None:
 
 def prepare(loop: Loop) -> None:
     """Prepare the engine on a batch of the usual size, without using up noise."""
-    with _as_in_a_step(loop.program, loop.train, loop.settings, per_example=loop.validation is not None) as x:
+    with _as_in_a_step(loop.program, loop.train, loop.settings) as x:
         loop.engine.prepare(x, loop.kl_weight())
 
 
 @contextmanager
-def _as_in_a_step(
-    program: Program | Replicates, images: Data, settings: Settings, *, per_example: bool
-) -> Iterator[Batch]:
-    """Run a block as a step runs, in training mode, with its sites checked; yields a batch. Restores mode and noise."""
+def _as_in_a_step(program: Program | Replicates, images: Data, settings: Settings) -> Iterator[Batch]:
+    """Run a block as a step runs, in training mode; yields a batch. Restores mode and noise."""
     was_training = getattr(program, "training", True)
     program.train(True)
     try:
-        with isolated_rng(images.device), checking_sites(settings.batch_size) if per_example else nullcontext():
+        with isolated_rng(images.device):
             yield images.batch(torch.arange(settings.batch_size, device=images.device))  # gathered, as in a step
     finally:
         program.train(was_training)
 
 
-def _check(program: Program, example: Batch, settings: Settings, *, per_example: bool) -> None:
+def _check(program: Program, example: Batch, settings: Settings, need: Need) -> None:
     """Check the program on examples of another number than a batch's: no constant passes for ``len(x)`` in both."""
     x = example[:-1] if len(example) == settings.batch_size > 2 else example
     try:
-        check_once(program, x, particles=per_example and settings.eval_particles > 1, per_example=per_example)
+        check_once(program, x, need=need)
+        if need == "bound" and settings.eval_particles > 1:
+            check_particles(program, x)
     except InputError:
-        check_program(program, example, per_example=per_example)  # names the data's own shape
+        check_program(program, example, need=need)  # names the data's own shape
         raise
 
 
@@ -154,19 +155,18 @@ def _estimator(settings: Settings) -> ELBO:
     return estimator
 
 
-def _try_estimator(estimator: ELBO, program: Program, example: Batch, *, per_example: bool) -> None:
+def _try_estimator(estimator: ELBO, program: Program, example: Batch, need: Need) -> None:
     """Run the program once as a step will, on another batch size than before; ours may refuse it."""
     x = example[: min(TRIED, len(example) - 1)] if len(example) > 2 else example
     if not isinstance(estimator, Estimator):
-        check_once(program, x, per_example=per_example)
+        check_once(program, x, need=need)
         return
     estimator = copy.deepcopy(estimator)  # it may have a state
     try:
-        checked = checking_sites(len(x)) if per_example else nullcontext()
-        with trying(program, x.device), checked, explained(BROADCASTS):
+        with trying(program, x.device), explained(BROADCASTS):
             estimator.of_draw(estimator.draw(program.model, program.guide, *arguments(x)))
     except InputError:
-        check_program(program, example, per_example=per_example)  # says more, where the program is wrong by itself
+        check_program(program, example, need=need)  # says more, where the program is wrong by itself
         raise
 
 
@@ -188,7 +188,7 @@ def _begun(
     if not isinstance(value, Auto):
         return loop(value, value.start(program, estimator, optimizer, clip_norm, kl_weighted=kl_weighted), why)
     steps = total_steps(settings, len(images))
-    with _as_in_a_step(program, images, settings, per_example=held_out is not None) as x:
+    with _as_in_a_step(program, images, settings) as x:
         return loop(*value.choose(program, estimator, optimizer, clip_norm, x, steps, kl_weighted=kl_weighted))
 
 

@@ -18,8 +18,8 @@ from pyro_vae.models.priors import StandardNormal
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
 
 
-def test_training_refuses_a_scaled_program():
-    """Pyro's VAE example has no subsample scaling (issue 1437): how a model is written must not change the scale."""
+def test_a_scale_multiplies_the_loss_and_not_the_held_out_bound():
+    """Pyro's VAE example has no subsample scaling (issue 1437): how a model is written must not change the bound."""
 
     def model(x):
         with pyro.plate("data", 8, subsample_size=4, dim=-1) as index:
@@ -33,7 +33,7 @@ def test_training_refuses_a_scaled_program():
 
     held_out = {"validation": binary(8).float()}
     with pytest.raises(
-        InputError, match=r"inside one plate of the 8 examples in dimension -1; got .*plate 'data' of 4"
+        InputError, match="a plate of the 8 examples that all sites share, for a held-out bound of each; got site 'z'"
     ):
         fit((model, guide), binary(8).float(), epochs=1, batch_size=4, device="cpu", **held_out)
 
@@ -42,8 +42,22 @@ def test_training_refuses_a_scaled_program():
             with pyro.poutine.scale(scale=100.0):
                 super().model(x)
 
-    with pytest.raises(InputError, match="without a scale"):
-        fit(Scaled((6,), 2, (4,)), binary(8).float(), epochs=1, batch_size=4, device="cpu", **held_out)
+        def guide(self, x):
+            with pyro.poutine.scale(scale=100.0):
+                super().guide(x)
+
+    programs = []
+    for kind in (VAE, Scaled):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            programs.append(kind((6,), 2, (4,)))
+    settings = {"optimizer": "sgd", "epochs": 1, "batch_size": 4, "device": "cpu", **held_out}
+    rates = 1e-3, 1e-5
+    plain, scaled = (
+        fit(p, binary(8).float(), learning_rate=r, **settings) for p, r in zip(programs, rates, strict=True)
+    )
+    assert scaled.history[0].bound == pytest.approx(plain.history[0].bound, rel=1e-5)
+    assert scaled.history[0].objective == pytest.approx(100 * plain.history[0].objective, rel=1e-5)
 
 
 def test_latents_of_different_shapes_are_refused_before_training():

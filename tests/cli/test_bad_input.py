@@ -491,7 +491,7 @@ def test_estimator_that_refuses_the_program_leaves_no_folder(tmp_path, capsys):
     )
     argv = ["train", "--model", str(tmp_path / "discrete.py"), "--epochs", "1", "--device", "cpu"]
     assert main([*argv, "--estimator", "dreg", "--out", str(tmp_path / "run")]) == 2
-    assert "without a scale" in capsys.readouterr().err
+    assert "one scale for all sites, or one for all latents" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     text = (tmp_path / "discrete.py").read_text()
     (tmp_path / "discrete.py").write_text(text.replace("scale=0.5", "scale=1.0"))

@@ -52,10 +52,8 @@ def test_a_scale_multiplies_the_loss_and_not_the_held_out_bound():
             torch.manual_seed(0)
             programs.append(kind((6,), 2, (4,)))
     settings = {"optimizer": "sgd", "epochs": 1, "batch_size": 4, "device": "cpu", **held_out}
-    rates = 1e-3, 1e-5
-    plain, scaled = (
-        fit(p, binary(8).float(), learning_rate=r, **settings) for p, r in zip(programs, rates, strict=True)
-    )
+    pairs = zip(programs, (1e-3, 1e-5), strict=True)
+    plain, scaled = (fit(program, binary(8).float(), learning_rate=rate, **settings) for program, rate in pairs)
     assert scaled.history[0].bound == pytest.approx(plain.history[0].bound, rel=1e-5)
     assert scaled.history[0].objective == pytest.approx(100 * plain.history[0].objective, rel=1e-5)
 

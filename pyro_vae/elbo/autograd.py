@@ -41,6 +41,11 @@ class ByAutograd(Estimator):
         return int(self.estimator.num_particles)
 
     @property
+    def vectorized(self) -> bool:
+        """Whether both this one and the estimator inside say so."""
+        return self.vectorize_particles and self.estimator.vectorize_particles
+
+    @property
     def total_particles(self) -> int:
         """As the estimator inside."""
         return self.estimator.total_particles

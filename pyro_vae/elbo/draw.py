@@ -16,7 +16,18 @@ from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import PyroFunction
 from pyro_vae.elbo.scales import UNSCALED, Scales, scales_of
-from pyro_vae.elbo.terms import Run, Terms, carries_density, check_scores, density, is_score, is_single, score_function
+from pyro_vae.elbo.terms import (
+    Run,
+    Terms,
+    carries_density,
+    check_factor,
+    check_scores,
+    check_shape,
+    density,
+    is_score,
+    is_single,
+    score_function,
+)
 from pyro_vae.program.handlers import Sampled, SampleMessage
 from pyro_vae.program.particles import checked_nesting
 from pyro_vae.program.plates import Plates, shared_plates, sizes, summed
@@ -139,12 +150,11 @@ class Draw:
         That of sites without reparameterization; with ``fixed`` latents, of all; of a ``Rejector``, the log-probability
         of acceptance (Naesseth et al., arXiv 1610.05683). Neither scaled nor masked, as in Pyro's ``score_parts``.
         """
-        found = [
-            [part for site in (*r.guide_latents, *r.guide_factors) for part in self._score(site)] for r in self.runs
-        ]
-        if not any(found):
+        found = [[self.score(site) for site in (*r.guide_latents, *r.guide_factors)] for r in self.runs]
+        kept = [[self._kept(part) for part in parts if part is not None] for parts in found]
+        if not any(kept):
             return None
-        return torch.cat([self.expanded(sum(parts[1:], parts[0])) for parts in found])
+        return torch.cat([self.expanded(sum(parts[1:], parts[0])) for parts in kept])
 
     def _terms(self, run: Run) -> Terms:
         scales = self.scales
@@ -167,7 +177,7 @@ class Draw:
             sites: the sites.
             scale: a factor of the sum; None: each site's own.
         """
-        parts = [self._kept(density(s) if scale is not None else density(s) * s["scale"]) for s in sites]
+        parts = [self._kept(self.density(s) if scale is not None else self.density(s) * s["scale"]) for s in sites]
         if not parts:
             return self._zero()
         total = sum(parts[1:], parts[0])
@@ -182,6 +192,12 @@ class Draw:
         """Sum the plates that are not kept, and return (K of the run, B)."""
         return self.expanded(self._kept(log_prob))
 
+    def density(self, site: Site) -> Tensor:
+        """Return the log-density of a site, masked and not scaled; its dimensions are those of its plates."""
+        log_prob = density(site)
+        check_shape(site, log_prob, self._dim)
+        return log_prob
+
     def _kept(self, log_prob: Tensor) -> Tensor:
         return summed(log_prob, self.plates, self._dim)
 
@@ -189,13 +205,19 @@ class Draw:
         device = next((site["value"].device for run in self.runs for site in run.sites), None)
         return self.expanded(torch.zeros((1,) * (1 + len(self.plates)), device=device))
 
-    def _score(self, site: Site) -> list[Tensor]:
+    def score(self, site: Site) -> Tensor | None:
+        """Return the log-density of a site's score, of its batch shape, not scaled, not masked; None if it is zero."""
         if self.latents == "fixed" and not site["is_observed"]:
             if site["fn"].has_rsample and isinstance(innermost(site["fn"]), Delta):
-                return []
-            return [self._kept(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))]
-        part = score_function(site)
-        return [] if part is None else [self._kept(part)]
+                return None
+            log_prob: Tensor = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            return log_prob
+        return score_function(site)
+
+    @property
+    def particles_dim(self) -> int | None:
+        """The dimension of the particles; None where they are run one by one."""
+        return self._dim
 
     def _only(self) -> Run:
         if len(self.runs) > 1:
@@ -235,6 +257,8 @@ class Draw:
                     self._subsamples.nodes.setdefault(name, site)
         run = Run(pruned, prune_subsample_sites(model_trace), sampled.drawn, sampled.leaves)
         check_latents(run.guide_trace, run.model_trace)
+        for factor in run.guide_factors:
+            check_factor(factor)
         return run
 
     def _trace(self, function: PyroFunction) -> Trace:

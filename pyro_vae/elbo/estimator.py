@@ -36,8 +36,9 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import mean_of_others
 from pyro_vae.base.types import PyroFunction
 from pyro_vae.elbo.draw import Draw, Latents
+from pyro_vae.elbo.local import LocalAdvantage, has_local_scores
 from pyro_vae.elbo.terms import Terms
-from pyro_vae.elbo.weighting import TotalDerivative, Weighting, scaled_sum
+from pyro_vae.elbo.weighting import Advantage, TotalDerivative, Weighting, scaled_sum
 from pyro_vae.program.particles import check_independent
 from pyro_vae.program.protocol import Program
 
@@ -90,6 +91,11 @@ class Estimator(ELBO):
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @property
+    def vectorized(self) -> bool:
+        """Whether several particles are run in a plate."""
+        return self.vectorize_particles
+
+    @property
     def total_particles(self) -> int:
         """The number of particles that a step samples per example: ``num_particles`` times the number of bounds."""
         return int(self.num_particles)
@@ -126,9 +132,8 @@ class Estimator(ELBO):
         latents: Latents | None = None,
     ) -> Draw:
         """Sample the particles of one step; latents are as the gradient's class needs them, or as asked for."""
-        seen = latents or self.gradient.latents
-        vectorize = self.vectorize_particles
-        return Draw(model, guide, args, kwargs, self.total_particles, seen, vectorize_particles=vectorize)
+        seen, vectorized = latents or self.gradient.latents, self.vectorized
+        return Draw(model, guide, args, kwargs, self.total_particles, seen, vectorize_particles=vectorized)
 
     def of_draw(self, draw: Draw) -> Bound:
         """Return value and surrogate of one draw.
@@ -144,8 +149,8 @@ class Estimator(ELBO):
             raise TypeError(f"{type(self).__name__}.weighting returned {got}")
         scale = draw.scale
         advantage = self.advantage_of(draw, terms)
-        if draw.batch > 1 and (advantage is not None or weights.needs_independence):
-            check_independent(draw.model, draw.guide, draw.args, draw.kwargs)
+        if weights.needs_independence:
+            check_coupling(draw)
         return Bound(weights.value, weights.scaled(scale).surrogate(draw, terms, advantage))
 
     def check(self, draw: Draw) -> None:
@@ -154,20 +159,23 @@ class Estimator(ELBO):
         Raises:
             InputError: scales that differ between sites; sites without reparameterization.
         """
-        if draw.scales.kind == "sites" and not self.linear:
+        linear = self.linear or self.total_particles == 1  # a log of one weight is linear in it
+        if draw.scales.kind == "sites" and not linear:
             raise InputError(
                 "one scale for all sites, or one for all latents (a log of a mean is no mean of logs: subsampling "
                 "beside a global latent, or scales of single sites, would bias this bound)",
                 "scales that differ",
                 "sampled_kl, analytic_kl or stl; or no subsampling",
             )
-        if draw.scales.kind == "kl" and not (self.linear or self.kl_weightable):
+        if draw.scales.kind == "kl" and not (linear or self.kl_weightable):
             raise InputError(
                 "one scale for latents and data (this estimator holds for w = p/q itself)", "two scales", "iwae"
             )
 
-    def advantage_of(self, draw: Draw, terms: Terms) -> Tensor | None:
+    def advantage_of(self, draw: Draw, terms: Terms) -> Advantage | None:
         """Return what each particle adds to the bound, (K, B), times the scale, if the draw has sites that need it."""
+        if self.linear and has_local_scores(draw):
+            return LocalAdvantage()
         if draw.latents == "fixed" or draw.log_score is None:
             return None
         if not self.mixed:
@@ -176,6 +184,7 @@ class Estimator(ELBO):
                 "a site without reparameterization, or marked as score",
                 "reinforce, vimco, rws or tvo for all sites, or iwae for a mixture",
             )
+        check_coupling(draw)
         advantage, scale = self.advantage(terms.detach()), draw.scale
         return advantage * scale if isinstance(scale, Tensor) and scale.dim() else advantage
 
@@ -191,6 +200,8 @@ class Estimator(ELBO):
         count, batch = log_w.shape
         if count == 1:
             return value.unsqueeze(0)
+        if self.linear:
+            return (log_w - mean_of_others(log_w)) / count
         own = torch.eye(count, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
         replaced = torch.where(
             own, mean_of_others(log_w).unsqueeze(1), log_w.unsqueeze(0)
@@ -244,6 +255,16 @@ class Estimator(ELBO):
 
     def _get_trace(self, *args: object) -> NoReturn:  # Pyro's base class asks for it; nothing here calls it
         raise TypeError("estimators sample by pyro_vae.elbo.Draw")
+
+
+def check_coupling(draw: Draw) -> None:
+    """Check that no example's bound depends on other examples' latents, where there are bounds of several.
+
+    Raises:
+        InputError: a decoder with batch normalisation in training mode, say.
+    """
+    if draw.batch > 1:
+        check_independent(draw.model, draw.guide, draw.args, draw.kwargs)
 
 
 def at_least_one(name: str, value: object) -> None:

@@ -12,7 +12,7 @@ from pyro_vae.base.statistics import importance_weights, log_mean_exp
 from pyro_vae.elbo.autograd import ByAutograd
 from pyro_vae.elbo.estimator import Estimator, Group, at_least_one
 from pyro_vae.elbo.terms import Terms
-from pyro_vae.elbo.weighting import PathDerivative, ThreeTerms, Weighting
+from pyro_vae.elbo.weighting import PathDerivative, ThreeTerms, Weighting, added_by_each
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class IWAE(Estimator):
         """Return the bound; every particle has weight w̃."""
         log_w = terms.log_weight
         return self.gradient.of(log_mean_exp(log_w), importance_weights(log_w))
+
+    def advantage(self, terms: Terms) -> Tensor:
+        """Return what each particle adds to the bound, (K, B)."""
+        log_w = terms.log_weight
+        return added_by_each(log_w) if len(log_w) > 1 else log_mean_exp(log_w).unsqueeze(0)
 
     def reference(self, group: Group) -> Estimator:
         """Return the importance-weighted bound by its total derivative."""
@@ -194,6 +199,10 @@ class CIWAE(IWAE):
         value = self.beta * log_w.mean(0) + (1 - self.beta) * log_mean_exp(log_w)
         return self.gradient.of(value, self.beta / len(log_w) + (1 - self.beta) * importance_weights(log_w))
 
+    def advantage(self, terms: Terms) -> Tensor:
+        """Return what each particle adds to this bound, (K, B)."""
+        return Estimator.advantage(self, terms)
+
     def reference(self, group: Group) -> Estimator:
         """Return the derivative of the value by autograd: no other estimator maximises this bound."""
         return ByAutograd(self)
@@ -233,6 +242,10 @@ class Renyi(IWAE):
         close = largest + spread.clamp(-1, 1).expm1().mean(0).log1p() / order
         value = torch.where(spread.abs().amax(0) < 1, close, log_mean_exp(tempered) / order)
         return self.gradient.of(value, importance_weights(tempered))
+
+    def advantage(self, terms: Terms) -> Tensor:
+        """Return what each particle adds to this bound, (K, B)."""
+        return Estimator.advantage(self, terms)
 
     def reference(self, group: Group) -> Estimator:
         """Return the derivative of the value by autograd: no other estimator maximises this bound."""

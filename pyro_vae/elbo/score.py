@@ -14,7 +14,7 @@ from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group, at_
 from pyro_vae.elbo.importance import IWAE
 from pyro_vae.elbo.pathwise import SampledKL
 from pyro_vae.elbo.terms import Terms
-from pyro_vae.elbo.weighting import ScoreFunction, Weighting
+from pyro_vae.elbo.weighting import ScoreFunction, Weighting, added_by_each, bounded_share
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,8 @@ class VIMCO(Reinforce):
     def weighting(self, terms: Terms) -> Weighting:
         """Return the bound; the score term is weighted by what a particle adds to the bound, minus w̃."""
         log_w = terms.log_weight
-        geometric = mean_of_others(log_w.log_softmax(0))
-        replaced = torch.logaddexp(log_share_of_others(log_w), geometric)  # L_{−k} − L
         weight = importance_weights(log_w)
-        return ScoreFunction(log_mean_exp(log_w), weight, -_bounded(replaced) - weight)
+        return ScoreFunction(log_mean_exp(log_w), weight, added_by_each(log_w) - weight)
 
     def reference(self, group: Group) -> Estimator:
         """Return the importance-weighted bound by its total derivative."""
@@ -186,7 +184,7 @@ class OVIS(VIMCO):
         """Return the bound; the score term is weighted by the bound minus that of the other particles."""
         log_w = terms.log_weight
         weight, even = importance_weights(log_w), math.log1p(-1 / len(log_w))
-        added = even - _bounded(log_share_of_others(log_w))
+        added = even - bounded_share(log_share_of_others(log_w))
         return ScoreFunction(log_mean_exp(log_w), weight, added - (1 - self.gamma) * (weight + even))
 
 
@@ -224,7 +222,7 @@ class OVISMonteCarlo(Estimator):
         log_w, further = terms.log_weight.split([self.num_particles, self.num_auxiliary])
         weight = importance_weights(log_w)
         share = further - log_w.logsumexp(0)  # of each replacement, log, (S, B)
-        total = _bounded(torch.logaddexp(log_share_of_others(log_w), share[:, None]))  # of all, replaced, (S, K, B)
+        total = bounded_share(torch.logaddexp(log_share_of_others(log_w), share[:, None]))  # replaced, (S, K, B)
         score = ((share[:, None] - total).exp() - total).mean(0) - weight
         none = torch.zeros_like(further)
         return ScoreFunction(log_mean_exp(log_w), torch.cat([weight, none]), torch.cat([score, none]))
@@ -232,8 +230,3 @@ class OVISMonteCarlo(Estimator):
     def reference(self, group: Group) -> Estimator:
         """Return the importance-weighted bound by its total derivative."""
         return IWAE(self.num_particles)
-
-
-def _bounded(log_share: Tensor) -> Tensor:
-    """Return the log of a share of the sum of weights, for a share of 0 that of the smallest normal number."""
-    return log_share.masked_fill(log_share == -math.inf, math.log(torch.finfo(log_share.dtype).tiny))

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import cast
 
 import torch
-from pyro.distributions import Delta, MaskedDistribution, TorchDistribution
+from pyro.distributions import Delta, MaskedDistribution, TorchDistribution, Unit
 from pyro.distributions.torch_distribution import ExpandedDistribution, TorchDistributionMixin
 from pyro.distributions.util import is_identically_zero, sum_rightmost
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.distributions import Independent
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.program.handlers import SampleMessage, is_pathwise
+from pyro_vae.program.plates import plates_of
 from pyro_vae.program.protocol import Trace
 from pyro_vae.program.tracing import Site, log_density, sample_sites
 
@@ -62,8 +63,9 @@ class Run:
 
     @cached_property
     def guide_factors(self) -> list[Site]:
-        """The observed sites of the guide: ``pyro.factor``."""
-        return [site for _, site in sample_sites(self.guide_trace) if site["is_observed"]]
+        """The observed sites of the guide: ``pyro.factor``; not the model's, which a guide that is a messenger runs."""
+        models = {site["name"] for site in self.observed}
+        return [s for n, s in sample_sites(self.guide_trace) if s["is_observed"] and n not in models]
 
     @cached_property
     def model_latents(self) -> list[Site]:
@@ -78,7 +80,7 @@ class Run:
     @property
     def sites(self) -> list[Site]:
         """Every site of the guide, then of the model."""
-        return [site for trace in (self.guide_trace, self.model_trace) for _, site in sample_sites(trace)]
+        return [*self.guide_latents, *self.guide_factors, *(site for _, site in sample_sites(self.model_trace))]
 
 
 def density(site: Site) -> Tensor:
@@ -95,6 +97,36 @@ def density(site: Site) -> Tensor:
             "a flow without an inverse",
             "sampled_kl or iwae, which score a flow only where it has sampled",
         ) from error
+
+
+def check_shape(site: Site, log_prob: Tensor, particles: int | None) -> None:
+    """Refuse a log-density with a dimension that no plate declares: it would be counted once too often.
+
+    Raises:
+        InputError: as Pyro's validation says it.
+    """
+    declared = {particles, *(plate.dim for plate in plates_of(site))}
+    loose = [dim for dim in range(-log_prob.dim(), 0) if dim not in declared and log_prob.shape[dim] > 1]
+    if loose:
+        raise InputError(
+            f"site {site['name']!r} with a log-density for each element of its plates",
+            f"shape {tuple(log_prob.shape)}, whose dimension {loose[0]} no plate declares",
+            f".to_event({-loose[0]}) at this site, or a plate in dimension {loose[0]}",
+        )
+
+
+def check_factor(site: Site) -> None:
+    """Refuse a factor in a guide that does not say whether its gradient is pathwise.
+
+    Raises:
+        InputError: ``has_rsample`` is missing, which Pyro refuses, too.
+    """
+    if isinstance(site["fn"], Unit) and "has_rsample" not in vars(site["fn"]):
+        raise InputError(
+            f"has_rsample at factor {site['name']!r} of the guide",
+            "none",
+            "pyro.factor(..., has_rsample=True) where it depends on reparameterized samples",
+        )
 
 
 def score_function(site: Site) -> Tensor | None:

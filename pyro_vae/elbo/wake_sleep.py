@@ -133,7 +133,7 @@ def sleep_log_q(draw: Draw) -> Tensor:
     guide_trace = poutine.trace(poutine.replay(draw.guide, trace=sample)).get_trace(*args, **kwargs)
     latents = [site for _, site in sample_sites(prune_subsample_sites(guide_trace)) if not site["is_observed"]]
     parts = [summed(log_density(site), draw.plates, None) for site in latents]
-    return sum(parts[1:], parts[0]).reshape(-1)
+    return sum(parts[1:], parts[0]).reshape(-1) if parts else torch.zeros(())
 
 
 def _weighed(draw: Draw, log_q: Tensor) -> Tensor:

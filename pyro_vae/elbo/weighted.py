@@ -55,6 +55,11 @@ class Weighted(Estimator):
         return int(self.estimator.num_particles)
 
     @property
+    def vectorized(self) -> bool:
+        """Whether both this one and the estimator inside say so."""
+        return self.vectorize_particles and self.estimator.vectorize_particles
+
+    @property
     def total_particles(self) -> int:
         """As the estimator inside."""
         return self.estimator.total_particles
@@ -69,7 +74,7 @@ class Weighted(Estimator):
     ) -> Draw:
         """Sample as the estimator inside, the terms weighted."""
         latents = latents or self.estimator.gradient.latents
-        vectorize = self.estimator.vectorize_particles
+        vectorize = self.vectorized
         return Draw(model, guide, args, kwargs, self.total_particles, latents, self.beta, vectorize_particles=vectorize)
 
     def check(self, draw: Draw) -> None:

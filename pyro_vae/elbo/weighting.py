@@ -1,8 +1,9 @@
 """The weights of the three gradient terms, and the surrogates whose gradients are their weighted sums."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, NoReturn, Self
+from typing import ClassVar, NoReturn, Self, TypeAlias
 
 import torch
 from pyro.distributions import Delta
@@ -10,8 +11,12 @@ from torch import Tensor
 
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
+from pyro_vae.base.statistics import log_share_of_others, mean_of_others
 from pyro_vae.elbo.draw import Draw, Latents
+from pyro_vae.elbo.local import LocalAdvantage
 from pyro_vae.elbo.terms import Run, Terms
+
+Advantage: TypeAlias = Tensor | LocalAdvantage
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +37,7 @@ class Weighting(ABC):
         """Return the weighting by which every term that this class keeps has the weight of Σ weight log w."""
 
     @abstractmethod
-    def surrogate(self, draw: Draw, terms: Terms, advantage: Tensor | None = None) -> Tensor:
+    def surrogate(self, draw: Draw, terms: Terms, advantage: Advantage | None = None) -> Tensor:
         """Return a scalar whose gradient is the weighted sum of the terms.
 
         Args:
@@ -62,7 +67,7 @@ class TotalDerivative(Weighting):
         """Return the total derivative of Σ weight log w."""
         return cls(value, weight)
 
-    def surrogate(self, draw: Draw, terms: Terms, advantage: Tensor | None = None) -> Tensor:
+    def surrogate(self, draw: Draw, terms: Terms, advantage: Advantage | None = None) -> Tensor:
         """Return Σ a log w, and Σ advantage log q of the sites without reparameterization."""
         return weighted_sum(self.theta, terms.log_weight) + scored(draw, advantage)
 
@@ -87,7 +92,7 @@ class PathDerivative(Weighting):
         """Return the path derivative of Σ weight log w."""
         return cls(value, weight)
 
-    def surrogate(self, draw: Draw, terms: Terms, advantage: Tensor | None = None) -> Tensor:
+    def surrogate(self, draw: Draw, terms: Terms, advantage: Advantage | None = None) -> Tensor:
         """Return Σ a log p(x, z) − Σ a ∇z log q · z(φ)."""
         surrogate = weighted_sum(self.theta, terms.log_joint)
         if draw.model_attached:  # one pass through the model serves both terms
@@ -121,7 +126,7 @@ class ThreeTerms(Weighting):
         """Return the total derivative of Σ weight log w, term by term."""
         return cls(value, weight, weight, -weight)
 
-    def surrogate(self, draw: Draw, terms: Terms, advantage: Tensor | None = None) -> Tensor:
+    def surrogate(self, draw: Draw, terms: Terms, advantage: Advantage | None = None) -> Tensor:
         """Return Σ a log p(x, z) + Σ b ∇z log w · z(φ) + Σ c log q(z|x).
 
         Without a score term (c None) the identity that replaces it leaves −Σ a log q of the sites without
@@ -132,8 +137,9 @@ class ThreeTerms(Weighting):
         """
         if self.score is None:
             _check_split(draw)
-            advantage = None if advantage is None else advantage - self.theta
-        score = scored(draw, advantage)
+            score = scored(draw, advantage) - scored(draw, self.theta if advantage is not None else None)
+        else:
+            score = scored(draw, advantage)
         surrogate = weighted_sum(self.theta, terms.log_joint) + score
         through_z = score if self.path is None else weighted_sum(self.path, terms.log_weight) + score
         if draw.runs[0].leaves:
@@ -161,9 +167,9 @@ class ScoreFunction(Weighting):
         """Refuse: without a pathwise term the score term's weight does not follow from that of log w."""
         raise TypeError("a score function has a weight for each term: return ScoreFunction(value, theta, score)")
 
-    def surrogate(self, draw: Draw, terms: Terms, advantage: Tensor | None = None) -> Tensor:
+    def surrogate(self, draw: Draw, terms: Terms, advantage: Advantage | None = None) -> Tensor:
         """Return Σ a log p(x, z) + Σ c log q(z|x); log q is the density of the samples, neither scaled nor masked."""
-        return weighted_sum(self.theta, terms.log_joint) + scored(draw, self.score)
+        return weighted_sum(self.theta, terms.log_joint) + scored(draw, self.score if advantage is None else advantage)
 
 
 def weighted_sum(weight: Tensor, terms: Tensor) -> Tensor:
@@ -171,8 +177,10 @@ def weighted_sum(weight: Tensor, terms: Tensor) -> Tensor:
     return torch.where(weight == 0, 0.0, weight * terms).sum()
 
 
-def scored(draw: Draw, weight: Tensor | None) -> Tensor:
+def scored(draw: Draw, weight: Advantage | None) -> Tensor:
     """Return Σ weight log q of the sites that have a score function, a scalar."""
+    if isinstance(weight, LocalAdvantage):
+        return weight.scored(draw)
     log_score = None if weight is None else draw.log_score
     return (
         torch.zeros((), device=_device(draw))
@@ -255,3 +263,20 @@ def _variables(tensor: Tensor) -> list[Tensor]:
 def scaled_sum(scale: Tensor | float, value: Tensor) -> Tensor:
     """Return Σ scale value; a scale is a number, or (B,)."""
     return (scale * value).sum() if isinstance(scale, Tensor) and scale.dim() else scale * value.sum()
+
+
+def added_by_each(log_w: Tensor) -> Tensor:
+    r"""Return what each particle adds to the importance-weighted bound, :math:`\mathcal L - \mathcal L_{-k}`, (K, B).
+
+    In :math:`\mathcal L_{-k}` its weight is the geometric mean of the others. Memory is that of log w.
+
+    Args:
+        log_w: (K, B), K at least 2.
+    """
+    geometric = mean_of_others(log_w.log_softmax(0))
+    return -bounded_share(torch.logaddexp(log_share_of_others(log_w), geometric))
+
+
+def bounded_share(log_share: Tensor) -> Tensor:
+    """Return the log of a share of the sum of weights, for a share of 0 that of the smallest normal number."""
+    return log_share.masked_fill(log_share == -math.inf, math.log(torch.finfo(log_share.dtype).tiny))

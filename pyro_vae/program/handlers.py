@@ -107,8 +107,14 @@ class Sampled(Messenger):
 
 def is_pathwise(site: SampleMessage) -> bool:
     """Whether a site's gradient passes through its sample: it is reparameterized, and not marked as ``score``."""
-    marked = (site["infer"] or {}).get("gradient")
-    return bool(getattr(site["fn"], "has_rsample", False)) and marked != "score"
+    marked, able = (site["infer"] or {}).get("gradient"), bool(getattr(site["fn"], "has_rsample", False))
+    if marked not in (None, "pathwise", "score") or (marked == "pathwise" and not able):
+        kind = type(innermost(cast(Distribution, site["fn"]))).__name__
+        got = f"{marked!r}" if marked != "pathwise" else f"'pathwise' of {kind}, which is not reparameterized"
+        raise InputError(
+            f"a gradient 'pathwise' or 'score' at site {site['name']!r}", got, 'infer={"gradient": "score"}'
+        )
+    return able and marked != "score"
 
 
 def _detached(value: Tensor) -> Tensor:
@@ -129,6 +135,24 @@ def _requantized(value: Tensor, leaf: Tensor) -> Tensor:
             found._unquantize = leaf  # type: ignore[attr-defined]
             return found
     raise InputError("a straight-through sample of Pyro's own distributions", "another", "sampled_kl or iwae")
+
+
+class Untraced(Messenger):
+    """Records the samples that Pyro keeps out of traces (of ``ConjugateReparam``, say), or gives them again."""
+
+    def __init__(self, given: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.given = given or {}
+        self.seen: dict[str, SampleMessage] = {}
+
+    def _pyro_sample(self, msg: SampleMessage) -> None:
+        name = str(msg["name"])
+        if (msg["infer"] or {}).get("_do_not_trace") and name in self.given and not msg["done"]:
+            msg["value"], msg["done"] = self.given[name], True
+
+    def _pyro_post_sample(self, msg: SampleMessage) -> None:
+        if (msg["infer"] or {}).get("_do_not_trace") and isinstance(msg["value"], Tensor):
+            self.seen[str(msg["name"])] = msg.copy()
 
 
 class LastSite(Messenger):

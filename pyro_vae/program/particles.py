@@ -18,7 +18,7 @@ from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.types import PyroFunction
 from pyro_vae.program.adapter import modules_of
 from pyro_vae.program.explain import program_error
-from pyro_vae.program.handlers import LastSite, SampleMessage
+from pyro_vae.program.handlers import LastSite, SampleMessage, Untraced
 from pyro_vae.program.plates import Plates, plate_nesting, plates_of, shared_plates, summed
 from pyro_vae.program.protocol import PARTICLES, Trace
 from pyro_vae.program.tracing import Site, log_density, sample_sites
@@ -44,6 +44,8 @@ def checked_nesting(
     model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> int:
     """Return the plate nesting of a program; at its first use, check that it broadcasts over particles.
+
+    The first run starts at the caller's random state, so that parameters that it makes are those of a first step.
 
     Two particles are run one by one and then in a plate, at the same latents. Every site's log-density must be the
     same: a decoder that counts dimensions from the left, ``softmax(1)``, is found here. The trial draws no noise from
@@ -82,7 +84,10 @@ def _found(model: PyroFunction, guide: PyroFunction) -> dict[str, int]:
         if same and known.training == training:
             return known.found
     key = id(owner)
-    refs = weakref.ref(owner, lambda _: _KNOWN.pop(key, None)), weakref.ref(other)
+    try:
+        refs = weakref.ref(owner, lambda _: _KNOWN.pop(key, None)), weakref.ref(other)
+    except TypeError:  # an object with slots: tried at every use
+        return {}
     known = _Known(refs, (name, other_name), training, {})
     _KNOWN.setdefault(key, []).append(known)
     return known.found
@@ -97,7 +102,7 @@ def _in_trial(
 ) -> int:
     tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
     device = tensors[0].device if tensors else torch.device("cpu")
-    with isolated_rng(device, 0), torch.no_grad(), pyro.validation_enabled(False), quiet(model, guide):
+    with isolated_rng(device), torch.no_grad(), pyro.validation_enabled(False), quiet(model, guide):
         return trial(model, guide, args, kwargs)
 
 
@@ -117,13 +122,13 @@ def _trial(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], k
     last = LastSite()
     try:
         with last:
-            both = _run(plate(model), plate(guide), args, kwargs, stacked)
+            both = _run(plate(model), plate(guide), args, kwargs, stacked, _pairs(first, second, nesting))
     except Exception as error:  # whatever the program's own code raises on tensors with one dimension more
         where = f"{BROADCASTS} (after site {last.name!r})" if last.name else BROADCASTS
         raise program_error(error, where, HINT) from error
     wrong = _differing(both, (first, second), -1 - nesting)
     if wrong:
-        _refuse(wrong[0], _run(model, guide, args, kwargs, first.nodes))
+        _refuse(wrong[0], _run(model, guide, args, kwargs, first.nodes, _values(first)))
     return nesting
 
 
@@ -188,6 +193,7 @@ class _Ran:
     densities: tuple[dict[str, Tensor | None], dict[str, Tensor | None]]
     nodes: dict[str, object]
     subsamples: dict[str, object]
+    untraced: Mapping[str, SampleMessage]
 
     def pairs(self) -> Iterator[tuple[int, str, Site]]:
         """Yield which trace, name and record of every site."""
@@ -258,6 +264,16 @@ def _stacked(first: _Ran, second: _Ran, nesting: int) -> dict[str, object]:
     return records
 
 
+def _pairs(first: _Ran, second: _Ran, nesting: int) -> dict[str, Tensor]:
+    """Return the untraced samples of two runs side by side."""
+    both = {name: (site, second.untraced[name]) for name, site in first.untraced.items() if name in second.untraced}
+    return {name: torch.stack([_widened(cast(Site, s), nesting) for s in sites]) for name, sites in both.items()}
+
+
+def _values(ran: _Ran) -> dict[str, Tensor]:
+    return {name: cast(Site, site)["value"] for name, site in ran.untraced.items()}
+
+
 def _widened(site: Site, nesting: int) -> Tensor:
     """Return a value with as many batch dimensions as the plates take up."""
     value, event = site["value"], len(site["fn"].event_shape)
@@ -271,17 +287,20 @@ def _run(
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
     records: Mapping[str, object],
+    untraced: Mapping[str, Tensor] | None = None,
 ) -> _Ran:
     """Run guide and model, with the values of some sites given."""
-    given = Trace()
+    given, hidden = Trace(), Untraced(untraced)
     given.nodes.update(records)  # type: ignore[arg-type]  # records of other traces
-    guide_trace = poutine.trace(poutine.replay(guide, trace=given)).get_trace(*args, **kwargs)
+    with hidden:
+        guide_trace = poutine.trace(poutine.replay(guide, trace=given)).get_trace(*args, **kwargs)
     given.nodes.update({n: s for n, s in guide_trace.nodes.items() if s["type"] == "sample"})
-    model_trace = poutine.trace(poutine.replay(model, trace=given)).get_trace(*args, **kwargs)
+    with hidden:
+        model_trace = poutine.trace(poutine.replay(model, trace=given)).get_trace(*args, **kwargs)
     nodes = {n: s for t in (model_trace, guide_trace) for n, s in t.nodes.items() if s["type"] == "sample"}
     subsamples: dict[str, object] = {n: s for n, s in nodes.items() if site_is_subsample(s)}
     traces = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
-    return _Ran(traces, (_densities(traces[0]), _densities(traces[1])), dict(nodes), subsamples)
+    return _Ran(traces, (_densities(traces[0]), _densities(traces[1])), dict(nodes), subsamples, hidden.seen)
 
 
 def _densities(trace: Trace) -> dict[str, Tensor | None]:
@@ -317,16 +336,16 @@ def quiet(*functions: PyroFunction) -> Iterator[None]:
     """
     found = {id(m): m for f in functions for top in modules_of(f) for m in top.modules()}
     modes = [(module, module.training) for module in found.values()]
-    buffers = [(b, b.clone()) for module in found.values() for b in module.buffers(recurse=False)]
+    buffers = [(m, name, b) for m in found.values() for name, b in m._buffers.items() if b is not None]
     try:
         for module, _ in modes:
             if not isinstance(module, nn.modules.batchnorm._NormBase):
                 module.training = False
+        for module, name, buffer in buffers:  # the buffers themselves may belong to a graph still to be differentiated
+            module._buffers[name] = buffer.clone()
         yield
     finally:
         for module, mode in modes:
             module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                if not torch.equal(buffer, value):  # a graph that is still to be differentiated may hold the others
-                    buffer.copy_(value)
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer

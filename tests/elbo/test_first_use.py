@@ -1,0 +1,233 @@
+"""What happens at the first use of a program, and what an estimator reads from guides that run the model."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide.effect import AutoNormalMessenger
+from pyro.infer.reparam import ConjugateReparam
+from toys import seeded
+
+from pyro_vae import InputError, elbo
+
+
+def shared_mean(x):
+    mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("make", [AutoNormal, AutoNormalMessenger])
+@pytest.mark.parametrize("estimator", [elbo.SampledKL(1), elbo.IWAE(1), elbo.STL(1)], ids=["sampled_kl", "iwae", "stl"])
+def test_a_guide_that_runs_the_model_keeps_the_likelihood(make, estimator):
+    """A messenger's guide observes what the model observes: that is the model's density, not the guide's."""
+    x = torch.tensor([2.5, 3.0, 3.5])
+    with pyro.get_param_store().scope():
+        guide = make(shared_mean)
+        guide(x)
+        ours, stock = (seeded(each.loss, shared_mean, guide, x) for each in (estimator, Trace_ELBO()))
+    assert ours == pytest.approx(stock, rel=1e-5)
+
+
+def test_parameters_made_at_the_first_use_follow_the_seed():
+    """The trial of particles is not to start them all at one seed of its own."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def first(estimator, seed):
+        def guide(x):
+            loc = pyro.param("loc", lambda: torch.randn(()))
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(loc, 1.0))
+
+        with pyro.get_param_store().scope():
+            seeded(estimator.loss, model, guide, torch.ones(3), seed=seed)
+            return pyro.param("loc").item()
+
+    assert first(elbo.IWAE(5), 1) != first(elbo.IWAE(5), 2)
+    assert first(elbo.IWAE(5), 1) == first(Trace_ELBO(), 1)
+
+
+def test_samples_outside_the_trace_are_given_to_both_sides_of_the_trial():
+    """Pyro's ``ConjugateReparam`` samples in the model without a record; a plate of particles expands it."""
+
+    @pyro.poutine.reparam(config={"z": ConjugateReparam(dist.Normal(0.5, 1.0))})
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    losses = [seeded(elbo.SampledKL(500).loss, model, lambda x: None, torch.tensor(0.7), seed=s) for s in range(20)]
+    stock = Trace_ELBO(500, vectorize_particles=True, max_plate_nesting=0)
+    expected = [seeded(stock.loss, model, lambda x: None, torch.tensor(0.7), seed=s) for s in range(20, 40)]
+    found, truth = torch.tensor(losses), torch.tensor(expected)
+    assert abs(found.mean() - truth.mean()) <= 5 * (found.var() / 20 + truth.var() / 20).sqrt()
+
+
+def test_noise_of_its_own_is_refused_in_a_plate_and_right_one_by_one():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + torch.randn(()), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    with pytest.raises(InputError, match=r"site 'x' with noise of its own, outside pyro\.sample"):
+        elbo.IWAE(3).loss(model, guide, torch.ones(4))
+    assert elbo.IWAE(3, vectorize_particles=False).loss(model, guide, torch.ones(4)) > 0
+
+
+def test_a_factor_of_a_guide_must_say_whether_it_is_reparameterized():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x, 1.0))
+            pyro.factor("f", z)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    with pytest.raises(InputError, match="has_rsample at factor 'f' of the guide; got none"):
+        elbo.SampledKL().loss(model, guide, torch.ones(4))
+
+
+class Slotted:
+    """A model that cannot be referred to weakly."""
+
+    __slots__ = ()
+
+    def __call__(self, x):
+        shared_mean(x)
+
+
+def test_a_model_with_slots_is_tried_at_every_use():
+    def guide(x):
+        pyro.sample("mean", dist.Normal(1.0, 1.0))
+
+    assert elbo.IWAE(3).loss(Slotted(), guide, torch.ones(4)) > 0
+
+
+def test_a_dead_particle_leaves_the_gradient_finite():
+    """Its weight is 0: the loss, and its gradient, are those of the others."""
+
+    def program(low):
+        loc = torch.tensor(0.3, requires_grad=True)
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                inside = (z > low).float().log()  # −∞ below
+                pyro.factor("inside", inside)
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(loc, 1.0).expand([len(x)]))
+
+        return model, guide, loc
+
+    for estimator in (elbo.IWAE(8), elbo.DReG(8), elbo.VIMCO(8), elbo.RWS(8), elbo.Renyi(8, alpha=0.5)):
+        model, guide, loc = program(0.0)
+        loss = seeded(estimator.differentiable_loss, model, guide, torch.ones(50))
+        assert torch.isfinite(loss)
+        assert torch.isfinite(torch.autograd.grad(loss, loc)[0])
+
+
+@pytest.mark.parametrize("count", [2, 5000])
+def test_the_advantage_needs_memory_in_proportion_to_the_particles(count):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            d = pyro.sample("d", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Normal(d, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("d", dist.Bernoulli(torch.tensor(0.4)))
+
+    for kind in (elbo.SampledKL, elbo.STL, elbo.IWAE, elbo.DReG):
+        terms = elbo.Terms(*(torch.randn(count, 3) for _ in range(3)))
+        estimator = kind(count)
+        assert estimator.advantage(terms).shape == (count, 3)
+        if count == 2:
+            generic = elbo.CIWAE.advantage if kind is None else elbo.Estimator.advantage
+            assert torch.allclose(estimator.advantage(terms), generic(estimator, terms), atol=1e-5)
+        assert estimator.loss(model, guide, torch.ones(3)) > 0
+
+
+def beside_a_global_latent(estimator, count, draws):
+    """Draws of the gradient of the first of many local logits, beside a latent that all share."""
+
+    def model(x):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            d = pyro.sample("d", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Normal(d + m, 1.0), obs=x)
+
+    logits = torch.zeros(count, requires_grad=True)
+
+    def guide(x):
+        pyro.sample("m", dist.Normal(0.3, 0.1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("d", dist.Bernoulli(logits=logits))
+
+    x = torch.linspace(-1, 2, count)
+    found = []
+    for seed in range(draws):
+        logits.grad = None
+        seeded(estimator.loss_and_grads, model, guide, x, seed=seed)
+        found.append(logits.grad[0].item())
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("kind", [elbo.SampledKL, elbo.STL, elbo.Reinforce])
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_a_local_score_is_weighted_by_its_own_element(kind, vectorize):
+    """Its noise does not grow with the number of examples, and its mean is that of Pyro's ``Trace_ELBO``."""
+    estimator = kind(3, vectorize_particles=vectorize)
+    few, many = (beside_a_global_latent(estimator, count, 150) for count in (5, 200))
+    assert many.std() < 1.5 * few.std()
+    stock = beside_a_global_latent(Trace_ELBO(3), 200, 150)
+    assert abs(many.mean() - stock.mean()) <= 5 * (many.var() / 150 + stock.var() / 150).sqrt()
+
+
+@pytest.mark.parametrize("how", ["scores", "enumerate", "measure_valued"])
+def test_an_unknown_gradient_of_a_site_is_refused(how):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0), infer={"gradient": how})
+
+    with pytest.raises(InputError, match=f"a gradient 'pathwise' or 'score' at site 'z'; got '{how}'"):
+        elbo.SampledKL().loss(model, guide, torch.ones(3))
+
+
+def test_batch_normalisation_in_the_encoder_trains_with_every_estimator():
+    """The check of independent examples must not touch buffers that a graph still needs."""
+    encoder, decoder = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)), torch.nn.Linear(2, 3)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), 1.0).to_event(1))
+
+    for estimator in (elbo.DReG(3), elbo.Reinforce(3), elbo.RWS(3), elbo.TVO(3)):
+
+        def fresh(x):
+            return guide(x)
+
+        estimator.loss_and_grads(model, fresh, torch.randn(4, 3))
+        assert encoder[0].weight.grad.isfinite().all()

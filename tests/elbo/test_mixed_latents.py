@@ -19,6 +19,7 @@ from torch import Tensor
 from toys import gauss_hermite
 
 from pyro_vae import InputError, elbo
+from pyro_vae.elbo.catalogue import ESTIMATORS
 from pyro_vae.elbo.terms import Terms
 from pyro_vae.elbo.weighting import ScoreFunction
 
@@ -243,6 +244,10 @@ def test_the_gradient_is_exact_on_average(name, strategy, first):
 def test_the_documentation_shows_this_grid():
     shown = table(list(OBJECTIVES), list(STRATEGIES), outcome)
     assert read(PAGE.read_text()) == shown, "Try python docs/gradients.py"
+
+
+def test_the_grid_has_every_estimator():
+    assert {*OBJECTIVES} - {"by_autograd"} == {n for n in ESTIMATORS if not n.startswith("trace_")} - {"beta"}
 
 
 def test_a_planted_mark_in_the_documentation_is_found():

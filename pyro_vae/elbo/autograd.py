@@ -18,13 +18,14 @@ class ByAutograd(Estimator):
     .. math:: \nabla = \nabla_{\theta, \varphi} \, \mathcal L(\log w_1, \ldots, \log w_K), \qquad z_k = z_k(\varphi)
 
     Unbiased for the gradient of the value's expectation, whatever the weights of the estimator inside: the reference
-    of a bound that no other estimator maximises. It has no weights, so wrong ones show as a bias.
+    of a bound that no other estimator maximises. It has no weights, so wrong ones show as a bias. Sites without
+    reparameterization have their score, weighted by the advantage.
 
     Args:
         estimator: an estimator whose value is differentiable in log w.
 
     Raises:
-        InputError: when used, a guide without reparameterization.
+        InputError: when used, scales that the estimator inside refuses.
 
     Example:
         >>> from pyro_vae.elbo import CIWAE

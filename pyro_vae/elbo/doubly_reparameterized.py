@@ -36,6 +36,9 @@ class PIWAEDReG(PIWAE):
 
     The expectations are those of :class:`PIWAE`. For reparameterized latents only. Sources: as :class:`DReG` and
     :class:`PIWAE`.
+
+    Raises:
+        InputError: when used, a site without reparameterization, or marked as ``score``.
     """
 
     mixed: ClassVar[bool] = False
@@ -57,6 +60,9 @@ class RWSDReG(RWS):
     It has the expectation of :class:`RWS`: :math:`E[\tilde w_k \nabla_\varphi \log q(z_k|x)]` is that of the derivative
     of w̃ in z along the path. At the posterior it is 0 on every draw. For reparameterized latents only.
     Source: Tucker, Lawson, Gu and Maddison, arXiv 1810.04152, section 6.
+
+    Raises:
+        InputError: when used, a site without reparameterization, or marked as ``score``.
     """
 
     gradient: ClassVar[type[Weighting]] = ThreeTerms

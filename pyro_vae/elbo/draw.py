@@ -58,8 +58,9 @@ class Draw:
         scaled: False leaves out the scales of the sites.
 
     Raises:
-        InputError: a latent that only one of model and guide has, an enumerated site, or a program that means something
-            else in a plate of particles than one by one.
+        InputError: a latent that only one of model and guide has, or in two event shapes; an enumerated site; latents
+            to be ``fixed`` of which one is a ``Delta`` with parameters; a program that means something else in a plate
+            of particles than one by one.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Draw:
 
     @property
     def drawn(self) -> dict[str, Tensor]:
-        """The values of the guide's latents, (K, *batch shape, *event shape)."""
+        """The values of the guide's latents by site, the K particles in the first dimension."""
         each = [{site["name"]: site["value"] for site in run.guide_latents} for run in self.runs]
         if self._dim is not None:
             return each[0]

@@ -18,8 +18,11 @@ class                     weights                for
 :class:`TotalDerivative`  a = b = −c             ELBO, IWAE and their kin: the derivative of Σ a log w
 :class:`PathDerivative`   a = b, c = 0           sticking the landing
 :class:`ThreeTerms`       a, b, c                DReG, PIWAE
-:class:`ScoreFunction`    a, b = 0, c            REINFORCE, VIMCO, wake-sleep, TVO; discrete latents too
+:class:`ScoreFunction`    a, b = 0, c            REINFORCE, VIMCO, wake-sleep, TVO
 ========================  =====================  ==========================================================
+
+Sites without reparameterization have no pathwise term. Under the last class nothing is special about them; under the
+others they have a score term of their own, weighted by :meth:`Estimator.advantage`.
 """
 
 import math
@@ -68,7 +71,9 @@ class Estimator(ELBO):
     * ``gradient``, the class of :class:`Weighting` that it returns; by default :class:`TotalDerivative`;
     * :meth:`reference`, the plain estimator with the same expectation;
     * ``kl_weightable = True`` if its KL may be weighted. Subclasses do not inherit this: the derivation of DReG, a
-      subclass of IWAE, does not hold for a weighted KL.
+      subclass of IWAE, does not hold for a weighted KL;
+    * ``linear = True`` if its value is linear in log w, so that any scales of sites hold;
+    * ``mixed = False`` if it refuses sites without reparameterization.
 
     An estimator that needs more than the three log-densities also overrides :meth:`of_draw`.
     """

@@ -29,8 +29,8 @@ class IWAE(Estimator):
         num_particles: K.
 
     Raises:
-        InputError: K is not positive; when used, a latent outside the data plate, a guide without
-            reparameterization, scales that differ between sites.
+        InputError: K is not positive; when used, scales that differ between sites, but for one of all latents beside
+            one of the data.
 
     Example:
         >>> import torch
@@ -83,8 +83,13 @@ class DReG(IWAE):
 
     Unbiased, and the signal-to-noise ratio of the φ-gradient does not fall with K. The score term is that of the joint
     log q(z|x) of all latent sites, and every path through earlier latents is kept, so the estimator holds for
-    hierarchies of latents. Sources: Tucker, Lawson, Gu and Maddison, arXiv 1810.04152; for
-    hierarchies: Bauer and Mnih, Generalized Doubly Reparameterized Gradient Estimators, ICML 2021.
+    hierarchies of latents. Sites without reparameterization beside others keep their score, weighted by their advantage
+    minus w̃. Sources: Tucker, Lawson, Gu and Maddison, arXiv 1810.04152; for hierarchies: Bauer and Mnih, Generalized
+    Doubly Reparameterized Gradient Estimators, ICML 2021.
+
+    Raises:
+        InputError: when used, two scales; a ``Delta`` of the guide's own parameters, a straight-through site or a flow
+            without an inverse in the guide; a model whose examples depend on each other's latents.
     """
 
     gradient: ClassVar[type[Weighting]] = ThreeTerms

@@ -95,8 +95,8 @@ class AnalyticKL(Estimator):
 
     Raises:
         InputError: a negative λ; when used, a pair of distributions without a KL in closed form
-            (``TraceMeanField_ELBO`` silently samples that term), a guide without reparameterization, a
-            site that the model lacks.
+            (``TraceMeanField_ELBO`` silently samples that term), a site that the model lacks, latents in another order
+            than the model's, two masks or two scales of a site.
     """
 
     kl_weightable: ClassVar[bool] = True

@@ -38,7 +38,7 @@ class WakeSleep(Estimator):
         num_particles: K, of the wake phase.
 
     Raises:
-        InputError: when used, a model without one observed site of the shape of its first argument.
+        InputError: when used, a model without an observed site, or with an observed value that is no argument.
     """
 
     gradient: ClassVar[type[Weighting]] = ScoreFunction
@@ -78,7 +78,7 @@ class RWS(Estimator):
         sleep_phi: b, the weight of φ's sleep phase.
 
     Raises:
-        InputError: weights that are negative, or both 0.
+        InputError: weights that are negative, or both 0; with a sleep phase, when used, as :class:`WakeSleep`.
     """
 
     gradient: ClassVar[type[Weighting]] = ScoreFunction

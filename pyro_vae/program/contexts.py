@@ -9,8 +9,8 @@ from torch import nn
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
-from pyro_vae.base.types import State
-from pyro_vae.program.adapter import FunctionProgram
+from pyro_vae.base.types import PyroFunction, State
+from pyro_vae.program.adapter import FunctionProgram, modules_of
 from pyro_vae.program.protocol import Program
 
 
@@ -69,3 +69,26 @@ def evaluating(program: Program, device: torch.device, seed: int) -> Iterator[No
             yield
     finally:
         program.train(was_training)
+
+
+@contextmanager
+def quiet(*functions: PyroFunction) -> Iterator[None]:
+    """Run a block with dropout off in the modules that functions reach; modes and buffers are restored afterwards.
+
+    Normalisation stays in its mode: its statistics are part of what is compared.
+    """
+    found = {id(m): m for f in functions for top in modules_of(f) for m in top.modules()}
+    modes = [(module, module.training) for module in found.values()]
+    buffers = [(m, name, b) for m in found.values() for name, b in m._buffers.items() if b is not None]
+    try:
+        for module, _ in modes:
+            if not isinstance(module, nn.modules.batchnorm._NormBase):
+                module.training = False
+        for module, name, buffer in buffers:  # the buffers themselves may belong to a graph still to be differentiated
+            module._buffers[name] = buffer.clone()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer

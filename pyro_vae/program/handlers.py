@@ -97,7 +97,8 @@ class Sampled(Messenger):
             return
         if not isinstance(value, Tensor):
             return
-        if self.see == "fixed" or not is_pathwise(msg):
+        pathwise = is_pathwise(msg)
+        if self.see == "fixed" or not pathwise:
             msg["value"] = _detached(value) if value.requires_grad else value
         elif self.see == "leaves":
             soft = getattr(value, "_unquantize", value)  # of a straight-through distribution

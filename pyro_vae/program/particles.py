@@ -3,7 +3,6 @@
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn, cast
 
@@ -11,12 +10,12 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.types import PyroFunction
-from pyro_vae.program.adapter import modules_of
+from pyro_vae.program.contexts import quiet
 from pyro_vae.program.explain import program_error
 from pyro_vae.program.handlers import LastSite, SampleMessage, Untraced
 from pyro_vae.program.plates import Plates, plate_nesting, plates_of, shared_plates, summed
@@ -326,26 +325,3 @@ def _scores_a_copy(site: Site) -> bool:
     except Exception:  # see above
         return False
     return True
-
-
-@contextmanager
-def quiet(*functions: PyroFunction) -> Iterator[None]:
-    """Run a block with dropout off in the modules that functions reach; modes and buffers are restored afterwards.
-
-    Normalisation stays in its mode: its statistics are part of what is compared.
-    """
-    found = {id(m): m for f in functions for top in modules_of(f) for m in top.modules()}
-    modes = [(module, module.training) for module in found.values()]
-    buffers = [(m, name, b) for m in found.values() for name, b in m._buffers.items() if b is not None]
-    try:
-        for module, _ in modes:
-            if not isinstance(module, nn.modules.batchnorm._NormBase):
-                module.training = False
-        for module, name, buffer in buffers:  # the buffers themselves may belong to a graph still to be differentiated
-            module._buffers[name] = buffer.clone()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for module, name, buffer in buffers:
-            module._buffers[name] = buffer

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format types unit test-cuda docs clean
+.PHONY: help demo test lint format types unit test-long test-cuda docs clean
 
 help:
 	@echo "make demo       install, train on the built-in digits, say where the pictures are"
@@ -11,6 +11,7 @@ help:
 	@echo "make lint       ruff and the type checker"
 	@echo "make format     rewrite the code as ruff formats it"
 	@echo "make unit       the tests alone"
+	@echo "make test-long  the long forms of the batteries, which make test leaves out (more than an hour)"
 	@echo "make test-cuda  the tests marked cuda; fails where there is no CUDA device"
 	@echo "make docs       the documentation, as HTML, in docs/_build/html"
 
@@ -46,6 +47,9 @@ docs: $(VENV)/.test
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 test: lint docs unit
+
+test-long: $(VENV)/.test
+	$(BIN)/python -m pytest -m long
 
 test-cuda: $(VENV)/.test
 	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else \

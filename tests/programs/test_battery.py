@@ -2,7 +2,7 @@
 
 The truth is one particle at a time, in float64. Draws are paired by their seeds: on the same noise a difference is an
 error, on other noise a mean must be within five standard errors. The short form takes DRAWS draws, the form marked
-``slow`` many more.
+``long`` many more.
 """
 
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from pyro_vae.evaluation.methods.bounds import held_out_elbo
 from pyro_vae.program.contexts import evaluating
 
 K = 3
-DRAWS = [16, pytest.param(500, marks=pytest.mark.slow)]
+DRAWS = [16, pytest.param(500, marks=pytest.mark.long)]
 ELBOS = {"sampled_kl": elbo.SampledKL, "stl": elbo.STL, "reinforce": elbo.Reinforce}
 IWAES = {"iwae": elbo.IWAE, "dreg": elbo.DReG, "vimco": elbo.VIMCO}
 ESTIMATORS = ELBOS | IWAES

@@ -214,7 +214,7 @@ def lowest(count):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("seeds", [SHORT, pytest.param(LONG, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [SHORT, pytest.param(LONG, marks=pytest.mark.long)])
 def test_two_standard_errors_cover_the_truth(case, seeds):
     problem, _, _, determined = CASES[case]
     truth = problem.truth()

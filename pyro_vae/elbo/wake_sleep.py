@@ -1,9 +1,9 @@
 """Wake-sleep and reweighted wake-sleep: θ and φ follow two objectives; the sleep phase samples from the model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from pyro import poutine
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import importance_weights, log_mean_exp
+from pyro_vae.base.types import PyroFunction
 from pyro_vae.elbo.draw import Draw
 from pyro_vae.elbo.estimator import Bound, Estimator, Group, at_least_one
 from pyro_vae.elbo.importance import IWAE
@@ -19,9 +20,11 @@ from pyro_vae.elbo.pathwise import SampledKL
 from pyro_vae.elbo.terms import Terms
 from pyro_vae.elbo.weighting import ScoreFunction, Weighting, scaled_sum
 from pyro_vae.program.handlers import Unobserve
+from pyro_vae.program.particles import at_first_use
 from pyro_vae.program.plates import summed
 from pyro_vae.program.predictive import as_observed
 from pyro_vae.program.tracing import log_density, sample_sites
+from pyro_vae.program.trials import check_forgets_x
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,9 @@ def sleep_log_q(draw: Draw) -> Tensor:
     Every observed value that is an argument of model and guide is replaced by its sample.
 
     Raises:
-        InputError: an observed value that is no argument.
+        InputError: an observed value that is no argument; a model that looks at x, whose samples are not of p(x, z).
     """
+    at_first_use("simulates", _simulates, draw.model, draw.guide, draw.args, draw.kwargs)
     with torch.no_grad():
         sample = poutine.trace(Unobserve()(draw.model)).get_trace(*draw.args, **draw.kwargs)
     sleep = dict(sample_sites(as_observed(prune_subsample_sites(sample))))
@@ -134,6 +138,17 @@ def sleep_log_q(draw: Draw) -> Tensor:
     latents = [site for _, site in sample_sites(prune_subsample_sites(guide_trace)) if not site["is_observed"]]
     parts = [summed(log_density(site), draw.plates, None) for site in latents]
     return sum(parts[1:], parts[0]).reshape(-1) if parts else torch.zeros(())
+
+
+def _simulates(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]) -> int:
+    tensors = [each for each in args if isinstance(each, Tensor)]
+    if tensors and tensors[0] is args[0]:
+        check_forgets_x(model, tensors[0], *args[1:], **kwargs)
+    else:
+        name = next(name for name, each in kwargs.items() if isinstance(each, Tensor))
+        rest = {n: value for n, value in kwargs.items() if n != name}
+        check_forgets_x(lambda x: model(*args, **{name: x}, **rest), cast(Tensor, kwargs[name]))
+    return 1
 
 
 def _weighed(draw: Draw, log_q: Tensor) -> Tensor:

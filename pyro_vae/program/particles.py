@@ -53,10 +53,7 @@ def checked_nesting(
     Raises:
         InputError: the program does not run with a plate of particles, or means something else there; names the site.
     """
-    found = _found(model, guide)
-    if "nesting" not in found:
-        found["nesting"] = _in_trial(_trial, model, guide, args, kwargs)
-    return found["nesting"]
+    return at_first_use("nesting", _trial, model, guide, args, kwargs)
 
 
 def check_independent(
@@ -70,9 +67,22 @@ def check_independent(
     Raises:
         InputError: names the site whose density changes.
     """
+    at_first_use("independent", _coupling, model, guide, args, kwargs)
+
+
+def at_first_use(
+    what: str,
+    trial: Callable[..., int],
+    model: PyroFunction,
+    guide: PyroFunction,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+) -> int:
+    """Return what a trial finds, ``trial(model, guide, args, kwargs)``; it runs at the first use of a program alone."""
     found = _found(model, guide)
-    if "independent" not in found:
-        found["independent"] = _in_trial(_coupling, model, guide, args, kwargs)
+    if what not in found:
+        found[what] = _in_trial(trial, model, guide, args, kwargs)
+    return found[what]
 
 
 def _found(model: PyroFunction, guide: PyroFunction) -> dict[str, int]:

@@ -230,3 +230,39 @@ def test_batch_normalisation_in_the_encoder_trains_with_every_estimator():
 
         estimator.loss_and_grads(model, fresh, torch.randn(4, 3))
         assert encoder[0].weight.grad.isfinite().all()
+
+
+def test_the_sleep_phase_refuses_a_model_that_looks_at_x():
+    """Teacher forcing: what it samples in the place of x is no sample of p(x, z)."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            before = torch.cat([torch.zeros(len(x), 1), x[:, :-1]], -1)
+            pyro.sample("x", dist.Normal(before + z[..., None], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(-1), 1.0))
+
+    x = torch.randn(4, 3)
+    for estimator in (elbo.WakeSleep(1), elbo.RWS(3, sleep_phi=1.0)):
+        with pytest.raises(InputError, match=r"a model that does not look at x, to simulate from it; got .* site 'x'"):
+            estimator.differentiable_loss(model, guide, x)
+    assert elbo.RWS(3).loss(model, guide, x) > 0
+
+
+def test_the_sleep_phase_takes_keyword_arguments():
+    def model(*, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(*, x):
+        loc = pyro.param("loc", torch.tensor(0.5))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc * x, 1.0))
+
+    with pyro.get_param_store().scope():
+        assert elbo.WakeSleep(2).loss_and_grads(model, guide, x=torch.ones(4)) > 0
+        assert pyro.param("loc").unconstrained().grad.isfinite()

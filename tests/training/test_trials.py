@@ -112,7 +112,7 @@ def test_the_program_runs_at_most_four_times_before_the_first_step(make, estimat
 
 def test_an_estimator_may_run_the_program_more_than_once(monkeypatch):
     model, guide = runs_before_the_first_step(counted_functions, monkeypatch, estimator=WakeSleep(3), engine="svi")
-    assert max(model, guide) <= 7
+    assert max(model, guide) <= 10  # three more runs ask whether the model looks at x
 
 
 def test_a_run_too_many_is_counted(monkeypatch):

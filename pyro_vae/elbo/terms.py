@@ -100,13 +100,13 @@ def density(site: Site) -> Tensor:
 
 
 def check_shape(site: Site, log_prob: Tensor, particles: int | None) -> None:
-    """Refuse a log-density with a dimension that no plate declares: it would be counted once too often.
+    """Refuse a log-density with a dimension to the left of all plates: it would be counted once too often.
 
     Raises:
         InputError: as Pyro's validation says it.
     """
-    declared = {particles, *(plate.dim for plate in plates_of(site))}
-    loose = [dim for dim in range(-log_prob.dim(), 0) if dim not in declared and log_prob.shape[dim] > 1]
+    declared = [dim for dim in (particles, *(plate.dim for plate in plates_of(site))) if dim is not None]
+    loose = [dim for dim in range(-log_prob.dim(), min(declared, default=0)) if log_prob.shape[dim] > 1]
     if loose:
         raise InputError(
             f"site {site['name']!r} with a log-density for each element of its plates",

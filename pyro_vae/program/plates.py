@@ -5,11 +5,13 @@ a plate of 10 components beside a batch of 10 examples is another plate.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vae.program.handlers import SampleMessage
 from pyro_vae.program.protocol import PARTICLES, Trace
 from pyro_vae.program.tracing import Site, sample_sites
 
@@ -50,7 +52,8 @@ def shared_plates(*traces: Trace) -> Plates:
         >>> [plate.name for plate in shared_plates(pyro.poutine.trace(model).get_trace())]
         ['data']
     """
-    sets = [frozenset(plates_of(site)) for trace in traces for _, site in sample_sites(trace)]
+    sites = [site for trace in traces for _, site in sample_sites(trace)]
+    sets = [frozenset(plates_of(site)) for site in sites if not site_is_subsample(cast(SampleMessage, site))]
     shared = frozenset.intersection(*sets) if sets else frozenset()
     return tuple(sorted(shared, key=lambda frame: frame.dim or 0))
 

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from pyro_vae.elbo.draw import Draw
 from pyro_vae.elbo.estimator import Bound, Estimator, Group
-from pyro_vae.elbo.terms import Terms
-from pyro_vae.elbo.weighting import Weighting, scaled_sum, scored
+from pyro_vae.elbo.weighting import scaled_sum, scored
+from pyro_vae.elbo.wrapper import Wrapper
 
 
 @dataclass(frozen=True)
-class ByAutograd(Estimator):
+class ByAutograd(Wrapper):
     r"""The total derivative of another estimator's value, by autograd instead of by weights.
 
     .. math:: \nabla = \nabla_{\theta, \varphi} \, \mathcal L(\log w_1, \ldots, \log w_K), \qquad z_k = z_k(\varphi)
@@ -34,26 +34,6 @@ class ByAutograd(Estimator):
     """
 
     kl_weightable: ClassVar[bool] = True
-    estimator: Estimator
-
-    @property
-    def num_particles(self) -> int:
-        """K of the estimator inside."""
-        return int(self.estimator.num_particles)
-
-    @property
-    def vectorized(self) -> bool:
-        """Whether both this one and the estimator inside say so."""
-        return self.vectorize_particles and self.estimator.vectorize_particles
-
-    @property
-    def total_particles(self) -> int:
-        """As the estimator inside."""
-        return self.estimator.total_particles
-
-    def weighting(self, terms: Terms) -> Weighting:
-        """As the estimator inside; its value alone is used."""
-        return self.estimator.weighting(terms)
 
     def reference(self, group: Group) -> Estimator:
         """Return the same derivative."""
@@ -66,7 +46,3 @@ class ByAutograd(Estimator):
         value, scale = self.weighting(terms).value, draw.scale
         surrogate = scaled_sum(scale, value) if isinstance(scale, Tensor) and scale.dim() else value.sum()
         return Bound(value, surrogate + scored(draw, self.advantage_of(draw, terms)))
-
-    def check(self, draw: Draw) -> None:
-        """As the estimator inside."""
-        self.estimator.check(draw)

@@ -11,12 +11,11 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import PyroFunction
 from pyro_vae.elbo.draw import Draw, Latents
 from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group
-from pyro_vae.elbo.terms import Terms
-from pyro_vae.elbo.weighting import Weighting
+from pyro_vae.elbo.wrapper import Wrapper
 
 
 @dataclass(frozen=True)
-class Weighted(Estimator):
+class Weighted(Wrapper):
     r"""Another estimator with the KL weighted by β.
 
     .. math:: \log w_\beta = \log p(x|z) + \beta \, (\log p(z) - \log q(z|x))
@@ -39,7 +38,6 @@ class Weighted(Estimator):
         5
     """
 
-    estimator: Estimator
     beta: float | Tensor
 
     def __post_init__(self) -> None:
@@ -48,21 +46,6 @@ class Weighted(Estimator):
         _check_weightable(self.estimator)
         if not isinstance(self.beta, Tensor) and not 0 < self.beta < math.inf:
             raise InputError("a finite beta above 0", self.beta, "beta=1")
-
-    @property
-    def num_particles(self) -> int:
-        """K of the estimator inside."""
-        return int(self.estimator.num_particles)
-
-    @property
-    def vectorized(self) -> bool:
-        """Whether both this one and the estimator inside say so."""
-        return self.vectorize_particles and self.estimator.vectorize_particles
-
-    @property
-    def total_particles(self) -> int:
-        """As the estimator inside."""
-        return self.estimator.total_particles
 
     def draw(
         self,
@@ -76,14 +59,6 @@ class Weighted(Estimator):
         latents = latents or self.estimator.gradient.latents
         vectorize = self.vectorized
         return Draw(model, guide, args, kwargs, self.total_particles, latents, self.beta, vectorize_particles=vectorize)
-
-    def check(self, draw: Draw) -> None:
-        """As the estimator inside."""
-        self.estimator.check(draw)
-
-    def weighting(self, terms: Terms) -> Weighting:
-        """As the estimator inside, from terms that are weighted already."""
-        return self.estimator.weighting(terms)
 
     def reference(self, group: Group) -> Estimator | None:
         """Return the reference of the estimator inside, its KL weighted."""

@@ -69,7 +69,8 @@ class TotalDerivative(Weighting):
 
     def surrogate(self, draw: Draw, terms: Terms, advantage: Advantage | None = None) -> Tensor:
         """Return Σ a log w, and Σ advantage log q of the sites without reparameterization."""
-        return weighted_sum(self.theta, terms.log_weight) + scored(draw, advantage)
+        surrogate = weighted_sum(self.theta, terms.log_weight)
+        return surrogate if advantage is None else surrogate + scored(draw, advantage)
 
     def three_terms(self) -> "ThreeTerms":
         """Return the weights of the three terms."""
@@ -137,16 +138,15 @@ class ThreeTerms(Weighting):
         """
         if self.score is None:
             _check_split(draw)
-            score = scored(draw, advantage) - scored(draw, self.theta if advantage is not None else None)
-        else:
+        parts = [] if self.path is None else [weighted_sum(self.path, terms.log_weight)]
+        surrogate = weighted_sum(self.theta, terms.log_joint)
+        if advantage is not None:
             score = scored(draw, advantage)
-        surrogate = weighted_sum(self.theta, terms.log_joint) + score
-        through_z = score if self.path is None else weighted_sum(self.path, terms.log_weight) + score
-        if draw.runs[0].leaves:
-            surrogate = surrogate + pathwise(draw, through_z)
-        if self.score is not None:
-            surrogate = surrogate + weighted_sum(self.score, terms.log_qz)
-        return surrogate
+            score = score - scored(draw, self.theta) if self.score is None else score
+            surrogate, parts = surrogate + score, [*parts, score]
+        if parts and draw.runs[0].leaves:
+            surrogate = surrogate + pathwise(draw, sum(parts[1:], parts[0]))
+        return surrogate if self.score is None else surrogate + weighted_sum(self.score, terms.log_qz)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,16 +247,18 @@ def _check_split(draw: Draw) -> None:
 
 
 def _variables(tensor: Tensor) -> list[Tensor]:
-    """Return the leaves of the graph behind a tensor."""
+    """Return the leaves of the graph behind a tensor; itself, if it is one."""
+    if tensor.grad_fn is None:
+        return [tensor] if tensor.requires_grad else []
     seen, waiting, found = set(), [tensor.grad_fn], []
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
+        if node in seen:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
             found.append(node.variable)
-        waiting.extend(following for following, _ in node.next_functions)
+        waiting.extend(following for following, _ in node.next_functions if following is not None)
     return found
 
 

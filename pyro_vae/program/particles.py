@@ -10,11 +10,12 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.types import PyroFunction
+from pyro_vae.program.adapter import modules_of
 from pyro_vae.program.contexts import quiet
 from pyro_vae.program.explain import program_error
 from pyro_vae.program.handlers import LastSite, SampleMessage, Untraced
@@ -35,8 +36,14 @@ class _Known:
 
     owners: "tuple[weakref.ref[object], weakref.ref[object]]"
     names: tuple[str, str]
-    training: tuple[object, ...]
+    modes: (
+        "tuple[tuple[weakref.ref[nn.Module], bool], ...]"  # of the modules that they reach: normalisation depends on it
+    )
     found: dict[str, int]
+
+    def holds(self) -> bool:
+        """Whether every module is in the mode of the trial."""
+        return all(module is None or module.training == mode for module, mode in ((r(), m) for r, m in self.modes))
 
 
 def checked_nesting(
@@ -87,17 +94,18 @@ def at_first_use(
 
 def _found(model: PyroFunction, guide: PyroFunction) -> dict[str, int]:
     (owner, name), (other, other_name) = _parts(model), _parts(guide)
-    training = tuple(getattr(each, "training", None) for each in (owner, other))
     for known in _KNOWN.get(id(owner), []):
         same = known.owners[0]() is owner and known.owners[1]() is other and known.names == (name, other_name)
-        if same and known.training == training:
+        if same and known.holds():
             return known.found
     key = id(owner)
     try:
         refs = weakref.ref(owner, lambda _: _KNOWN.pop(key, None)), weakref.ref(other)
     except TypeError:  # an object with slots: tried at every use
         return {}
-    known = _Known(refs, (name, other_name), training, {})
+    modules = {id(m): m for f in (model, guide) for top in modules_of(f) for m in top.modules()}
+    modes = tuple((weakref.ref(module), module.training) for module in modules.values())
+    known = _Known(refs, (name, other_name), modes, {})
     _KNOWN.setdefault(key, []).append(known)
     return known.found
 

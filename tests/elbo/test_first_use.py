@@ -266,3 +266,66 @@ def test_the_sleep_phase_takes_keyword_arguments():
     with pyro.get_param_store().scope():
         assert elbo.WakeSleep(2).loss_and_grads(model, guide, x=torch.ones(4)) > 0
         assert pyro.param("loc").unconstrained().grad.isfinite()
+
+
+def normalised(channels, flat):
+    """A decoder with batch normalisation, over the last dimension (``flat``) or over whichever comes second."""
+    norm = torch.nn.BatchNorm1d(channels)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(channels), 1.0).to_event(1))
+            h = norm(z.reshape(-1, channels)).reshape(z.shape) if flat else norm(z)
+            pyro.sample("x", dist.Normal(h, 1.0).to_event(1), obs=x)
+
+    loc = torch.zeros(channels, requires_grad=True)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, 1.0).expand([len(x), channels]).to_event(1))
+
+    return norm, model, guide
+
+
+def test_another_mode_of_a_module_is_another_program():
+    """Pyro's functions have no mode of their own; their modules have."""
+    norm, model, guide = normalised(3, flat=True)
+    x = torch.randn(4, 3)
+    norm.eval()
+    assert elbo.Reinforce(3).loss_and_grads(model, guide, x) > 0
+    norm.train()
+    with pytest.raises(InputError, match="one by one"):
+        elbo.Reinforce(3).loss_and_grads(model, guide, x)
+    with pytest.raises(InputError, match="whose log-densities of other examples change"):
+        elbo.Reinforce(3, vectorize_particles=False).loss_and_grads(model, guide, x)
+    assert elbo.SampledKL(1).loss_and_grads(model, guide, x) > 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_normalisation_over_the_batch_is_found_with_fresh_statistics(training):
+    """Where the batch equals the width it runs; statistics of 0 and 1 would hide it."""
+    norm, model, guide = normalised(4, flat=False)
+    norm.train(training)
+    before = norm.running_mean
+    with pytest.raises(InputError, match=r"site 'x' with .* in a plate of 2 and .* one by one"):
+        elbo.IWAE(3).loss(model, guide, torch.randn(4, 4))
+    assert norm.running_mean is before
+    assert not norm.running_mean.any()
+
+
+def test_a_delta_of_a_bare_parameter_has_no_score_to_split():
+    point = torch.nn.Parameter(torch.tensor(0.5))
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Delta(point))
+
+    with pytest.raises(InputError, match="a Delta of the guide's own parameters"):
+        elbo.DReG(3, vectorize_particles=False).differentiable_loss(model, guide, torch.ones(4))
+    losses = [elbo.STL(2, vectorize_particles=False), elbo.SampledKL(1)]
+    found = [torch.autograd.grad(each.differentiable_loss(model, guide, torch.ones(4)), point)[0] for each in losses]
+    assert torch.allclose(*found)

@@ -1,0 +1,42 @@
+"""An estimator around another one: what both kinds of it share."""
+
+from dataclasses import dataclass
+
+from pyro_vae.elbo.draw import Draw
+from pyro_vae.elbo.estimator import Estimator
+from pyro_vae.elbo.terms import Terms
+from pyro_vae.elbo.weighting import Weighting
+
+
+@dataclass(frozen=True)
+class Wrapper(Estimator):
+    """An estimator that samples and weights as another one does.
+
+    Args:
+        estimator: the one inside.
+    """
+
+    estimator: Estimator
+
+    @property
+    def num_particles(self) -> int:
+        """K of the estimator inside."""
+        return int(self.estimator.num_particles)
+
+    @property
+    def vectorized(self) -> bool:
+        """Whether both this one and the estimator inside say so."""
+        return self.vectorize_particles and self.estimator.vectorize_particles
+
+    @property
+    def total_particles(self) -> int:
+        """As the estimator inside."""
+        return self.estimator.total_particles
+
+    def check(self, draw: Draw) -> None:
+        """As the estimator inside."""
+        self.estimator.check(draw)
+
+    def weighting(self, terms: Terms) -> Weighting:
+        """As the estimator inside."""
+        return self.estimator.weighting(terms)

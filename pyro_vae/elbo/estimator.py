@@ -41,8 +41,8 @@ from pyro_vae.base.types import PyroFunction
 from pyro_vae.elbo.draw import Draw, Latents
 from pyro_vae.elbo.local import LocalAdvantage, has_local_scores
 from pyro_vae.elbo.terms import Terms
-from pyro_vae.elbo.weighting import Advantage, TotalDerivative, Weighting, scaled_sum
-from pyro_vae.program.particles import check_independent
+from pyro_vae.elbo.weighting import Advantage, ScoreFunction, TotalDerivative, Weighting, scaled_sum
+from pyro_vae.program.particles import are_coupled
 from pyro_vae.program.protocol import Program
 
 Group = Literal["theta", "phi"]  # the model's parameters, the guide's
@@ -154,8 +154,8 @@ class Estimator(ELBO):
             raise TypeError(f"{type(self).__name__}.weighting returned {got}")
         scale = draw.scale
         advantage = self.advantage_of(draw, terms)
-        if weights.needs_independence:
-            check_coupling(draw)
+        if weights.needs_independence and coupled(draw):
+            advantage = self._of_all(weights)
         return Bound(weights.value, weights.scaled(scale).surrogate(draw, terms, advantage))
 
     def check(self, draw: Draw) -> None:
@@ -189,9 +189,23 @@ class Estimator(ELBO):
                 "a site without reparameterization, or marked as score",
                 "reinforce, vimco, rws or tvo for all sites, or iwae for a mixture",
             )
-        check_coupling(draw)
         advantage, scale = self.advantage(terms.detach()), draw.scale
-        return advantage * scale if isinstance(scale, Tensor) and scale.dim() else advantage
+        advantage = advantage * scale if isinstance(scale, Tensor) and scale.dim() else advantage
+        return of_all_examples(advantage) if coupled(draw) else advantage
+
+    def _of_all(self, weights: Weighting) -> Tensor:
+        """Return the weight of the score where examples depend on each other's latents.
+
+        Raises:
+            InputError: the score's weight is not only what a particle adds to the bound.
+        """
+        if self.linear and isinstance(weights, ScoreFunction) and weights.score is not None:
+            return of_all_examples(weights.score)
+        raise InputError(
+            "a model whose examples are independent given their latents (this estimator weights each by its own bound)",
+            "one whose log-densities change with the latents of other examples",
+            "iwae, stl, sampled_kl or reinforce, which take the bound of all; or normalisation in evaluation mode",
+        )
 
     def advantage(self, terms: Terms) -> Tensor:
         r"""Return what each particle adds to the bound, (K, B): :math:`\mathcal L - \mathcal L_{-k}`.
@@ -262,14 +276,14 @@ class Estimator(ELBO):
         raise TypeError("estimators sample by pyro_vae.elbo.Draw")
 
 
-def check_coupling(draw: Draw) -> None:
-    """Check that no example's bound depends on other examples' latents, where there are bounds of several.
+def coupled(draw: Draw) -> bool:
+    """Whether there are bounds of several examples, and one depends on other examples' latents."""
+    return draw.batch > 1 and are_coupled(draw.model, draw.guide, draw.args, draw.kwargs)
 
-    Raises:
-        InputError: a decoder with batch normalisation in training mode, say.
-    """
-    if draw.batch > 1:
-        check_independent(draw.model, draw.guide, draw.args, draw.kwargs)
+
+def of_all_examples(advantage: Tensor) -> Tensor:
+    """Return the advantage of a particle in the bound of all examples, (K, B): a latent may change any of them."""
+    return advantage.sum(1, keepdim=True).expand_as(advantage)
 
 
 def at_least_one(name: str, value: object) -> None:

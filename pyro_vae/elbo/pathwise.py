@@ -16,7 +16,7 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.information import closed_form_kl
 from pyro_vae.base.statistics import mean_of_others
 from pyro_vae.elbo.draw import Draw
-from pyro_vae.elbo.estimator import Bound, Estimator, Group, at_least_one, check_coupling
+from pyro_vae.elbo.estimator import Bound, Estimator, Group, at_least_one, coupled, of_all_examples
 from pyro_vae.elbo.scales import differ
 from pyro_vae.elbo.terms import Run, Terms
 from pyro_vae.elbo.weighting import PathDerivative, Weighting, scaled_sum, scored
@@ -125,10 +125,10 @@ class AnalyticKL(Estimator):
         surrogate = scaled_sum(scale, value) if isinstance(scale, Tensor) and scale.dim() else value.sum()
         if draw.log_score is None:
             return Bound(value, surrogate)
-        check_coupling(draw)
         found = each.detach()
         advantage = (found - mean_of_others(found)) / len(found) if len(found) > 1 else found
-        return Bound(value, surrogate + scored(draw, advantage * scale if isinstance(scale, Tensor) else advantage))
+        advantage = advantage * scale if isinstance(scale, Tensor) and scale.dim() else advantage
+        return Bound(value, surrogate + scored(draw, of_all_examples(advantage) if coupled(draw) else advantage))
 
     def value(self, draw: Draw) -> Tensor:
         """Return the bound, (B,), differentiable."""

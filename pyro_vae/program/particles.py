@@ -63,18 +63,15 @@ def checked_nesting(
     return at_first_use("nesting", _trial, model, guide, args, kwargs)
 
 
-def check_independent(
+def are_coupled(
     model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> None:
-    """Check at a program's first use that, given the latents, no example's density depends on another's latents.
+) -> bool:
+    """Return whether an example's density depends on another example's latents; tried at a program's first use.
 
-    A score function that is weighted by the bound of its own example needs that. A decoder with batch normalisation in
-    training mode is found here.
-
-    Raises:
-        InputError: names the site whose density changes.
+    A decoder with batch normalisation in training mode is found here. A score that is weighted by the bound of its own
+    example alone would be biased.
     """
-    at_first_use("independent", _coupling, model, guide, args, kwargs)
+    return bool(at_first_use("coupled", _coupling, model, guide, args, kwargs))
 
 
 def at_first_use(
@@ -153,7 +150,7 @@ def _coupling(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...]
     first = _run(model, guide, args, kwargs, {})
     plates = shared_plates(*first.traces)
     if not plates:
-        return 1  # one bound for all examples
+        return 0  # one bound for all examples
     second = _run(model, guide, args, kwargs, first.subsamples)
     replaced = _first_replaced(first, second, plates)
     again, other = (_model_densities(model, args, kwargs, first, latents) for latents in ({}, replaced))
@@ -163,13 +160,8 @@ def _coupling(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...]
             continue
         parts = [_other_examples(summed(each, plates, None)) for each in (density, before, repeated)]
         if _close(parts[2], parts[1]) and not _close(parts[0], parts[1]):
-            raise InputError(
-                "a model whose examples are independent given their latents (this estimator weights the score of each "
-                "example by its own bound)",
-                f"site {name!r}, whose log-densities of other examples change with the latents of the first",
-                "sampled_kl, stl or iwae on reparameterized latents; or batch normalisation in evaluation mode",
-            )
-    return 1
+            return 1
+    return 0
 
 
 def _model_densities(

@@ -8,7 +8,7 @@ from programs.case import case
 ONE_BY_ONE = r"vectorize_particles=False"  # the vectorized form is refused, and says what to do
 UNTRACED = r"traced once"  # a number is read from a tensor
 SUBSAMPLED = r"subsampl"  # the log of a mean over subsampled data with shared latents is biased
-MIXES = r"batch normalisation in evaluation mode"  # an example's log w depends on other examples' latents
+MIXES = r"normalisation in evaluation mode"  # an example's log w depends on other examples' latents
 WEIGHTED = r"beta|weight|scale"  # derived for the unweighted KL alone
 NO_LOG_Q = r"Delta"  # log q at any z is not available
 STRAIGHT = r"straight-through|StraightThrough"
@@ -21,8 +21,7 @@ ENUMERATED = r"enumerat"
 implicit = dict.fromkeys(("dreg", "reinforce", "vimco"), NO_LOG_Q)
 no_noise = dict.fromkeys(("dreg", "reinforce", "vimco"), NO_LOG_Q)
 weighted = dict.fromkeys(("dreg", "vimco"), WEIGHTED)
-coupled = dict.fromkeys(("sampled_kl", "stl", "iwae", "reinforce", "dreg", "vimco"), MIXES)
-mixing = dict.fromkeys(("dreg", "reinforce", "vimco"), MIXES)
+mixing = dict.fromkeys(("dreg", "vimco"), MIXES)
 log_of_subsample = dict.fromkeys(("iwae", "dreg", "vimco"), SUBSAMPLED)
 enumerated = dict.fromkeys(("sampled_kl", "stl", "reinforce", "iwae", "dreg", "vimco", "vectorized"), ENUMERATED)
 
@@ -31,16 +30,17 @@ ROWS = [
     case("m2 sampled", labels.m2_sampled, "discrete", compiled=UNTRACED),
     case("m2 labelled", labels.m2_labelled),
     case("m2 enumerated", labels.m2_enumerated, "enumerated", **enumerated),
-    case(
-        "cells",
-        labels.cells(False, False, count=40),
-        "discrete",
-        vectorized=ONE_BY_ONE,
-        **dict.fromkeys(("fit", "compiled", "evaluate"), MIXES),
-    ),
+    case("cells", labels.cells(False, False, count=40), "discrete", "scaled", vectorized=ONE_BY_ONE, compiled=UNTRACED),
     case("cells labelled", labels.cells(True, False, count=4), "not_renyi", "scaled", vectorized=ONE_BY_ONE),
     case(
-        "cells in training", labels.cells(False, True, count=4), "discrete", "mixes", vectorized=ONE_BY_ONE, **coupled
+        "cells in training",
+        labels.cells(False, True, count=4),
+        "discrete",
+        "mixes",
+        "scaled",
+        vectorized=ONE_BY_ONE,
+        compiled=UNTRACED,
+        **mixing,
     ),
     case("deep markov", sequences.deep_markov),
     case("deep markov annealed", sequences.deep_markov_annealed, "whole", **weighted),

@@ -23,7 +23,7 @@ from pyro_vae.data.images import Images, as_images
 
 Element: TypeAlias = Images | Tensor | Array
 Given: TypeAlias = (
-    Columns | Element | tuple[Element, ...] | list[Element] | Mapping[str, Element] | Dataset[Any] | DataLoader[Any]
+    Columns | Element | tuple[Element, ...] | list[Element] | Mapping[str, Element] | Dataset[object] | DataLoader[object]
 )
 """Data as users give them; :func:`as_data` reads them."""
 
@@ -98,7 +98,7 @@ def _column(value: Any) -> Column:
     return to_tensor(value) if is_array(value) else value
 
 
-def _check_map_style(dataset: Dataset[Any]) -> None:
+def _check_map_style(dataset: Dataset[object]) -> None:
     name = type(dataset).__name__
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         hint = "torch.stack(list(dataset)), for data that fit in memory"
@@ -107,7 +107,7 @@ def _check_map_style(dataset: Dataset[Any]) -> None:
         raise InputError("at least one example", f"{name} of none", "a set that is not empty")
 
 
-def _read(dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> Any:
+def _read(dataset: Dataset[object], collate: Callable[[list[object]], object]) -> object:
     """Return all examples of a data set, put together."""
     name, count = type(dataset).__name__, len(dataset)  # type: ignore[arg-type]
     if isinstance(dataset, TensorDataset) and collate is default_collate:
@@ -124,7 +124,7 @@ def _read(dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> Any:
     return _collated(examples, collate, name)
 
 
-def _collated(examples: list[Any], collate: Callable[[list[Any]], Any], name: str) -> Any:
+def _collated(examples: list[object], collate: Callable[[list[object]], object], name: str) -> object:
     try:
         return collate(examples)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -143,7 +143,7 @@ def _same(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
-def _check_loader(loader: DataLoader[Any], batch_size: int | None) -> None:
+def _check_loader(loader: DataLoader[object], batch_size: int | None) -> None:
     """Refuse a loader whose batches are not those that training takes: all examples, each epoch in a fresh order."""
     samplers: Iterable[type] = (RandomSampler,) if batch_size else (RandomSampler, SequentialSampler)
     sampler = loader.sampler

@@ -23,7 +23,13 @@ from pyro_vae.data.images import Images, as_images
 
 Element: TypeAlias = Images | Tensor | Array
 Given: TypeAlias = (
-    Columns | Element | tuple[Element, ...] | list[Element] | Mapping[str, Element] | Dataset[object] | DataLoader[object]
+    Columns
+    | Element
+    | tuple[Element, ...]
+    | list[Element]
+    | Mapping[str, Element]
+    | Dataset[object]
+    | DataLoader[object]
 )
 """Data as users give them; :func:`as_data` reads them."""
 

@@ -15,11 +15,9 @@ BEGIN, END = "<!-- from docs/gradients.py -->\n\n", "\n<!-- end of docs/gradient
 
 def table(objectives, strategies, outcome):
     """Return the table in Markdown: a row per objective, a column per strategy, the outcomes inside."""
-    head = ["objective", *strategies, "measure-valued"]
+    head = ["objective", *strategies]
     rows = [
-        [f"`{name}`", *(outcome(name, each) for each in strategies), "–"]
-        for name in objectives
-        if name != "by_autograd"
+        [f"`{name}`", *(outcome(name, each) for each in strategies)] for name in objectives if name != "by_autograd"
     ]
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from pyro_vae.elbo.draw import Draw
 from pyro_vae.elbo.estimator import Bound, Estimator, Group
-from pyro_vae.elbo.weighting import scaled_sum, scored
+from pyro_vae.elbo.sums import is_each, scaled_sum
+from pyro_vae.elbo.weighting import scored
 from pyro_vae.elbo.wrapper import Wrapper
 
 
@@ -43,6 +42,6 @@ class ByAutograd(Wrapper):
         """Return the value of the estimator inside; it is its own surrogate, but for the score of discrete sites."""
         self.check(draw)
         terms = draw.terms
-        value, scale = self.weighting(terms).value, draw.scale
-        surrogate = scaled_sum(scale, value) if isinstance(scale, Tensor) and scale.dim() else value.sum()
-        return Bound(value, surrogate + scored(draw, self.advantage_of(draw, terms)))
+        value, weight = self.weighting(terms).value, draw.weight
+        surrogate = scaled_sum(weight, value) if is_each(weight) else value.sum()
+        return Bound(draw.marginal(value), surrogate + scored(draw, self.advantage_of(draw, terms)))

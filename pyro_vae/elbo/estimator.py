@@ -38,11 +38,14 @@ from torch import Tensor
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import mean_of_others
 from pyro_vae.base.types import PyroFunction
+from pyro_vae.elbo.coupling import check_measured, check_sums, coupled, of_all_examples
 from pyro_vae.elbo.draw import Draw, Latents
 from pyro_vae.elbo.local import LocalAdvantage, has_local_scores
-from pyro_vae.elbo.terms import Terms
-from pyro_vae.elbo.weighting import Advantage, ScoreFunction, TotalDerivative, Weighting, scaled_sum
-from pyro_vae.program.particles import are_coupled
+from pyro_vae.elbo.measured import MeasuredAdvantage
+from pyro_vae.elbo.sums import is_each, scaled_sum
+from pyro_vae.elbo.terms import Terms, is_measured
+from pyro_vae.elbo.weighting import Advantage, ScoreFunction, TotalDerivative, Weighting
+from pyro_vae.program.handlers import Strategy
 from pyro_vae.program.protocol import Program
 
 Group = Literal["theta", "phi"]  # the model's parameters, the guide's
@@ -81,9 +84,11 @@ class Estimator(ELBO):
     gradient: ClassVar[type[Weighting]] = TotalDerivative
     kl_weightable: ClassVar[bool] = False  # whether the derivation holds with β KL (:class:`~pyro_vae.elbo.Weighted`)
     linear: ClassVar[bool] = False  # whether the bound is linear in log w: any scale of a site, and subsampling, hold
+    closed: ClassVar[bool] = False  # whether the KL is in closed form, so that log q is in no term
     mixed: ClassVar[bool] = True  # whether sites without reparameterization may stand beside others
     max_plate_nesting = math.inf  # found from each program
     vectorize_particles: bool = field(default=True, kw_only=True)
+    strategies: Mapping[str, Strategy] = field(default_factory=dict, kw_only=True, hash=False)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -91,14 +96,19 @@ class Estimator(ELBO):
         cls.__repr__ = Estimator.__repr__  # type: ignore[method-assign]  # a dataclass leaves one that is there
 
     def __repr__(self) -> str:
-        names = [f.name for f in fields(self) if f.repr and f.name != "vectorize_particles"]
-        names += [] if self.vectorize_particles else ["vectorize_particles"]
+        common = {"vectorize_particles": not self.vectorize_particles, "strategies": bool(self.strategies)}
+        names = [f.name for f in fields(self) if f.repr and common.get(f.name, True)]
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @property
     def vectorized(self) -> bool:
         """Whether several particles are run in a plate."""
         return self.vectorize_particles
+
+    @property
+    def by_site(self) -> Mapping[str, Strategy]:
+        """How sites get their gradient, by name, in the place of their own marks."""
+        return self.strategies
 
     @property
     def total_particles(self) -> int:
@@ -137,8 +147,9 @@ class Estimator(ELBO):
         latents: Latents | None = None,
     ) -> Draw:
         """Sample the particles of one step; latents are as the gradient's class needs them, or as asked for."""
-        seen, vectorized = latents or self.gradient.latents, self.vectorized
-        return Draw(model, guide, args, kwargs, self.total_particles, seen, vectorize_particles=vectorized)
+        call, seen = (model, guide, args, kwargs), latents or self.gradient.latents
+        how, vectorized = self.by_site, self.vectorized
+        return Draw(*call, self.total_particles, seen, vectorize_particles=vectorized, strategies=how)
 
     def of_draw(self, draw: Draw) -> Bound:
         """Return value and surrogate of one draw.
@@ -152,11 +163,11 @@ class Estimator(ELBO):
         if type(weights) is not self.gradient:  # the latents were sampled for another class
             got = f"{type(weights).__name__} where gradient = {self.gradient.__name__}"
             raise TypeError(f"{type(self).__name__}.weighting returned {got}")
-        scale = draw.scale
         advantage = self.advantage_of(draw, terms)
         if weights.needs_independence and coupled(draw):
             advantage = self._of_all(weights)
-        return Bound(weights.value, weights.scaled(scale).surrogate(draw, terms, advantage))
+        surrogate = weights.scaled(draw.weight).surrogate(draw, terms, advantage)
+        return Bound(draw.marginal(weights.value), surrogate)
 
     def check(self, draw: Draw) -> None:
         """Refuse a program for which this estimator does not hold.
@@ -172,6 +183,8 @@ class Estimator(ELBO):
                 "scales that differ",
                 "sampled_kl, analytic_kl or stl; or no subsampling",
             )
+        if draw.values is not None:
+            check_sums(draw, self.by_element(draw))
         if draw.scales.kind == "kl" and not (linear or self.kl_weightable):
             raise InputError(
                 "one scale for latents and data (this estimator holds for w = p/q itself)", "two scales", "iwae"
@@ -179,7 +192,10 @@ class Estimator(ELBO):
 
     def advantage_of(self, draw: Draw, terms: Terms) -> Advantage | None:
         """Return what each particle adds to the bound, (K, B), times the scale, if the draw has sites that need it."""
-        if self.linear and has_local_scores(draw):
+        measured = any(is_measured(site) for site in draw.runs[0].guide_latents)
+        if measured:
+            check_measured(draw, type(self).__name__)
+        elif self.by_element(draw):
             return LocalAdvantage()
         if draw.latents == "fixed" or draw.log_score is None:
             return None
@@ -189,9 +205,37 @@ class Estimator(ELBO):
                 "a site without reparameterization, or marked as score",
                 "reinforce, vimco, rws or tvo for all sites, or iwae for a mixture",
             )
-        advantage, scale = self.advantage(terms.detach()), draw.scale
-        advantage = advantage * scale if isinstance(scale, Tensor) and scale.dim() else advantage
+        advantage, weight = self.advantage(terms.detach()), draw.weight
+        advantage = advantage * weight if is_each(weight) else advantage
+        if measured:
+            return self._measured(draw, advantage)
         return of_all_examples(advantage) if coupled(draw) else advantage
+
+    def by_element(self, draw: Draw) -> bool:
+        """Whether scores are weighted by the terms of their own element of a plate (:mod:`pyro_vae.elbo.local`)."""
+        return self.linear and not self.closed and has_local_scores(draw)
+
+    def _measured(self, draw: Draw, advantage: Tensor) -> MeasuredAdvantage:
+        each, weight = self.of_particles(draw).detach(), draw.weight
+
+        def replaced(rows: slice, others: Tensor) -> Tensor:
+            changed = each.clone()
+            changed[rows] = others
+            bound = self.followed.with_replaced(each, changed)[rows]
+            return bound * weight if is_each(weight) else bound
+
+        log_q = draw.log_q_of(is_measured) if self.linear and not self.closed else None  # its derivative has mean zero
+        dropped = torch.zeros(()) if log_q is None else scaled_sum(weight if is_each(weight) else 1.0, log_q.mean(0))
+        return MeasuredAdvantage(advantage, replaced, self.of_particles, dropped)
+
+    @property
+    def followed(self) -> "Estimator":
+        """The estimator of the bound that φ follows."""
+        return self
+
+    def of_particles(self, draw: Draw) -> Tensor:
+        """Return what the bound is a function of, for each particle: log w, (K, B)."""
+        return draw.terms.log_weight
 
     def _of_all(self, weights: Weighting) -> Tensor:
         """Return the weight of the score where examples depend on each other's latents.
@@ -215,19 +259,27 @@ class Estimator(ELBO):
         Source: Mnih and Rezende, arXiv 1602.06725.
         """
         log_w = terms.log_weight
-        value = self.weighting(terms).value
-        count, batch = log_w.shape
-        if count == 1:
-            return value.unsqueeze(0)
         if self.linear:
-            return (log_w - mean_of_others(log_w)) / count
+            return (log_w - mean_of_others(log_w)) / len(log_w) if len(log_w) > 1 else log_w
+        if len(log_w) == 1:
+            return self.weighting(terms).value.unsqueeze(0)
+        return self.weighting(terms).value - self.with_replaced(log_w, mean_of_others(log_w))
+
+    def with_replaced(self, log_w: Tensor, others: Tensor) -> Tensor:
+        """Return the bound with one particle replaced by another, (K, B): in row k particle k is.
+
+        Args:
+            log_w: of the particles, (K, B).
+            others: what stands in the place of each, (K, B).
+        """
+        count, batch = log_w.shape
+        if self.linear:
+            return log_w.mean(0) + (others - log_w) / count
         own = torch.eye(count, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
-        replaced = torch.where(
-            own, mean_of_others(log_w).unsqueeze(1), log_w.unsqueeze(0)
-        )  # row k: particle k replaced
+        replaced = torch.where(own, others.unsqueeze(1), log_w.unsqueeze(0))
         side_by_side = replaced.transpose(0, 1).reshape(count, count * batch)
         zero = torch.zeros_like(side_by_side)
-        return value - self.weighting(Terms(side_by_side, zero, zero)).value.reshape(count, batch)
+        return self.weighting(Terms(side_by_side, zero, zero)).value.reshape(count, batch)
 
     def bound(self, program: Program, x: Tensor) -> Bound:
         """Sample particles for a batch x (B, *event_shape) and return the bound; the program's store must be active."""
@@ -238,10 +290,10 @@ class Estimator(ELBO):
         with torch.no_grad():
             draw = self.draw(model, guide, args, kwargs, "fixed")
             self.check(draw)
-            return float(-scaled_sum(draw.scale, self.value(draw)))
+            return float(-scaled_sum(draw.scale, draw.marginal(self.value(draw))))
 
     def value(self, draw: Draw) -> Tensor:
-        """Return the bound alone, (B,), nats per example."""
+        """Return the bound alone, (B,), nats per example; with enumerated values, of every combination, (C^K B,)."""
         return self.weighting(draw.terms.detach()).value
 
     def state_dict(self) -> EstimatorState:
@@ -257,8 +309,8 @@ class Estimator(ELBO):
         """Return the loss, detached, and the surrogate loss, whose gradient is the estimator's."""
         draw = self.draw(model, guide, args, kwargs)
         found = self.of_draw(draw)
-        loss, scale = -scaled_sum(draw.scale, found.value.detach()), draw.scale
-        return loss, -found.surrogate if isinstance(scale, Tensor) and scale.dim() else -scale * found.surrogate
+        loss = -scaled_sum(draw.scale, found.value.detach())
+        return loss, -found.surrogate if is_each(draw.weight) else -draw.scale * found.surrogate
 
     def differentiable_loss(self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object) -> Tensor:
         """Return the loss, with the gradient of the surrogate."""
@@ -274,16 +326,6 @@ class Estimator(ELBO):
 
     def _get_trace(self, *args: object) -> NoReturn:  # Pyro's base class asks for it; nothing here calls it
         raise TypeError("estimators sample by pyro_vae.elbo.Draw")
-
-
-def coupled(draw: Draw) -> bool:
-    """Whether there are bounds of several examples, and one depends on other examples' latents."""
-    return draw.batch > 1 and are_coupled(draw.model, draw.guide, draw.args, draw.kwargs)
-
-
-def of_all_examples(advantage: Tensor) -> Tensor:
-    """Return the advantage of a particle in the bound of all examples, (K, B): a latent may change any of them."""
-    return advantage.sum(1, keepdim=True).expand_as(advantage)
 
 
 def at_least_one(name: str, value: object) -> None:

@@ -168,7 +168,12 @@ class PIWAE(MIWAE):
 
     def advantage(self, terms: Terms) -> Tensor:
         """Return what each particle adds to the bound that φ follows."""
-        return MIWAE(self.num_particles, self.num_bounds).advantage(terms)
+        return self.followed.advantage(terms)
+
+    @property
+    def followed(self) -> Estimator:
+        """The mean of the bounds, which φ follows."""
+        return MIWAE(self.num_particles, self.num_bounds)
 
     def reference(self, group: Group) -> Estimator:
         """Return the bound that each group of parameters follows."""

@@ -14,12 +14,12 @@ from torch.distributions import Distribution
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.information import closed_form_kl
-from pyro_vae.base.statistics import mean_of_others
 from pyro_vae.elbo.draw import Draw
-from pyro_vae.elbo.estimator import Bound, Estimator, Group, at_least_one, coupled, of_all_examples
+from pyro_vae.elbo.estimator import Bound, Estimator, Group, at_least_one
 from pyro_vae.elbo.scales import differ
+from pyro_vae.elbo.sums import is_each, scaled_sum
 from pyro_vae.elbo.terms import Run, Terms
-from pyro_vae.elbo.weighting import PathDerivative, Weighting, scaled_sum, scored
+from pyro_vae.elbo.weighting import PathDerivative, Weighting, scored
 from pyro_vae.program.tracing import Site
 
 
@@ -101,6 +101,7 @@ class AnalyticKL(Estimator):
 
     kl_weightable: ClassVar[bool] = True
     linear: ClassVar[bool] = True
+    closed: ClassVar[bool] = True
     num_particles: int = 1
     free_bits: float = 0.0
 
@@ -120,23 +121,26 @@ class AnalyticKL(Estimator):
     def of_draw(self, draw: Draw) -> Bound:
         """Return the bound; it is its own surrogate, but for the score of sites without reparameterization."""
         self.check(draw)
-        each, scale = self._each(draw), draw.scale
+        each, weight = self._each(draw), draw.weight
         value = each.mean(0)
-        surrogate = scaled_sum(scale, value) if isinstance(scale, Tensor) and scale.dim() else value.sum()
+        surrogate = scaled_sum(weight, value) if is_each(weight) else value.sum()
+        value = draw.marginal(value)
         if draw.log_score is None:
             return Bound(value, surrogate)
-        found = each.detach()
-        advantage = (found - mean_of_others(found)) / len(found) if len(found) > 1 else found
-        advantage = advantage * scale if isinstance(scale, Tensor) and scale.dim() else advantage
-        return Bound(value, surrogate + scored(draw, of_all_examples(advantage) if coupled(draw) else advantage))
+        advantage = self.advantage_of(draw, Terms(each, *(torch.zeros_like(each),) * 2))
+        return Bound(value, surrogate + scored(draw, advantage))
+
+    def of_particles(self, draw: Draw) -> Tensor:
+        """Return the bound of every particle, (K, B)."""
+        return self._each(draw)
 
     def value(self, draw: Draw) -> Tensor:
-        """Return the bound, (B,), differentiable."""
+        """Return the bound, (B,), differentiable; with enumerated values, of every combination."""
         return self._each(draw).mean(0)
 
     def _each(self, draw: Draw) -> Tensor:
         """Return the bound of every particle, (K, B)."""
-        kl = torch.cat([self._kl(draw, run) for run in draw.runs])
+        kl = draw.joined([self._kl(draw, run) for run in draw.runs])
         return draw.terms.log_px_z - draw.beta * kl
 
     def _kl(self, draw: Draw, run: Run) -> Tensor:

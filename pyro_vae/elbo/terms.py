@@ -1,6 +1,6 @@
 """The log-densities of particles, and the runs and sites that they come from."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -14,10 +14,10 @@ from torch.distributions import Independent
 
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
-from pyro_vae.program.handlers import SampleMessage, is_pathwise
+from pyro_vae.program.handlers import SampleMessage, Strategy, is_pathwise, strategy
 from pyro_vae.program.plates import plates_of
 from pyro_vae.program.protocol import Trace
-from pyro_vae.program.tracing import Site, log_density, sample_sites
+from pyro_vae.program.tracing import Site, check_latents, log_density, sample_sites
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,14 +99,21 @@ def density(site: Site) -> Tensor:
         ) from error
 
 
-def check_shape(site: Site, log_prob: Tensor, particles: int | None) -> None:
+def check_shape(site: Site, log_prob: Tensor, particles: int | None, values: Collection[int] = ()) -> None:
     """Refuse a log-density with a dimension to the left of all plates: it would be counted once too often.
+
+    Args:
+        site: the site.
+        log_prob: its log-density.
+        particles: the dimension of the particles.
+        values: the dimensions of the values of enumerated sites.
 
     Raises:
         InputError: as Pyro's validation says it.
     """
     declared = [dim for dim in (particles, *(plate.dim for plate in plates_of(site))) if dim is not None]
-    loose = [dim for dim in range(-log_prob.dim(), min(declared, default=0)) if log_prob.shape[dim] > 1]
+    left = range(-log_prob.dim(), min(declared, default=0))
+    loose = [dim for dim in left if log_prob.shape[dim] > 1 and dim not in values]
     if loose:
         raise InputError(
             f"site {site['name']!r} with a log-density for each element of its plates",
@@ -115,7 +122,48 @@ def check_shape(site: Site, log_prob: Tensor, particles: int | None) -> None:
         )
 
 
-def check_factor(site: Site) -> None:
+def check_run(run: Run, strategies: Mapping[str, Strategy]) -> None:
+    """Refuse a guide that does not fit its model, or a strategy that does not fit the guide.
+
+    Raises:
+        InputError: latents that only one of the two has, or in two event shapes; one enumerated in the model alone;
+            a strategy for no site of the guide; a factor that does not say whether its gradient is pathwise.
+    """
+    _check_enumerated(run.guide_trace, run.model_trace)
+    check_latents(run.guide_trace, run.model_trace)
+    _check_strategies(run.guide_trace, strategies)
+    for factor in run.guide_factors:
+        _check_factor(factor)
+
+
+def _check_enumerated(guide_trace: Trace, model_trace: Trace) -> None:
+    """Refuse a latent that is enumerated in the model and that the guide does not have.
+
+    Raises:
+        InputError: names the site.
+    """
+    for name, site in sample_sites(model_trace):
+        if site["infer"].get("enumerate") and not site["is_observed"] and name not in guide_trace.nodes:
+            raise InputError(
+                f"a guide that has site {name!r}, which the model enumerates",
+                "none",
+                "pyro.infer.TraceEnum_ELBO, or infer={'enumerate': 'parallel'} at a site of the guide",
+            )
+
+
+def _check_strategies(guide_trace: Trace, strategies: Mapping[str, Strategy]) -> None:
+    """Refuse a strategy for a site that the guide does not have.
+
+    Raises:
+        InputError: names the site.
+    """
+    for name in strategies:
+        if name not in guide_trace.nodes:
+            latents = [n for n, site in sample_sites(guide_trace) if not site["is_observed"]]
+            raise InputError(f"strategies for latents of the guide, {', '.join(latents)}", repr(name), "their names")
+
+
+def _check_factor(site: Site) -> None:
     """Refuse a factor in a guide that does not say whether its gradient is pathwise.
 
     Raises:
@@ -127,6 +175,14 @@ def check_factor(site: Site) -> None:
             "none",
             "pyro.factor(..., has_rsample=True) where it depends on reparameterized samples",
         )
+
+
+def whole_score(site: Site) -> Tensor | None:
+    """Return the log-density of a detached latent as a score, neither scaled nor masked; None for a point estimate."""
+    if site["fn"].has_rsample and isinstance(innermost(site["fn"]), Delta):
+        return None
+    log_prob: Tensor = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return log_prob
 
 
 def score_function(site: Site) -> Tensor | None:
@@ -164,6 +220,11 @@ def _has_default_score(base: TorchDistribution) -> bool:
 def is_score(site: Site) -> bool:
     """Whether a latent has no pathwise gradient: it is not reparameterized, or marked as ``score``."""
     return not site["is_observed"] and not is_pathwise(cast(SampleMessage, site))
+
+
+def is_measured(site: Site) -> bool:
+    """Whether a site's gradient is measure-valued."""
+    return not site["is_observed"] and strategy(cast(SampleMessage, site)) == "measure_valued"
 
 
 def is_single(guide_trace: Trace) -> bool:

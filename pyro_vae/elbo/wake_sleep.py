@@ -17,8 +17,9 @@ from pyro_vae.elbo.draw import Draw
 from pyro_vae.elbo.estimator import Bound, Estimator, Group, at_least_one
 from pyro_vae.elbo.importance import IWAE
 from pyro_vae.elbo.pathwise import SampledKL
+from pyro_vae.elbo.sums import is_each, scaled_sum
 from pyro_vae.elbo.terms import Terms
-from pyro_vae.elbo.weighting import ScoreFunction, Weighting, scaled_sum
+from pyro_vae.elbo.weighting import ScoreFunction, Weighting
 from pyro_vae.program.handlers import Unobserve
 from pyro_vae.program.particles import at_first_use
 from pyro_vae.program.plates import summed
@@ -152,9 +153,8 @@ def _simulates(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...
 
 
 def _weighed(draw: Draw, log_q: Tensor) -> Tensor:
-    """Sum over the examples, each times its scale; one number is left to the loss."""
-    scale = draw.scale
-    return scaled_sum(scale, log_q) if isinstance(scale, Tensor) and scale.dim() else log_q.sum()
+    """Sum over the examples, each times its scale, where the surrogate carries it; else it is left to the loss."""
+    return scaled_sum(draw.scale, log_q) if is_each(draw.weight) else log_q.sum()
 
 
 def _replaced(argument: object, pairs: Sequence[tuple[Tensor, Tensor]]) -> object:

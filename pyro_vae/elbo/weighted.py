@@ -56,9 +56,9 @@ class Weighted(Wrapper):
         latents: Latents | None = None,
     ) -> Draw:
         """Sample as the estimator inside, the terms weighted."""
-        latents = latents or self.estimator.gradient.latents
-        vectorize = self.vectorized
-        return Draw(model, guide, args, kwargs, self.total_particles, latents, self.beta, vectorize_particles=vectorize)
+        call, seen = (model, guide, args, kwargs), latents or self.estimator.gradient.latents
+        how, vectorized = self.by_site, self.vectorized
+        return Draw(*call, self.total_particles, seen, self.beta, vectorize_particles=vectorized, strategies=how)
 
     def reference(self, group: Group) -> Estimator | None:
         """Return the reference of the estimator inside, its KL weighted."""

@@ -14,9 +14,11 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import log_share_of_others, mean_of_others
 from pyro_vae.elbo.draw import Draw, Latents
 from pyro_vae.elbo.local import LocalAdvantage
-from pyro_vae.elbo.terms import Run, Terms
+from pyro_vae.elbo.measured import MeasuredAdvantage
+from pyro_vae.elbo.sums import is_each, weighted_sum
+from pyro_vae.elbo.terms import Run, Terms, carries_density, is_score
 
-Advantage: TypeAlias = Tensor | LocalAdvantage
+Advantage: TypeAlias = Tensor | LocalAdvantage | MeasuredAdvantage
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class Weighting(ABC):
 
     def scaled(self, scale: Tensor | float) -> Self:
         """Return the weights times a scale for each example, (B,); one number is left to the loss."""
-        if not isinstance(scale, Tensor) or not scale.dim():
+        if not is_each(scale):
             return self
         weights = {name: w * scale for name, w in vars(self).items() if name != "value" and isinstance(w, Tensor)}
         return replace(self, **weights)
@@ -100,7 +102,7 @@ class PathDerivative(Weighting):
             return surrogate - pathwise(draw, weighted_sum(self.theta, terms.log_qz))
         score = scored(draw, advantage)
         surrogate = surrogate + score + pathwise(draw, weighted_sum(self.theta, terms.log_weight) + score)
-        kept = [part for part in (draw.log_q_score, draw.log_q_delta) if part is not None]
+        kept = [part for part in map(draw.log_q_of, (is_score, carries_density)) if part is not None]
         return surrogate - sum(weighted_sum(self.theta, part) for part in kept)
 
     def three_terms(self) -> "ThreeTerms":
@@ -172,14 +174,9 @@ class ScoreFunction(Weighting):
         return weighted_sum(self.theta, terms.log_joint) + scored(draw, self.score if advantage is None else advantage)
 
 
-def weighted_sum(weight: Tensor, terms: Tensor) -> Tensor:
-    """Return Σ weight terms, a scalar; a term of −∞ with weight 0 counts 0."""
-    return torch.where(weight == 0, 0.0, weight * terms).sum()
-
-
 def scored(draw: Draw, weight: Advantage | None) -> Tensor:
     """Return Σ weight log q of the sites that have a score function, a scalar."""
-    if isinstance(weight, LocalAdvantage):
+    if isinstance(weight, LocalAdvantage | MeasuredAdvantage):
         return weight.scored(draw)
     log_score = None if weight is None else draw.log_score
     return (
@@ -260,11 +257,6 @@ def _variables(tensor: Tensor) -> list[Tensor]:
             found.append(node.variable)
         waiting.extend(following for following, _ in node.next_functions if following is not None)
     return found
-
-
-def scaled_sum(scale: Tensor | float, value: Tensor) -> Tensor:
-    """Return Σ scale value; a scale is a number, or (B,)."""
-    return (scale * value).sum() if isinstance(scale, Tensor) and scale.dim() else scale * value.sum()
 
 
 def added_by_each(log_w: Tensor) -> Tensor:

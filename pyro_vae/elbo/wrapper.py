@@ -1,11 +1,13 @@
 """An estimator around another one: what both kinds of it share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pyro_vae.elbo.draw import Draw
 from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.elbo.terms import Terms
 from pyro_vae.elbo.weighting import Weighting
+from pyro_vae.program.handlers import Strategy
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Wrapper(Estimator):
     def vectorized(self) -> bool:
         """Whether both this one and the estimator inside say so."""
         return self.vectorize_particles and self.estimator.vectorize_particles
+
+    @property
+    def by_site(self) -> Mapping[str, Strategy]:
+        """Those of both."""
+        return {**self.estimator.strategies, **self.strategies}
 
     @property
     def total_particles(self) -> int:

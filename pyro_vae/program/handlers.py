@@ -1,13 +1,13 @@
 """Effect handlers: the Pyro messengers that programs run under."""
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, cast, get_args
 
 import torch
-from pyro.distributions import Normal
+from pyro.distributions import Normal, TorchDistribution
 from pyro.distributions.relaxed_straight_through import QuantizeBernoulli, QuantizeCategorical
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
+from pyro.poutine.runtime import InferDict, Message
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -18,6 +18,7 @@ from pyro_vae.base.errors import InputError
 
 Kind = Literal["values", "unconstrained"]
 Seen = Literal["attached", "leaves", "fixed"]
+Strategy = Literal["pathwise", "score", "enumerate", "measure_valued"]
 SampleMessage: TypeAlias = "Message[..., Tensor]"
 
 
@@ -83,13 +84,26 @@ class Sampled(Messenger):
     ``infer={"gradient": "score"}``, and one without reparameterization, is detached in every case.
 
     A sample without a gradient stays the same object: a flow without an inverse scores only its own samples.
+
+    Args:
+        see: one of the three.
+        enumeration: where the values of enumerated sites go; None: such sites are sampled.
+        strategies: of sites by name, in the place of their own marks.
     """
 
-    def __init__(self, see: Seen) -> None:
+    def __init__(
+        self, see: Seen, enumeration: "Enumeration | None" = None, strategies: Mapping[str, Strategy] | None = None
+    ) -> None:
         super().__init__()
-        self.see = see
+        self.see, self.enumeration, self.strategies = see, enumeration, strategies or {}
         self.drawn: dict[str, Tensor] = {}  # with their gradient, in the order of sampling
         self.leaves: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: SampleMessage) -> None:
+        if msg["name"] in self.strategies:
+            msg["infer"] = cast(InferDict, {**(msg["infer"] or {}), "gradient": self.strategies[str(msg["name"])]})
+        if self.enumeration is not None and not msg["done"] and not msg["is_observed"]:
+            self.enumeration.give(msg)
 
     def _pyro_post_sample(self, msg: SampleMessage) -> None:
         value, name = msg["value"], str(msg["name"])
@@ -106,16 +120,73 @@ class Sampled(Messenger):
             msg["value"] = _requantized(value, self.leaves[name])
 
 
-def is_pathwise(site: SampleMessage) -> bool:
-    """Whether a site's gradient passes through its sample: it is reparameterized, and not marked as ``score``."""
-    marked, able = (site["infer"] or {}).get("gradient"), bool(getattr(site["fn"], "has_rsample", False))
-    if marked not in (None, "pathwise", "score") or (marked == "pathwise" and not able):
+class Unplanned(Exception):
+    """An enumerated site where no dimensions are planned for its values."""
+
+
+class Enumeration:
+    """Gives every enumerated site all the values of its support, each site in a dimension of its own.
+
+    The dimensions lie to the left of all plates, as in Pyro's parallel enumeration, and are never used twice.
+
+    Args:
+        first: the first dimension, the others follow to the left; None: an enumerated site raises :class:`Unplanned`.
+    """
+
+    def __init__(self, first: int | None) -> None:
+        self.first = first
+        self.sizes: dict[str, int] = {}  # by site, in the order of sampling
+
+    def dim(self, name: str) -> int:
+        """Return the dimension of a site's values."""
+        assert self.first is not None
+        return self.first - list(self.sizes).index(name)
+
+    def give(self, msg: SampleMessage) -> None:
+        """Set the value of an enumerated site to all values of its support."""
+        if strategy(msg) != "enumerate":
+            return
+        if self.first is None:
+            raise Unplanned
+        name, fn = str(msg["name"]), cast(TorchDistribution, msg["fn"])
+        support = _support(name, fn, msg["infer"] or {})
+        self.sizes[name] = len(support)
+        missing = -1 - self.dim(name) - len(fn.batch_shape)
+        msg["value"] = support.reshape(len(support), *(1,) * missing, *support.shape[1:])
+        msg["done"] = True
+
+
+def _support(name: str, fn: TorchDistribution, infer: Mapping[str, object]) -> Tensor:
+    if infer.get("num_samples") is not None:
+        raise InputError(f"a sum over all values at site {name!r}", "infer={'num_samples': ...}", "no num_samples")
+    try:
+        support: Tensor = fn.enumerate_support(expand=False)
+    except NotImplementedError:
+        raise InputError(
+            f"a finite support at site {name!r}, for a sum over its values",
+            f"{type(innermost(fn)).__name__}{', event shape ' + str(tuple(fn.event_shape)) if fn.event_shape else ''}",
+            'infer={"gradient": "score"}, or an event of one variable',
+        ) from None
+    return support
+
+
+def strategy(site: SampleMessage) -> Strategy:
+    """Return how a latent gets its gradient: pathwise where it is reparameterized, unless it is marked otherwise."""
+    infer, able = site["infer"] or {}, bool(getattr(site["fn"], "has_rsample", False))
+    marked = infer.get("gradient")
+    if marked is None:
+        return "enumerate" if infer.get("enumerate") else "pathwise" if able else "score"
+    if marked not in get_args(Strategy) or (marked == "pathwise" and not able):
         kind = type(innermost(cast(Distribution, site["fn"]))).__name__
         got = f"{marked!r}" if marked != "pathwise" else f"'pathwise' of {kind}, which is not reparameterized"
-        raise InputError(
-            f"a gradient 'pathwise' or 'score' at site {site['name']!r}", got, 'infer={"gradient": "score"}'
-        )
-    return able and marked != "score"
+        expected = f"one of {', '.join(repr(each) for each in get_args(Strategy))} as gradient of site {site['name']!r}"
+        raise InputError(expected, got, 'infer={"gradient": "score"}')
+    return cast(Strategy, marked)
+
+
+def is_pathwise(site: SampleMessage) -> bool:
+    """Whether a site's gradient passes through its sample."""
+    return strategy(site) == "pathwise"
 
 
 def _detached(value: Tensor) -> Tensor:

@@ -128,30 +128,30 @@ def _parts(function: PyroFunction) -> tuple[object, str]:
 
 
 def _trial(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]) -> int:
-    first = _run(model, guide, args, kwargs, {})
-    second = _run(model, guide, args, kwargs, first.subsamples)
+    first = run_both(model, guide, args, kwargs, {})
+    second = run_both(model, guide, args, kwargs, first.subsamples)
     nesting = plate_nesting(*first.traces)
     plate = pyro.plate(PARTICLES, 2, dim=-1 - nesting)
     stacked = {**first.subsamples, **_stacked(first, second, nesting)}
     last = LastSite()
     try:
         with last:
-            both = _run(plate(model), plate(guide), args, kwargs, stacked, _pairs(first, second, nesting))
+            both = run_both(plate(model), plate(guide), args, kwargs, stacked, _pairs(first, second, nesting))
     except Exception as error:  # whatever the program's own code raises on tensors with one dimension more
         where = f"{BROADCASTS} (after site {last.name!r})" if last.name else BROADCASTS
         raise program_error(error, where, HINT) from error
     wrong = _differing(both, (first, second), -1 - nesting)
     if wrong:
-        _refuse(wrong[0], _run(model, guide, args, kwargs, first.nodes, _values(first)))
+        _refuse(wrong[0], run_both(model, guide, args, kwargs, first.nodes, _values(first)))
     return nesting
 
 
 def _coupling(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]) -> int:
-    first = _run(model, guide, args, kwargs, {})
+    first = run_both(model, guide, args, kwargs, {})
     plates = shared_plates(*first.traces)
     if not plates:
         return 0  # one bound for all examples
-    second = _run(model, guide, args, kwargs, first.subsamples)
+    second = run_both(model, guide, args, kwargs, first.subsamples)
     replaced = _first_replaced(first, second, plates)
     again, other = (_model_densities(model, args, kwargs, first, latents) for latents in ({}, replaced))
     for name, density in other.items():
@@ -159,7 +159,7 @@ def _coupling(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...]
         if density is None or before is None or repeated is None:
             continue
         parts = [_other_examples(summed(each, plates, None)) for each in (density, before, repeated)]
-        if _close(parts[2], parts[1]) and not _close(parts[0], parts[1]):
+        if close(parts[2], parts[1]) and not close(parts[0], parts[1]):
             return 1
     return 0
 
@@ -168,7 +168,7 @@ def _model_densities(
     model: PyroFunction,
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
-    ran: "_Ran",
+    ran: "Ran",
     latents: Mapping[str, object],
 ) -> dict[str, Tensor | None]:
     given = Trace()
@@ -177,7 +177,7 @@ def _model_densities(
     return _densities(prune_subsample_sites(trace))
 
 
-def _first_replaced(first: "_Ran", second: "_Ran", plates: Plates) -> dict[str, object]:
+def _first_replaced(first: "Ran", second: "Ran", plates: Plates) -> dict[str, object]:
     """Return records of the latents, those of the first example from a second run."""
     others = dict(sample_sites(second.traces[0]))
     records: dict[str, object] = {}
@@ -195,7 +195,7 @@ def _other_examples(total: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Ran:
+class Ran:
     """The traces of guide and model, and the log-density of every site by its name; None where there is no inverse."""
 
     traces: tuple[Trace, Trace]
@@ -222,7 +222,7 @@ class _Difference:
     truth: Tensor
 
 
-def _differing(both: _Ran, single: Sequence[_Ran], dim: int) -> list[_Difference]:
+def _differing(both: Ran, single: Sequence[Ran], dim: int) -> list[_Difference]:
     first = [dict(sample_sites(trace)) for trace in single[0].traces]
     wrong = []
     for which, name, _ in both.pairs():
@@ -233,26 +233,28 @@ def _differing(both: _Ran, single: Sequence[_Ran], dim: int) -> list[_Difference
         kept = plates_of(first[which][name])
         truth = torch.cat([summed(each, kept, None) for each in alone if each is not None])
         found = summed(density, kept, dim)
-        if not _close(found, truth):
+        if not close(found, truth):
             wrong.append(_Difference(which, name, kept, found, truth))
     return wrong
 
 
-def _refuse(wrong: _Difference, again: _Ran) -> NoReturn:
+def _refuse(wrong: _Difference, again: Ran) -> NoReturn:
     """Refuse a site that differs, or that has noise of its own: then it differs between any two runs."""
     repeated = again.densities[wrong.which].get(wrong.name)
-    if repeated is None or not _close(summed(repeated, wrong.kept, None), wrong.truth[:1]):
+    if repeated is None or not close(summed(repeated, wrong.kept, None), wrong.truth[:1]):
         got = f"site {wrong.name!r} with noise of its own, outside pyro.sample, which particles in a plate may share"
         raise InputError(f"a program {BROADCASTS}", got, HINT)
-    got = f"site {wrong.name!r} with {_shown(wrong.found)} in a plate of 2 and {_shown(wrong.truth)} one by one"
+    got = f"site {wrong.name!r} with {shown(wrong.found)} in a plate of 2 and {shown(wrong.truth)} one by one"
     raise InputError(f"a program {BROADCASTS}: the same log-densities there as one by one", got, HINT)
 
 
-def _shown(totals: Tensor) -> str:
+def shown(totals: Tensor) -> str:
+    """Return a log-density as messages show it."""
     return f"{float(totals.sum()):.6g} nats"
 
 
-def _close(found: Tensor, truth: Tensor) -> bool:
+def close(found: Tensor, truth: Tensor) -> bool:
+    """Whether two log-densities are equal but for rounding, in shape and in where they are finite, too."""
     if found.shape != truth.shape:
         return False
     finite = truth.isfinite()
@@ -262,7 +264,7 @@ def _close(found: Tensor, truth: Tensor) -> bool:
     return bool(((found - truth)[finite].abs() <= TOLERANCE * (1e-2 + size)).all())
 
 
-def _stacked(first: _Ran, second: _Ran, nesting: int) -> dict[str, object]:
+def _stacked(first: Ran, second: Ran, nesting: int) -> dict[str, object]:
     """Return records to replay: the latents of two runs side by side, in the dimension of the particles."""
     others = [dict(sample_sites(trace)) for trace in second.traces]
     records: dict[str, object] = {}
@@ -273,13 +275,13 @@ def _stacked(first: _Ran, second: _Ran, nesting: int) -> dict[str, object]:
     return records
 
 
-def _pairs(first: _Ran, second: _Ran, nesting: int) -> dict[str, Tensor]:
+def _pairs(first: Ran, second: Ran, nesting: int) -> dict[str, Tensor]:
     """Return the untraced samples of two runs side by side."""
     both = {name: (site, second.untraced[name]) for name, site in first.untraced.items() if name in second.untraced}
     return {name: torch.stack([_widened(cast(Site, s), nesting) for s in sites]) for name, sites in both.items()}
 
 
-def _values(ran: _Ran) -> dict[str, Tensor]:
+def _values(ran: Ran) -> dict[str, Tensor]:
     return {name: cast(Site, site)["value"] for name, site in ran.untraced.items()}
 
 
@@ -290,14 +292,14 @@ def _widened(site: Site, nesting: int) -> Tensor:
     return value.reshape((1,) * missing + tuple(value.shape)) if missing > 0 else value
 
 
-def _run(
+def run_both(
     model: PyroFunction,
     guide: PyroFunction,
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
     records: Mapping[str, object],
     untraced: Mapping[str, Tensor] | None = None,
-) -> _Ran:
+) -> Ran:
     """Run guide and model, with the values of some sites given."""
     given, hidden = Trace(), Untraced(untraced)
     given.nodes.update(records)  # type: ignore[arg-type]  # records of other traces
@@ -309,7 +311,7 @@ def _run(
     nodes = {n: s for t in (model_trace, guide_trace) for n, s in t.nodes.items() if s["type"] == "sample"}
     subsamples: dict[str, object] = {n: s for n, s in nodes.items() if site_is_subsample(s)}
     traces = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
-    return _Ran(traces, (_densities(traces[0]), _densities(traces[1])), dict(nodes), subsamples, hidden.seen)
+    return Ran(traces, (_densities(traces[0]), _densities(traces[1])), dict(nodes), subsamples, hidden.seen)
 
 
 def _densities(trace: Trace) -> dict[str, Tensor | None]:

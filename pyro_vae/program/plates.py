@@ -75,7 +75,10 @@ def summed(log_prob: Tensor, kept: Plates, particles: int | None) -> Tensor:
     wide = log_prob.reshape((1,) * (max((-d for d in dims), default=0) - log_prob.dim()) + tuple(log_prob.shape))
     others = [dim for dim in range(-wide.dim(), 0) if dim not in dims]
     total = wide.sum(others) if others else wide
-    return total if particles is not None else total.unsqueeze(0)
+    if particles is None:
+        return total.unsqueeze(0)
+    position = sum(dim < particles for dim in dims)  # enumerated values lie to the left of the particles
+    return total.movedim(position, 0) if position else total
 
 
 def sizes(kept: Plates, totals: Iterable[Tensor]) -> tuple[int, ...]:

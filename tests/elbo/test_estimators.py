@@ -947,7 +947,11 @@ REFUSED = {
         lambda: (gaussian(3).model, pyro.poutine.scale(gaussian(3).guide, scale=0.5)),
         "one scale for all sites, or one for all latents .* got scales that differ",
     ),
-    "enumerated": ("reinforce", lambda: (discrete(3).model, enumerated), "site 'z' sampled; got infer"),
+    "enumerated": (
+        "reinforce",
+        lambda: (enumerated, lambda x: None),
+        "a guide that has site 'z', which the model enumer",
+    ),
     "no closed KL": ("analytic_kl", lambda: (student_model, gaussian(3).guide), "a KL in closed form at site 'z'"),
     "more in the guide": (
         "iwae",

@@ -33,6 +33,7 @@ class ByAutograd(Wrapper):
     """
 
     kl_weightable: ClassVar[bool] = True
+    closed: ClassVar[bool] = True
 
     def reference(self, group: Group) -> Estimator:
         """Return the same derivative."""

@@ -41,8 +41,8 @@ from pyro_vae.base.types import PyroFunction
 from pyro_vae.elbo.coupling import check_measured, check_sums, coupled, of_all_examples
 from pyro_vae.elbo.draw import Draw, Latents
 from pyro_vae.elbo.local import LocalAdvantage, has_local_scores
-from pyro_vae.elbo.measured import MeasuredAdvantage
-from pyro_vae.elbo.sums import is_each, scaled_sum
+from pyro_vae.elbo.measured import MeasuredAdvantage, plainly_measured
+from pyro_vae.elbo.sums import is_each, scaled_sum, weighted_sum
 from pyro_vae.elbo.terms import Terms, is_measured
 from pyro_vae.elbo.weighting import Advantage, ScoreFunction, TotalDerivative, Weighting
 from pyro_vae.program.handlers import Strategy
@@ -84,7 +84,7 @@ class Estimator(ELBO):
     gradient: ClassVar[type[Weighting]] = TotalDerivative
     kl_weightable: ClassVar[bool] = False  # whether the derivation holds with β KL (:class:`~pyro_vae.elbo.Weighted`)
     linear: ClassVar[bool] = False  # whether the bound is linear in log w: any scale of a site, and subsampling, hold
-    closed: ClassVar[bool] = False  # whether the KL is in closed form, so that log q is in no term
+    closed: ClassVar[bool] = False  # whether log q has no weight: the KL is in closed form, or autograd takes the value
     mixed: ClassVar[bool] = True  # whether sites without reparameterization may stand beside others
     max_plate_nesting = math.inf  # found from each program
     vectorize_particles: bool = field(default=True, kw_only=True)
@@ -222,10 +222,16 @@ class Estimator(ELBO):
             changed = each.clone()
             changed[rows] = others
             bound = self.followed.with_replaced(each, changed)[rows]
+            if own is not None and not self.linear:
+                bound = bound - self.followed.own_weight(each, changed)[rows]
             return bound * weight if is_each(weight) else bound
 
-        log_q = draw.log_q_of(is_measured) if self.linear and not self.closed else None  # its derivative has mean zero
-        dropped = torch.zeros(()) if log_q is None else scaled_sum(weight if is_each(weight) else 1.0, log_q.mean(0))
+        log_q = draw.log_q_of(is_measured)
+        own = None if self.closed or log_q is None or not (self.linear or plainly_measured(draw)) else log_q
+        if own is None:
+            return MeasuredAdvantage(advantage, replaced, self.of_particles, torch.zeros(()))
+        kept = self.weighting(draw.terms.detach()).of_log_q  # in the bound that is replaced, it has no noise of its own
+        dropped = weighted_sum(kept * weight if is_each(weight) else kept, own)
         return MeasuredAdvantage(advantage, replaced, self.of_particles, dropped)
 
     @property
@@ -275,11 +281,20 @@ class Estimator(ELBO):
         count, batch = log_w.shape
         if self.linear:
             return log_w.mean(0) + (others - log_w) / count
+        return self._side_by_side(log_w, others).value.reshape(count, batch)
+
+    def own_weight(self, log_w: Tensor, others: Tensor) -> Tensor:
+        """Return the weight of −log q of particle k where it is replaced, (K, B); arguments as above."""
+        count, batch = log_w.shape
+        return self._side_by_side(log_w, others).of_log_q.reshape(count, count, batch).diagonal().T
+
+    def _side_by_side(self, log_w: Tensor, others: Tensor) -> Weighting:
+        count, batch = log_w.shape
         own = torch.eye(count, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
         replaced = torch.where(own, others.unsqueeze(1), log_w.unsqueeze(0))
         side_by_side = replaced.transpose(0, 1).reshape(count, count * batch)
         zero = torch.zeros_like(side_by_side)
-        return self.weighting(Terms(side_by_side, zero, zero)).value.reshape(count, batch)
+        return self.weighting(Terms(side_by_side, zero, zero))
 
     def bound(self, program: Program, x: Tensor) -> Bound:
         """Sample particles for a batch x (B, *event_shape) and return the bound; the program's store must be active."""

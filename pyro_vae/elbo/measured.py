@@ -50,7 +50,7 @@ class MeasuredAdvantage:
         replaced: the bound with a particle's contribution replaced, (K, B), from rows of particles and what stands in
             their place.
         of_particles: the contributions of a draw, (K, B).
-        dropped: what is added to leave out the derivative of −log q(v) at the sampled v, where its mean is zero.
+        dropped: what takes the derivative of −log q(v) at the sampled v out of the surrogate.
     """
 
     def __init__(
@@ -88,6 +88,13 @@ class MeasuredAdvantage:
                 set_noise_state(state, value.device)
                 other = self.of_particles(draw.again(run, site["name"], value))
                 yield (draw.kept(weight[at]) * self.replaced(rows, other)).sum()
+
+
+def plainly_measured(draw: Draw) -> bool:
+    """Whether log q of the measure-valued sites enters the terms as it is: no mask, no scale, no weight of the KL."""
+    sites = [site for run in draw.runs for site in run.guide_latents if is_measured(site)]
+    plain = draw.scales.kind == "none" and not isinstance(draw.beta, Tensor) and draw.beta == 1.0
+    return plain and all(site["mask"] is None and not isinstance(site["fn"], dist.MaskedDistribution) for site in sites)
 
 
 def parts(site: Site) -> list[Part]:

@@ -33,6 +33,11 @@ class Weighting(ABC):
         """Whether an example's terms are weighted by its own bound alone, so that none may depend on other examples."""
         return False
 
+    @property
+    def of_log_q(self) -> Tensor:
+        """The weight of −log q of a site without a pathwise gradient, (K, B), beside its advantage."""
+        raise TypeError(f"{type(self).__name__} has no weight of log q beside the advantage")
+
     @classmethod
     @abstractmethod
     def of(cls, value: Tensor, weight: Tensor) -> Self:
@@ -64,6 +69,11 @@ class TotalDerivative(Weighting):
     latents: ClassVar[Latents] = "attached"
     theta: Tensor
 
+    @property
+    def of_log_q(self) -> Tensor:
+        """The weight a of log w."""
+        return self.theta
+
     @classmethod
     def of(cls, value: Tensor, weight: Tensor) -> Self:
         """Return the total derivative of Σ weight log w."""
@@ -89,6 +99,11 @@ class PathDerivative(Weighting):
 
     latents: ClassVar[Latents] = "path"
     theta: Tensor
+
+    @property
+    def of_log_q(self) -> Tensor:
+        """The weight a of log w: the score of these sites is kept."""
+        return self.theta
 
     @classmethod
     def of(cls, value: Tensor, weight: Tensor) -> Self:
@@ -118,6 +133,11 @@ class ThreeTerms(Weighting):
     theta: Tensor
     path: Tensor | None
     score: Tensor | None
+
+    @property
+    def of_log_q(self) -> Tensor:
+        """The weight a where there is no score term, else −c."""
+        return self.theta if self.score is None else -self.score
 
     @property
     def needs_independence(self) -> bool:

@@ -12,8 +12,9 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import PyroFunction
 from pyro_vae.program.explain import program_error
 from pyro_vae.program.handlers import Enumeration, LastSite, Sampled, Strategy
-from pyro_vae.program.particles import Ran, at_first_use, checked_nesting, close, run_both, shown
+from pyro_vae.program.particles import at_first_use, checked_nesting
 from pyro_vae.program.plates import Plates, plate_nesting, plates_of, shared_plates, summed
+from pyro_vae.program.ran import Ran, close, run, shown
 from pyro_vae.program.tracing import Site, sample_sites
 
 TRIED = 8  # combinations of values that are compared with runs of their own
@@ -55,12 +56,12 @@ def _trial(
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
 ) -> int:
-    plain = run_both(model, guide, args, kwargs, {})
+    plain = run(model, guide, args, kwargs, {})
     nesting = plate_nesting(*plain.traces)
     enumeration, last = Enumeration(-1 - nesting), LastSite()
     try:
         with last, Sampled("fixed", enumeration, strategies):
-            wide = run_both(model, guide, args, kwargs, plain.subsamples)
+            wide = run(model, guide, args, kwargs, plain.subsamples)
     except InputError:
         raise
     except Exception as error:  # whatever the program's own code raises on tensors with more dimensions
@@ -68,7 +69,7 @@ def _trial(
         raise program_error(error, where, HINT) from error
     _check_plates(enumeration, wide)
     for index in _indices(enumeration):
-        _compare(wide, index, nesting, run_both(model, guide, args, kwargs, _records(wide, index, nesting, plain)))
+        _compare(wide, index, nesting, run(model, guide, args, kwargs, _records(wide, index, nesting, plain)))
     return 1
 
 

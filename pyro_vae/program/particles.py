@@ -2,14 +2,15 @@
 
 import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, cast
+from functools import partial
+from typing import NoReturn, TypeVar, cast
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites, site_is_subsample
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyro_vae.base.errors import InputError
@@ -18,14 +19,17 @@ from pyro_vae.base.types import PyroFunction
 from pyro_vae.program.adapter import modules_of
 from pyro_vae.program.contexts import quiet
 from pyro_vae.program.explain import program_error
-from pyro_vae.program.handlers import LastSite, SampleMessage, Untraced
+from pyro_vae.program.handlers import LastSite, SampleMessage
+from pyro_vae.program.inside import EVERYWHERE, Names, PlateInside, is_inside
 from pyro_vae.program.plates import Plates, plate_nesting, plates_of, shared_plates, summed
 from pyro_vae.program.protocol import PARTICLES, Trace
-from pyro_vae.program.tracing import Site, log_density, sample_sites
+from pyro_vae.program.ran import Ran, close, densities_of, pairs_of, run, shown, stacked, values_of
+from pyro_vae.program.tracing import sample_sites
 
-TOLERANCE = 1e-3  # of the largest log-density: rounding in float32 is far below, another meaning far above
 BROADCASTS = "that broadcasts over particles, in a dimension to the left of all its plates"
 HINT = "vectorize_particles=False, or dimensions counted from the right: softmax(-1), not softmax(1)"
+
+T = TypeVar("T")
 
 _KNOWN: "dict[int, list[_Known]]" = {}  # by the identity of what owns the model
 
@@ -39,7 +43,7 @@ class _Known:
     modes: (
         "tuple[tuple[weakref.ref[nn.Module], bool], ...]"  # of the modules that they reach: normalisation depends on it
     )
-    found: dict[str, int]
+    found: dict[str, object]
 
     def holds(self) -> bool:
         """Whether every module is in the mode of the trial."""
@@ -47,7 +51,11 @@ class _Known:
 
 
 def checked_nesting(
-    model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]
+    model: PyroFunction,
+    guide: PyroFunction,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    plates: Names = EVERYWHERE,
 ) -> int:
     """Return the plate nesting of a program; at its first use, check that it broadcasts over particles.
 
@@ -57,39 +65,53 @@ def checked_nesting(
     same: a decoder that counts dimensions from the left, ``softmax(1)``, is found here. The trial draws no noise from
     the caller's generators and leaves buffers as they are. Dropout is off in it, normalisation as it is.
 
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        args: positional arguments of both.
+        kwargs: keyword arguments of both.
+        plates: names of the plates that a site must be inside of to have particles of its own; two particles share
+            the others.
+
     Raises:
         InputError: the program does not run with a plate of particles, or means something else there; names the site.
     """
-    return at_first_use("nesting", _trial, model, guide, args, kwargs)
+    what = f"nesting inside {sorted(plates)}"
+    return at_first_use(what, partial(_trial, plates), model, guide, args, kwargs)
 
 
 def are_coupled(
-    model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> bool:
-    """Return whether an example's density depends on another example's latents; tried at a program's first use.
-
-    A decoder with batch normalisation in training mode is found here. A score that is weighted by the bound of its own
-    example alone would be biased.
-    """
-    return bool(at_first_use("coupled", _coupling, model, guide, args, kwargs))
-
-
-def at_first_use(
-    what: str,
-    trial: Callable[..., int],
     model: PyroFunction,
     guide: PyroFunction,
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
-) -> int:
+    plates: Names = EVERYWHERE,
+) -> bool:
+    """Return whether an example's density depends on another example's latents; tried at a program's first use.
+
+    A decoder with batch normalisation in training mode is found here. A score that is weighted by the bound of its own
+    example alone would be biased. With names of plates, the latents outside them are the same for both.
+    """
+    what = f"coupled inside {sorted(plates)}"
+    return at_first_use(what, partial(_coupling, plates), model, guide, args, kwargs)
+
+
+def at_first_use(
+    what: str,
+    trial: Callable[..., T],
+    model: PyroFunction,
+    guide: PyroFunction,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+) -> T:
     """Return what a trial finds, ``trial(model, guide, args, kwargs)``; it runs at the first use of a program alone."""
     found = _found(model, guide)
     if what not in found:
         found[what] = _in_trial(trial, model, guide, args, kwargs)
-    return found[what]
+    return cast(T, found[what])
 
 
-def _found(model: PyroFunction, guide: PyroFunction) -> dict[str, int]:
+def _found(model: PyroFunction, guide: PyroFunction) -> dict[str, object]:
     (owner, name), (other, other_name) = _parts(model), _parts(guide)
     for known in _KNOWN.get(id(owner), []):
         same = known.owners[0]() is owner and known.owners[1]() is other and known.names == (name, other_name)
@@ -108,12 +130,12 @@ def _found(model: PyroFunction, guide: PyroFunction) -> dict[str, int]:
 
 
 def _in_trial(
-    trial: Callable[..., int],
+    trial: Callable[..., T],
     model: PyroFunction,
     guide: PyroFunction,
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
-) -> int:
+) -> T:
     tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
     device = tensors[0].device if tensors else torch.device("cpu")
     with isolated_rng(device), torch.no_grad(), pyro.validation_enabled(False), quiet(model, guide):
@@ -127,32 +149,37 @@ def _parts(function: PyroFunction) -> tuple[object, str]:
     return function, ""
 
 
-def _trial(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]) -> int:
-    first = run_both(model, guide, args, kwargs, {})
-    second = run_both(model, guide, args, kwargs, first.subsamples)
+def _trial(
+    plates: Names, model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> int:
+    first = run(model, guide, args, kwargs, {})
+    shared = first.given_again(plates)
+    second = run(model, guide, args, kwargs, shared)
     nesting = plate_nesting(*first.traces)
-    plate = pyro.plate(PARTICLES, 2, dim=-1 - nesting)
-    stacked = {**first.subsamples, **_stacked(first, second, nesting)}
+    plate = PlateInside(plates, PARTICLES, 2, dim=-1 - nesting)
+    given = {**shared, **stacked(first, second, nesting, plates)}
     last = LastSite()
     try:
         with last:
-            both = run_both(plate(model), plate(guide), args, kwargs, stacked, _pairs(first, second, nesting))
+            both = run(plate(model), plate(guide), args, kwargs, given, pairs_of(first, second, nesting, plates))
     except Exception as error:  # whatever the program's own code raises on tensors with one dimension more
         where = f"{BROADCASTS} (after site {last.name!r})" if last.name else BROADCASTS
         raise program_error(error, where, HINT) from error
     wrong = _differing(both, (first, second), -1 - nesting)
     if wrong:
-        _refuse(wrong[0], run_both(model, guide, args, kwargs, first.nodes, _values(first)))
+        _refuse(wrong[0], run(model, guide, args, kwargs, first.nodes, values_of(first)))
     return nesting
 
 
-def _coupling(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]) -> int:
-    first = run_both(model, guide, args, kwargs, {})
-    plates = shared_plates(*first.traces)
+def _coupling(
+    names: Names, model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> bool:
+    first = run(model, guide, args, kwargs, {})
+    plates = shared_plates(*first.traces, inside=names)
     if not plates:
-        return 0  # one bound for all examples
-    second = run_both(model, guide, args, kwargs, first.subsamples)
-    replaced = _first_replaced(first, second, plates)
+        return False  # one bound for all examples
+    second = run(model, guide, args, kwargs, first.given_again(names))
+    replaced = _first_replaced(first, second, plates, names)
     again, other = (_model_densities(model, args, kwargs, first, latents) for latents in ({}, replaced))
     for name, density in other.items():
         before, repeated = (found.get(name) for found in (first.densities[1], again))
@@ -160,29 +187,29 @@ def _coupling(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...]
             continue
         parts = [_other_examples(summed(each, plates, None)) for each in (density, before, repeated)]
         if close(parts[2], parts[1]) and not close(parts[0], parts[1]):
-            return 1
-    return 0
+            return True
+    return False
 
 
 def _model_densities(
     model: PyroFunction,
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
-    ran: "Ran",
+    ran: Ran,
     latents: Mapping[str, object],
 ) -> dict[str, Tensor | None]:
     given = Trace()
     given.nodes.update(cast(dict[str, SampleMessage], {**ran.nodes, **latents}))
     trace = poutine.trace(poutine.replay(model, trace=given)).get_trace(*args, **kwargs)
-    return _densities(prune_subsample_sites(trace))
+    return densities_of(prune_subsample_sites(trace))
 
 
-def _first_replaced(first: "Ran", second: "Ran", plates: Plates) -> dict[str, object]:
-    """Return records of the latents, those of the first example from a second run."""
+def _first_replaced(first: Ran, second: Ran, plates: Plates, names: Names) -> dict[str, object]:
+    """Return records of the latents inside plates, those of the first example from a second run."""
     others = dict(sample_sites(second.traces[0]))
     records: dict[str, object] = {}
     for name, site in sample_sites(first.traces[0]):
-        if not site["is_observed"]:
+        if not site["is_observed"] and is_inside(site, names):
             value, dim = site["value"].clone(), (plates[0].dim or 0) - len(site["fn"].event_shape)
             if value.dim() >= -dim:
                 value.select(dim, 0).copy_(others[name]["value"].select(dim, 0))
@@ -192,23 +219,6 @@ def _first_replaced(first: "Ran", second: "Ran", plates: Plates) -> dict[str, ob
 
 def _other_examples(total: Tensor) -> Tensor:
     return total[:, 1:]
-
-
-@dataclass(frozen=True, eq=False)
-class Ran:
-    """The traces of guide and model, and the log-density of every site by its name; None where there is no inverse."""
-
-    traces: tuple[Trace, Trace]
-    densities: tuple[dict[str, Tensor | None], dict[str, Tensor | None]]
-    nodes: dict[str, object]
-    subsamples: dict[str, object]
-    untraced: Mapping[str, SampleMessage]
-
-    def pairs(self) -> Iterator[tuple[int, str, Site]]:
-        """Yield which trace, name and record of every site."""
-        for which, trace in enumerate(self.traces):
-            for name, site in sample_sites(trace):
-                yield which, name, site
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +243,7 @@ def _differing(both: Ran, single: Sequence[Ran], dim: int) -> list[_Difference]:
         kept = plates_of(first[which][name])
         truth = torch.cat([summed(each, kept, None) for each in alone if each is not None])
         found = summed(density, kept, dim)
+        found = found.expand_as(truth) if len(found) == 1 else found  # of a site that the particles share
         if not close(found, truth):
             wrong.append(_Difference(which, name, kept, found, truth))
     return wrong
@@ -246,94 +257,3 @@ def _refuse(wrong: _Difference, again: Ran) -> NoReturn:
         raise InputError(f"a program {BROADCASTS}", got, HINT)
     got = f"site {wrong.name!r} with {shown(wrong.found)} in a plate of 2 and {shown(wrong.truth)} one by one"
     raise InputError(f"a program {BROADCASTS}: the same log-densities there as one by one", got, HINT)
-
-
-def shown(totals: Tensor) -> str:
-    """Return a log-density as messages show it."""
-    return f"{float(totals.sum()):.6g} nats"
-
-
-def close(found: Tensor, truth: Tensor) -> bool:
-    """Whether two log-densities are equal but for rounding, in shape and in where they are finite, too."""
-    if found.shape != truth.shape:
-        return False
-    finite = truth.isfinite()
-    if not torch.equal(finite, found.isfinite()):
-        return False
-    size = truth[finite].abs().max() if finite.any() else truth.new_zeros(())
-    return bool(((found - truth)[finite].abs() <= TOLERANCE * (1e-2 + size)).all())
-
-
-def _stacked(first: Ran, second: Ran, nesting: int) -> dict[str, object]:
-    """Return records to replay: the latents of two runs side by side, in the dimension of the particles."""
-    others = [dict(sample_sites(trace)) for trace in second.traces]
-    records: dict[str, object] = {}
-    for which, name, site in first.pairs():
-        if not site["is_observed"]:
-            pair = [_widened(each, nesting) for each in (site, others[which][name])]
-            records[name] = {**site, "value": torch.stack(pair)}
-    return records
-
-
-def _pairs(first: Ran, second: Ran, nesting: int) -> dict[str, Tensor]:
-    """Return the untraced samples of two runs side by side."""
-    both = {name: (site, second.untraced[name]) for name, site in first.untraced.items() if name in second.untraced}
-    return {name: torch.stack([_widened(cast(Site, s), nesting) for s in sites]) for name, sites in both.items()}
-
-
-def _values(ran: Ran) -> dict[str, Tensor]:
-    return {name: cast(Site, site)["value"] for name, site in ran.untraced.items()}
-
-
-def _widened(site: Site, nesting: int) -> Tensor:
-    """Return a value with as many batch dimensions as the plates take up."""
-    value, event = site["value"], len(site["fn"].event_shape)
-    missing = nesting - (value.dim() - event)
-    return value.reshape((1,) * missing + tuple(value.shape)) if missing > 0 else value
-
-
-def run_both(
-    model: PyroFunction,
-    guide: PyroFunction,
-    args: tuple[object, ...],
-    kwargs: Mapping[str, object],
-    records: Mapping[str, object],
-    untraced: Mapping[str, Tensor] | None = None,
-) -> Ran:
-    """Run guide and model, with the values of some sites given."""
-    given, hidden = Trace(), Untraced(untraced)
-    given.nodes.update(records)  # type: ignore[arg-type]  # records of other traces
-    with hidden:
-        guide_trace = poutine.trace(poutine.replay(guide, trace=given)).get_trace(*args, **kwargs)
-    given.nodes.update({n: s for n, s in guide_trace.nodes.items() if s["type"] == "sample"})
-    with hidden:
-        model_trace = poutine.trace(poutine.replay(model, trace=given)).get_trace(*args, **kwargs)
-    nodes = {n: s for t in (model_trace, guide_trace) for n, s in t.nodes.items() if s["type"] == "sample"}
-    subsamples: dict[str, object] = {n: s for n, s in nodes.items() if site_is_subsample(s)}
-    traces = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
-    return Ran(traces, (_densities(traces[0]), _densities(traces[1])), dict(nodes), subsamples, hidden.seen)
-
-
-def _densities(trace: Trace) -> dict[str, Tensor | None]:
-    return {name: _density(site) for name, site in sample_sites(trace)}
-
-
-def _density(site: Site) -> Tensor | None:
-    """Return the log-density of a site; None for a flow without an inverse, which scores its own samples alone."""
-    try:
-        return log_density(site)
-    except Exception:  # whatever a transform without an inverse raises
-        if _scores_a_copy(site):
-            raise
-        return None
-
-
-def _scores_a_copy(site: Site) -> bool:
-    """Whether a distribution scores a sample that it does not have in its cache, of its own batch shape."""
-    try:
-        with isolated_rng(site["value"].device, 0):
-            sample = site["fn"].sample()
-        site["fn"].log_prob(sample.clone())
-    except Exception:  # see above
-        return False
-    return True

@@ -12,6 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.program.handlers import SampleMessage
+from pyro_vae.program.inside import EVERYWHERE, Names, is_inside
 from pyro_vae.program.protocol import PARTICLES, Trace
 from pyro_vae.program.tracing import Site, sample_sites
 
@@ -40,8 +41,12 @@ def plate_nesting(*traces: Trace) -> int:
     return -min((dim for dim in dims if dim is not None), default=0)
 
 
-def shared_plates(*traces: Trace) -> Plates:
+def shared_plates(*traces: Trace, inside: Names = EVERYWHERE) -> Plates:
     """Return the plates that every sample site is in, from the left: the dimensions in which a bound is kept apart.
+
+    Args:
+        traces: of guide and model.
+        inside: only sites inside all plates of these names count.
 
     Example:
         >>> import pyro, torch
@@ -52,7 +57,7 @@ def shared_plates(*traces: Trace) -> Plates:
         >>> [plate.name for plate in shared_plates(pyro.poutine.trace(model).get_trace())]
         ['data']
     """
-    sites = [site for trace in traces for _, site in sample_sites(trace)]
+    sites = [site for trace in traces for _, site in sample_sites(trace) if is_inside(site, inside)]
     sets = [frozenset(plates_of(site)) for site in sites if not site_is_subsample(cast(SampleMessage, site))]
     shared = frozenset.intersection(*sets) if sets else frozenset()
     return tuple(sorted(shared, key=lambda frame: frame.dim or 0))

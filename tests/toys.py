@@ -221,6 +221,7 @@ MAKE = {
     "miwae_dreg": lambda: elbo.MIWAEDReG(3, 2),
     "piwae": lambda: elbo.PIWAE(3, 2),
     "piwae_dreg": lambda: elbo.PIWAEDReG(3, 2),
+    "local_iwae": lambda: elbo.LocalIWAE(3),
     "ciwae": lambda: elbo.CIWAE(3, beta=0.3),
     "renyi": lambda: elbo.Renyi(3, alpha=0.4),
     "reinforce": lambda: elbo.Reinforce(3),

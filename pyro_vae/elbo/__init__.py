@@ -6,6 +6,7 @@ from pyro_vae.elbo.doubly_reparameterized import MIWAEDReG, PIWAEDReG, RWSDReG
 from pyro_vae.elbo.draw import Draw, draw_terms
 from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group
 from pyro_vae.elbo.importance import CIWAE, IWAE, IWAESTL, MIWAE, PIWAE, DReG, Renyi
+from pyro_vae.elbo.local_iwae import LocalIWAE
 from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
 from pyro_vae.elbo.score import OVIS, VIMCO, OVISMonteCarlo, Reinforce, ReinforceMovingAverage
 from pyro_vae.elbo.terms import Terms
@@ -34,6 +35,7 @@ __all__ = [
     "Estimator",
     "EstimatorState",
     "Group",
+    "LocalIWAE",
     "MIWAEDReG",
     "OVISMonteCarlo",
     "PIWAEDReG",

@@ -9,6 +9,7 @@ from pyro_vae.base.registry import from_spec
 from pyro_vae.elbo.doubly_reparameterized import MIWAEDReG, PIWAEDReG, RWSDReG
 from pyro_vae.elbo.estimator import at_least_one
 from pyro_vae.elbo.importance import CIWAE, IWAE, IWAESTL, MIWAE, PIWAE, DReG, Renyi
+from pyro_vae.elbo.local_iwae import LocalIWAE
 from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
 from pyro_vae.elbo.score import OVIS, VIMCO, OVISMonteCarlo, Reinforce, ReinforceMovingAverage
 from pyro_vae.elbo.thermodynamic import TVO
@@ -71,6 +72,7 @@ ESTIMATORS: dict[str, Callable[..., ELBO]] = {
     "miwae_dreg": MIWAEDReG,
     "piwae": PIWAE,
     "piwae_dreg": PIWAEDReG,
+    "local_iwae": LocalIWAE,
     "ciwae": CIWAE,
     "renyi": Renyi,
     "reinforce": Reinforce,

@@ -56,9 +56,9 @@ class Weighted(Wrapper):
         latents: Latents | None = None,
     ) -> Draw:
         """Sample as the estimator inside, the terms weighted."""
-        call, seen = (model, guide, args, kwargs), latents or self.estimator.gradient.latents
-        how, vectorized = self.by_site, self.vectorized
-        return Draw(*call, self.total_particles, seen, self.beta, vectorize_particles=vectorized, strategies=how)
+        draw = super().draw(model, guide, args, kwargs, latents or self.estimator.gradient.latents)
+        draw.beta = self.beta
+        return draw
 
     def reference(self, group: Group) -> Estimator | None:
         """Return the reference of the estimator inside, its KL weighted."""

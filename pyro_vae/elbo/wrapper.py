@@ -1,9 +1,10 @@
 """An estimator around another one: what both kinds of it share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pyro_vae.elbo.draw import Draw
+from pyro_vae.base.types import PyroFunction
+from pyro_vae.elbo.draw import Draw, Latents
 from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.elbo.terms import Terms
 from pyro_vae.elbo.weighting import Weighting
@@ -39,6 +40,20 @@ class Wrapper(Estimator):
     def total_particles(self) -> int:
         """As the estimator inside."""
         return self.estimator.total_particles
+
+    def draw(
+        self,
+        model: PyroFunction,
+        guide: PyroFunction,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        latents: Latents | None = None,
+    ) -> Draw:
+        """Sample as the estimator inside, the latents as this one's gradient needs them."""
+        inner = self.estimator
+        if (inner.vectorize_particles and not self.vectorize_particles) or self.strategies:
+            inner = replace(inner, vectorize_particles=self.vectorized, strategies=self.by_site)
+        return inner.draw(model, guide, args, kwargs, latents or self.gradient.latents)
 
     def check(self, draw: Draw) -> None:
         """As the estimator inside."""

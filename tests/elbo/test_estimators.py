@@ -34,6 +34,7 @@ OURS = {
     "miwae_dreg": elbo.MIWAEDReG(2, 2),
     "piwae": elbo.PIWAE(1, 2),
     "piwae_dreg": elbo.PIWAEDReG(2, 2),
+    "local_iwae": elbo.LocalIWAE(2),
     "ciwae": elbo.CIWAE(2, beta=0.3),
     "renyi": elbo.Renyi(2, alpha=0.4),
     "reinforce": elbo.Reinforce(2),
@@ -175,6 +176,7 @@ OBJECTIVES = {
     "iwae": log_mean_exp,
     "dreg": log_mean_exp,
     "miwae": log_mean_exp,
+    "local_iwae": log_mean_exp,
     "miwae_dreg": log_mean_exp,
     "ciwae": lambda w: 0.3 * w.mean(0) + 0.7 * log_mean_exp(w),
     "renyi": lambda w: log_mean_exp(0.6 * w) / 0.6,
@@ -339,6 +341,7 @@ def by_hand(name, log_w):
         "sampled_kl": (even, even, -even),
         "stl": (even, even, zero),
         "iwae": (normalised, normalised, -normalised),
+        "local_iwae": (normalised, normalised, -normalised),
         "iwae_stl": (normalised, normalised, zero),
         "dreg": (normalised, normalised**2, zero),
         "miwae": (pair / 2, pair / 2, -pair / 2),
@@ -408,7 +411,7 @@ def value_by_hand(name, log_w):
         return np.log(np.exp(log_w[:2]).mean(0))
     if name in ("miwae", "miwae_dreg"):
         return 0.5 * (np.log(np.exp(log_w[:2]).mean(0)) + np.log(np.exp(log_w[2:]).mean(0)))
-    importance = {"iwae", "iwae_stl", "dreg", "piwae", "piwae_dreg", "vimco", "ovis", "rws", "rws_dreg"}
+    importance = {"iwae", "iwae_stl", "local_iwae", "dreg", "piwae", "piwae_dreg", "vimco", "ovis", "rws", "rws_dreg"}
     special = {"ciwae": 0.3 * mean + 0.7 * bound, "renyi": np.log(np.exp(0.6 * log_w).mean(0)) / 0.6}
     return special.get(name, bound if name in importance else mean)
 

@@ -172,6 +172,7 @@ OBJECTIVES = {
     "miwae_dreg": (elbo.MIWAEDReG(2, 2), IWAE),
     "piwae": (elbo.PIWAE(1, 2), of_two_bounds(log_mean_exp, mean)),
     "piwae_dreg": (elbo.PIWAEDReG(1, 2), of_two_bounds(log_mean_exp, mean)),
+    "local_iwae": (elbo.LocalIWAE(2), IWAE),
     "ciwae": (elbo.CIWAE(2, beta=0.3), of_bound(lambda w: 0.3 * w.mean(0) + 0.7 * log_mean_exp(w))),
     "renyi": (elbo.Renyi(2, alpha=0.4), of_bound(lambda w: log_mean_exp(0.6 * w) / 0.6)),
     "by_autograd": (elbo.ByAutograd(elbo.IWAE(2)), IWAE),

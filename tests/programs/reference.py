@@ -17,9 +17,10 @@ from pyro.infer.util import torch_backward
 from pyro.poutine.util import prune_subsample_sites
 
 
-def run(users):
-    """Run guide and model once; return their sample sites with log-densities and score parts."""
-    guide = poutine.trace(users.guide).get_trace(*users.args, **users.kwargs)
+def run(users, held=None):
+    """Run guide and model once, some latents held; return their sample sites with log-densities and score parts."""
+    guide = poutine.trace(poutine.replay(users.guide, trace=held or poutine.Trace()))
+    guide = guide.get_trace(*users.args, **users.kwargs)
     model = poutine.trace(poutine.replay(users.model, trace=guide)).get_trace(*users.args, **users.kwargs)
     guide, model = prune_subsample_sites(guide), prune_subsample_sites(model)
     guide.compute_score_parts()
@@ -117,6 +118,56 @@ class Witness:
         bound, surrogate = self.bound(Call(model, guide, args, kwargs))
         torch_backward(-surrogate)
         return -float(bound.detach())
+
+
+class LocalWitness(Witness):
+    """Weights of each example's own, by particles that share one draw of the latents outside its plate, "data"."""
+
+    def bound(self, users):
+        shared, log_w, shared_score, score, scale = self.given_one_draw(users)
+        bounds = log_w.logsumexp(0) - math.log(self.num_particles)
+        bound = shared + scale * bounds.sum()
+        if self.baseline is None:
+            self.baseline = self.mean(users)
+        signal, signals = ((found - base).detach() for found, base in zip((bound, bounds), self.baseline, strict=True))
+        return bound, bound + signal * shared_score + scale * (signals * score.sum(0)).sum()
+
+    @torch.no_grad()
+    def mean(self, users, draws=30):
+        """The mean of other draws: of the whole bound, and of each example's."""
+        whole, each = [], []
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            for _ in range(draws):
+                shared, log_w, _, _, scale = self.given_one_draw(users)
+                each.append(log_w.logsumexp(0) - math.log(self.num_particles))
+                whole.append(shared + scale * each[-1].sum())
+        return torch.stack(whole).mean(0), torch.stack(each).mean(0)
+
+    def given_one_draw(self, users):
+        """Return what global sites add, log w (K, *kept), the scores of both, and the scale of the local sites."""
+        first, held = run(users), poutine.Trace()
+        runs = [first, *(run(users, held_of(first, held)) for _ in range(self.num_particles - 1))]
+        local = [[[site for site in sites if in_data(site)] for sites in each] for each in runs]
+        outside = [[site for site in sites if not in_data(site)] for sites in first]
+        scale, none = shared_scale([site for sites in local[0] for site in sites]), torch.zeros(())
+        kept = {f.dim for sites in local[0] for site in sites for f in site["cond_indep_stack"] if f.name == "data"}
+        log_w = [sum((summed(s["log_prob"], kept) for s in p), none) / scale for _, p in local]
+        log_q = [sum((summed(s["log_prob"], kept) for s in q), none) / scale for q, _ in local]
+        shared = [sum((s["log_prob"].sum() for s in sites), none) for sites in outside]
+        score = [self.score(q, kept) + torch.zeros_like(log_w[0]) for q, _ in local]
+        log_w = torch.stack([p - q for p, q in zip(log_w, log_q, strict=True)])
+        return shared[1] - shared[0], log_w, self.score(outside[0], set()).sum(), torch.stack(score), scale
+
+
+def in_data(site):
+    return "data" in {frame.name for frame in site["cond_indep_stack"]}
+
+
+def held_of(sites, trace):
+    """A trace of the latents outside the plate of the examples, to replay."""
+    trace.nodes.update({s["name"]: s for s in sites[0] if not in_data(s) and not s["is_observed"]})
+    return trace
 
 
 class Call:

@@ -15,6 +15,7 @@ STRAIGHT = r"straight-through|StraightThrough"
 OWN_SAMPLES = r"scores only its own samples"
 MASKED = r"selection of \d+ entries by a mask"
 ENUMERATED = r"enumerat"
+NO_SIZE = r"a size of plate"  # local latents are told from shared ones by their plates
 
 # The guide's parameters are in a Delta's log_density (AutoStructured has them there, AutoNormal and AutoIAFNormal in a
 # site of their own), so that log q has no score to treat by itself.
@@ -23,7 +24,9 @@ no_noise = dict.fromkeys(("dreg", "reinforce", "vimco"), NO_LOG_Q)
 weighted = dict.fromkeys(("dreg", "vimco"), WEIGHTED)
 mixing = dict.fromkeys(("dreg", "vimco"), MIXES)
 log_of_subsample = dict.fromkeys(("iwae", "dreg", "vimco"), SUBSAMPLED)
-enumerated = dict.fromkeys(("sampled_kl", "stl", "reinforce", "iwae", "dreg", "vimco", "vectorized"), ENUMERATED)
+enumerated = dict.fromkeys(
+    ("sampled_kl", "stl", "reinforce", "iwae", "dreg", "vimco", "local_iwae", "vectorized"), ENUMERATED
+)
 
 ROWS = [
     case("conditional vae", labels.conditional_vae, vectorized=ONE_BY_ONE, compiled=MASKED),
@@ -71,7 +74,9 @@ ROWS = [
     case("missing pixels", plates.missing_pixels),
     case("masked examples", plates.masked_examples),
     case("plate without size", plates.plate_without_size(shared=False)),
-    case("plate without size, shared", plates.plate_without_size(shared=True), "global", "not_renyi"),
+    case(
+        "plate without size, shared", plates.plate_without_size(shared=True), "global", "not_renyi", local_iwae=NO_SIZE
+    ),
     case("subsampled plate", plates.subsampled_plate, "whole", "not_renyi"),
     case("factor", shared.factor),
     case("factor by score", shared.factor_by_score, "factor_score", vectorized=ONE_BY_ONE),

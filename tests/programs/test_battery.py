@@ -12,7 +12,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
-from programs.reference import Witness, assert_same_means, sampled, seeded, step
+from programs.reference import LocalWitness, Witness, assert_same_means, sampled, seeded, step
 from programs.table import CASES
 from pyro_vae import InputError, elbo, fit
 from pyro_vae.data import as_data
@@ -23,7 +23,7 @@ K = 3
 DRAWS = [16, pytest.param(500, marks=pytest.mark.long)]
 ELBOS = {"sampled_kl": elbo.SampledKL, "stl": elbo.STL, "reinforce": elbo.Reinforce}
 IWAES = {"iwae": elbo.IWAE, "dreg": elbo.DReG, "vimco": elbo.VIMCO}
-ESTIMATORS = ELBOS | IWAES
+ESTIMATORS = ELBOS | IWAES | {"local_iwae": elbo.LocalIWAE}
 SCORES = ("reinforce", "vimco")
 FITTED = [name for name, case in CASES.items() if not case.traits & {"whole", "no_terms"}]
 
@@ -48,7 +48,16 @@ def expecting(case, *checks):
 def reference(name, family, draws):
     """The draws of the reference on a program: shared by the estimators of a family."""
     with CASES[name].running() as users:
+        if family == "local":
+            return sampled(LocalWitness(K), users, draws)
         return sampled(Witness(K, elbo=family == "elbo", mixed="mixes" in CASES[name].traits), users, draws)
+
+
+def family_of(estimator, case):
+    """Without latents that the examples share, weights given those are the importance weights."""
+    if estimator == "local_iwae" and "global" in case.traits:
+        return "local"
+    return "elbo" if estimator in ELBOS else "iwae"
 
 
 def truth(case, estimator):
@@ -76,7 +85,8 @@ def test_one_particle_is_trace_elbo(name):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_gradient(name, estimator, draws):
-    case, family = CASES[name], "elbo" if estimator in ELBOS else "iwae"
+    case = CASES[name]
+    family = family_of(estimator, case)
     with case.running() as users, expecting(case, estimator):
         draws *= 12 if "rejected" in case.traits else 1  # heavy tails
         found = sampled(make(estimator, vectorize_particles=False), users, draws)
@@ -84,11 +94,12 @@ def test_value_and_gradient(name, estimator, draws):
 
 
 @pytest.mark.parametrize("draws", DRAWS)
-@pytest.mark.parametrize("estimator", ["sampled_kl", "iwae", "vimco"])
+@pytest.mark.parametrize("estimator", ["sampled_kl", "iwae", "vimco", "local_iwae"])
 @pytest.mark.parametrize("name", CASES)
 def test_vectorized_particles_are_those_one_by_one(name, estimator, draws):
     """Other noise, the same mean; a program that particles change is refused, and the message says what to do."""
-    case, family = CASES[name], "elbo" if estimator in ELBOS else "iwae"
+    case = CASES[name]
+    family = family_of(estimator, case)
     with case.running() as users, expecting(case, estimator, "vectorized"):
         found = sampled(make(estimator, vectorize_particles=True), users, draws)
         assert_same_means(found, reference(truth(case, estimator), family, draws))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO
 
-from programs.reference import Witness, assert_same_means, sampled
+from programs.reference import LocalWitness, Witness, assert_same_means, sampled
 from programs.table import CASES
 
 UNTRAINED = {"m2 labelled": "m2$$$label"}  # the labels are given
@@ -112,6 +112,19 @@ def test_planted_errors_are_found(planted, name):
         reference = sampled(Witness(count), users, 60)
         with pytest.raises(AssertionError, match="reference"):
             assert_same_means(sampled(planted(count), users, 60), reference)
+
+
+class CountedAgain(LocalWitness):
+    """What the shared latents add is counted for each particle."""
+
+    def given_one_draw(self, users):
+        shared, *rest = super().given_one_draw(users)
+        return self.num_particles * shared, *rest
+
+
+def test_a_shared_latent_that_counts_for_each_particle_is_found():
+    with CASES["bayesian decoder"].running() as users, pytest.raises(AssertionError, match="reference"):
+        assert_same_means(sampled(CountedAgain(3), users, 60), sampled(LocalWitness(3), users, 60))
 
 
 @pytest.mark.parametrize("name", ["one hot", "auto normal"])

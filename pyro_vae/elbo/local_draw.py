@@ -135,7 +135,7 @@ class LocalDraw(Draw):
     @cached_property
     def local_scales(self) -> Scales:
         """The scales of the local sites."""
-        return scales_of(self._local[0], self._local_plates)
+        return scales_of(self._first, self._local_plates)
 
     def _given(self, runs: list[Run]) -> Given:
         local = [_part(run, self._is_local) for run in runs]
@@ -149,8 +149,9 @@ class LocalDraw(Draw):
         return is_inside(site, self.inside)
 
     @cached_property
-    def _local(self) -> list[Run]:
-        return [_part(run, self._is_local) for run in self.runs[:1]]
+    def _first(self) -> Run:
+        """The local sites of the first run: all runs have the same scales and sizes."""
+        return _part(self.runs[0], self._is_local)
 
     @cached_property
     def _local_plates(self) -> Plates:
@@ -159,7 +160,7 @@ class LocalDraw(Draw):
     @cached_property
     def _local_sizes(self) -> tuple[int, ...]:
         unsized = any(plate.size < 0 for plate in self._local_plates)
-        return sizes(self._local_plates, [self._summed(density(s)) for s in self._local[0].sites] if unsized else [])
+        return sizes(self._local_plates, [self._summed(density(s)) for s in self._first.sites] if unsized else [])
 
     def _shared(self, run: Run) -> Tensor:
         """Σ scale (log p − log q) of the global sites, those of the latents times beta."""
@@ -175,12 +176,8 @@ class LocalDraw(Draw):
 
     def _terms_of(self, run: Run) -> Terms:
         scales = self.local_scales
-        guide = [
-            (run.guide_factors, scales.latent),
-            (run.model_latents, scales.latent),
-            (run.guide_latents, scales.latent),
-        ]
-        factors, log_pz, log_qz = (self.beta * self._total(sites, scale) for sites, scale in guide)
+        groups = (run.guide_factors, run.model_latents, run.guide_latents)
+        factors, log_pz, log_qz = (self.beta * self._total(sites, scales.latent) for sites in groups)
         return Terms(self._total(run.observed, scales.observed) - factors, log_pz, log_qz)
 
     def _total(self, sites: Iterable[Site], scale: float | Tensor | None) -> Tensor:

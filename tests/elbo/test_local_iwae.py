@@ -396,6 +396,25 @@ def test_a_scale_of_the_global_latent_alone_holds():
     assert found == pytest.approx((doubled.by_hand(X, [(noise_g, noise_z)]) + shared).item(), rel=1e-12)
 
 
+def test_a_scale_of_the_local_latents_weights_their_kl():
+    """As for joint weights: one scale of the latents beside one of the data, here N/B and half of it."""
+    program = toy()
+
+    class Halved(Messenger):
+        def _pyro_sample(self, msg):
+            scale = {"z": 1.5, "x": 3.0}.get(msg["name"], 1.0)
+            msg["scale"] = scale * msg["scale"]
+
+    model, guide = Halved()(program.model), Halved()(program.guide)
+    ((noise_g, noise_z),) = noise_of(1, K)
+    g, z = program.drawn(X, noise_g, noise_z)
+    shared, log_w = program.parts(X, g, z)
+    data = Normal(g + program.theta * z, SIGMA).log_prob(X)
+    bounds = (data + 0.5 * (log_w - data)).logsumexp(0) - math.log(K)
+    found = -seeded(elbo.LocalIWAE(K).loss, model, guide, X)
+    assert found == pytest.approx((shared + 3 * bounds.sum()).item(), rel=1e-12)
+
+
 # ---- latents without reparameterization
 
 

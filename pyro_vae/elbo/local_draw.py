@@ -65,8 +65,8 @@ class LocalDraw(Draw):
         strategies: how sites get their gradient, by name.
 
     Raises:
-        InputError: enumerated or measure-valued sites, global sites that depend on local latents, examples that depend on each other given the global
-            latents, and what :class:`~pyro_vae.elbo.Draw` refuses.
+        InputError: enumerated or measure-valued sites, global sites that depend on local latents, examples that
+            depend on each other given the global latents, and what :class:`~pyro_vae.elbo.Draw` refuses.
     """
 
     def __init__(

@@ -752,3 +752,20 @@ def test_stock_svi_and_fit_train_with_it():
             settings = {"epochs": 2, "batch_size": 10, "device": "cpu", "estimator": "local_iwae:num_particles=4"}
             found.append(fit((model, guide), x, engine=engine, **settings).history[-1].objective)
     assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["enumerate", "measure_valued"])
+def test_other_strategies_beside_global_latents_are_refused(how):
+    def guide(x):
+        pyro.sample("g", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(0.5 * torch.ones(len(x))))
+
+    def model(x):
+        g = pyro.sample("g", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.5 * torch.ones(len(x))))
+            pyro.sample("x", dist.Normal(z + g, 1.0), obs=x)
+
+    with pytest.raises(InputError, match=r"pathwise gradient or a score, beside global latents|no plates but those"):
+        elbo.LocalIWAE(2, strategies={"z": how}).differentiable_loss(model, guide, torch.randn(3))

@@ -27,6 +27,7 @@ from pyro_vae.program.ran import Ran, close, densities_of, pairs_of, run, shown,
 from pyro_vae.program.tracing import sample_sites
 
 BROADCASTS = "that broadcasts over particles, in a dimension to the left of all its plates"
+REPLACED = 20  # times that discrete latents are sampled anew: they are the same again at one time in two, or more
 HINT = "vectorize_particles=False, or dimensions counted from the right: softmax(-1), not softmax(1)"
 
 T = TypeVar("T")
@@ -178,16 +179,18 @@ def _coupling(
     plates = shared_plates(*first.traces, inside=names)
     if not plates:
         return False  # one bound for all examples
-    second = run(model, guide, args, kwargs, first.given_again(names))
-    replaced = _first_replaced(first, second, plates, names)
-    again, other = (_model_densities(model, args, kwargs, first, latents) for latents in ({}, replaced))
-    for name, density in other.items():
-        before, repeated = (found.get(name) for found in (first.densities[1], again))
-        if density is None or before is None or repeated is None:
-            continue
-        parts = [_other_examples(summed(each, plates, None)) for each in (density, before, repeated)]
-        if close(parts[2], parts[1]) and not close(parts[0], parts[1]):
-            return True
+    again = _model_densities(model, args, kwargs, first, {})
+    discrete = any(not site["is_observed"] and site["fn"].has_enumerate_support for _, _, site in first.pairs())
+    for _ in range(REPLACED if discrete else 1):
+        second = run(model, guide, args, kwargs, first.given_again(names))
+        other = _model_densities(model, args, kwargs, first, _first_replaced(first, second, plates, names))
+        for name, density in other.items():
+            before, repeated = (found.get(name) for found in (first.densities[1], again))
+            if density is None or before is None or repeated is None:
+                continue
+            parts = [_other_examples(summed(each, plates, None)) for each in (density, before, repeated)]
+            if close(parts[2], parts[1]) and not close(parts[0], parts[1]):
+                return True
     return False
 
 

@@ -11,6 +11,8 @@ from checks import assert_mean
 
 from pyro_vae import InputError, elbo
 from pyro_vae.elbo import estimator as estimators
+from pyro_vae.program import particles
+from pyro_vae.program.particles import are_coupled
 
 X = torch.tensor([1.5, -0.5], dtype=torch.float64)
 DRAWS = 800
@@ -89,3 +91,21 @@ def test_what_weights_each_example_by_its_own_bound_refuses(kind):
     model, guide = program(torch.zeros(2, dtype=torch.float64, requires_grad=True))
     with pytest.raises(InputError, match="whose log-densities change with the latents of other examples"):
         kind(3).differentiable_loss(model, guide, X)
+
+
+def found_coupled():
+    """Of ten programs at ten seeds, in how many the trial finds that examples depend on each other."""
+    found = []
+    for seed in range(10):
+        functions = program(torch.zeros(2, dtype=torch.float64))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            found.append(are_coupled(*functions, (X,), {}))
+    return sum(found)
+
+
+def test_the_trial_finds_dependence_through_discrete_latents_at_every_seed(monkeypatch):
+    """A latent sampled anew is the same again at one time in two: a single trial would miss it."""
+    assert found_coupled() == 10
+    monkeypatch.setattr(particles, "REPLACED", 1)
+    assert found_coupled() < 10

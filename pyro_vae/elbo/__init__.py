@@ -2,12 +2,14 @@
 
 from pyro_vae.elbo.autograd import ByAutograd
 from pyro_vae.elbo.catalogue import ESTIMATORS, beta_vae, trace_elbo, trace_mean_field_elbo
+from pyro_vae.elbo.disarm import DisARM
 from pyro_vae.elbo.doubly_reparameterized import MIWAEDReG, PIWAEDReG, RWSDReG
 from pyro_vae.elbo.draw import Draw, draw_terms
 from pyro_vae.elbo.estimator import Bound, Estimator, EstimatorState, Group
 from pyro_vae.elbo.importance import CIWAE, IWAE, IWAESTL, MIWAE, PIWAE, DReG, Renyi
 from pyro_vae.elbo.local_iwae import LocalIWAE
 from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
+from pyro_vae.elbo.relaxed import Concrete, Rebar
 from pyro_vae.elbo.score import OVIS, VIMCO, OVISMonteCarlo, Reinforce, ReinforceMovingAverage
 from pyro_vae.elbo.terms import Terms
 from pyro_vae.elbo.thermodynamic import TVO
@@ -30,7 +32,9 @@ __all__ = [
     "AnalyticKL",
     "Bound",
     "ByAutograd",
+    "Concrete",
     "DReG",
+    "DisARM",
     "Draw",
     "Estimator",
     "EstimatorState",
@@ -41,6 +45,7 @@ __all__ = [
     "PIWAEDReG",
     "PathDerivative",
     "RWSDReG",
+    "Rebar",
     "Reinforce",
     "ReinforceMovingAverage",
     "Renyi",

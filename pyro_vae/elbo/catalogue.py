@@ -6,11 +6,13 @@ from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.registry import from_spec
+from pyro_vae.elbo.disarm import DisARM
 from pyro_vae.elbo.doubly_reparameterized import MIWAEDReG, PIWAEDReG, RWSDReG
 from pyro_vae.elbo.estimator import at_least_one
 from pyro_vae.elbo.importance import CIWAE, IWAE, IWAESTL, MIWAE, PIWAE, DReG, Renyi
 from pyro_vae.elbo.local_iwae import LocalIWAE
 from pyro_vae.elbo.pathwise import STL, AnalyticKL, SampledKL
+from pyro_vae.elbo.relaxed import Concrete, Rebar
 from pyro_vae.elbo.score import OVIS, VIMCO, OVISMonteCarlo, Reinforce, ReinforceMovingAverage
 from pyro_vae.elbo.thermodynamic import TVO
 from pyro_vae.elbo.wake_sleep import RWS, WakeSleep
@@ -77,6 +79,9 @@ ESTIMATORS: dict[str, Callable[..., ELBO]] = {
     "renyi": Renyi,
     "reinforce": Reinforce,
     "reinforce_moving_average": ReinforceMovingAverage,
+    "disarm": DisARM,
+    "rebar": Rebar,
+    "concrete": Concrete,
     "vimco": VIMCO,
     "ovis": OVIS,
     "ovis_mc": OVISMonteCarlo,

@@ -37,6 +37,9 @@ OURS = {
     "local_iwae": elbo.LocalIWAE(2),
     "ciwae": elbo.CIWAE(2, beta=0.3),
     "renyi": elbo.Renyi(2, alpha=0.4),
+    "disarm": elbo.DisARM(2),
+    "rebar": elbo.Rebar(2),
+    "concrete": elbo.Concrete(2),
     "reinforce": elbo.Reinforce(2),
     "reinforce_moving_average": elbo.ReinforceMovingAverage(2),
     "vimco": elbo.VIMCO(2),
@@ -337,6 +340,7 @@ def by_hand(name, log_w):
     pair = np.concatenate([softmax(log_w[:2]), softmax(log_w[2:])]) if count == 4 else normalised
     tempered = softmax(0.6 * log_w)
     mixed = 0.3 * even + 0.7 * normalised
+    of_first = np.where(np.arange(count)[:, None] < OURS["rebar"].num_particles, 0.5, 0.0) + zero
     return {
         "sampled_kl": (even, even, -even),
         "stl": (even, even, zero),
@@ -350,6 +354,9 @@ def by_hand(name, log_w):
         "piwae": (normalised, even, -even),
         "ciwae": (mixed, mixed, -mixed),
         "renyi": (tempered, tempered, -tempered),
+        "disarm": (even, even, -even),  # as their sampled ELBO, without a Bernoulli latent
+        "concrete": (even, even, -even),
+        "rebar": (of_first, of_first, zero),
         "reinforce": (even, zero, (log_w - others) / count),
         "reinforce_moving_average": (even, zero, log_w / count),
         "rws": (normalised, zero, normalised),
@@ -409,6 +416,8 @@ def value_by_hand(name, log_w):
         )
     if name == "ovis_mc":
         return np.log(np.exp(log_w[:2]).mean(0))
+    if name == "rebar":
+        return log_w[:2].mean(0)
     if name in ("miwae", "miwae_dreg"):
         return 0.5 * (np.log(np.exp(log_w[:2]).mean(0)) + np.log(np.exp(log_w[2:]).mean(0)))
     importance = {"iwae", "iwae_stl", "local_iwae", "dreg", "piwae", "piwae_dreg", "vimco", "ovis", "rws", "rws_dreg"}

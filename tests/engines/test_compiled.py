@@ -148,6 +148,39 @@ def test_discrete_latents(name):
         assert_equal_steps(Categories(), make_data(), ESTIMATORS[name]())
 
 
+class Binary(nn.Module):
+    """Two layers of Bernoulli latents, a normal one between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder = nn.Linear(4, D, dtype=torch.float64)
+        self.first, self.second = nn.Linear(D, 3, dtype=torch.float64), nn.Linear(4, 4, dtype=torch.float64)
+
+    def model(self, x):
+        pyro.module("binary", self)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("d", dist.Bernoulli(x.new_full((3,), 0.5)).to_event(1))
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            e = pyro.sample("e", dist.Bernoulli(logits=z.expand(*z.shape[:-1], 4)).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(e)).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("binary", self)
+        with pyro.plate("data", len(x), dim=-1):
+            d = pyro.sample("d", dist.Bernoulli(logits=self.first(x)).to_event(1))
+            z = pyro.sample("z", dist.Normal(d.sum(-1, keepdim=True), 1.0).to_event(1))
+            pyro.sample("e", dist.Bernoulli(logits=self.second(torch.cat([d, z], -1))).to_event(1))
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize(("name", "particles"), [("disarm", 3), ("rebar", 1), ("concrete", 2)])
+def test_bernoulli_latents(name, particles, vectorize):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        estimator = ESTIMATORS[name](num_particles=particles, vectorize_particles=vectorize)
+        assert_equal_steps(Binary(), make_data(), estimator, sizes=(B, B - 2, B))
+
+
 class Flow(nn.Module):
     """A normalizing flow as guide, and a positive parameter of a Pyro module."""
 

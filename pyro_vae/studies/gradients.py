@@ -14,9 +14,8 @@ cosine        E cos(g, u), of a single draw
 ============  ==========================================================================================
 
 u is the direction of E r; the reference r is the plain estimator with the same expectation
-(:meth:`pyro_vae.elbo.Estimator.reference`), from its own draws. Where none is known, and for latents without
-reparameterization, no bias is reported, and r are other draws of the estimator itself. The errors count the noise of
-both: :mod:`pyro_vae.studies.gradient_figures`.
+(:meth:`pyro_vae.elbo.Estimator.reference`), from its own draws. Where none is known, no bias is reported, and r are
+other draws of the estimator itself. The errors count the noise of both: :mod:`pyro_vae.studies.gradient_figures`.
 """
 
 import copy
@@ -45,7 +44,7 @@ from pyro_vae.elbo.pathwise import SampledKL
 from pyro_vae.program.adapter import as_program
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.protocol import Program
-from pyro_vae.program.tracing import sample_sites, trace_program, trained_tensors
+from pyro_vae.program.tracing import trace_program, trained_tensors
 from pyro_vae.studies.gradient_figures import GradientSample, gradient_figures
 
 GROUPS: tuple[Group, Group] = ("theta", "phi")
@@ -167,7 +166,7 @@ def compare_gradients(
     subject_program.to(x.device)
     with isolated_rng(x.device, seed), own_store(subject_program):
         subject = _Subject(subject_program, x)
-        wanted = {name: {g: subject.reference_of(e, g) for g in GROUPS} for name, e in own.items()}
+        wanted = {name: {g: _reference(e, g) for g in GROUPS} for name, e in own.items()}
         compared = {name: {g: wanted[name][g] or e for g in GROUPS} for name, e in own.items()}
         distinct = dict.fromkeys(other for pair in compared.values() for other in pair.values())
         references = {
@@ -201,14 +200,6 @@ class _Subject:
     def __init__(self, program: Program, x: Tensor) -> None:
         self.program, self.x = program, x
         self.groups = parameter_groups(program, x)
-        with torch.no_grad():
-            guide_trace, _ = trace_program(program, x)
-        self.reparameterized = all(site["fn"].has_rsample for _, site in sample_sites(guide_trace))
-
-    def reference_of(self, estimator: Differentiable, group: Group) -> Estimator | None:
-        """Return the plain estimator with the same expectation; None where none is known."""
-        reference = _reference(estimator, group)
-        return reference if self.reparameterized else None  # the plain ones differentiate through z
 
     def gradient(self, estimator: Differentiable) -> tuple[float, dict[Group, Tensor]]:
         """Return the bound per example and its gradient, flat, for each group of parameters."""

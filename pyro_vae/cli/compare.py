@@ -14,12 +14,12 @@ from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.files import check_output, write_json
 from pyro_vae.base.random import isolated_rng
-from pyro_vae.base.registry import from_spec, split_specs
+from pyro_vae.base.registry import split_specs
 from pyro_vae.cli import tables
 from pyro_vae.cli.options import part
 from pyro_vae.cli.progress import progress_bars, say
 from pyro_vae.data import DataSet
-from pyro_vae.elbo.catalogue import ESTIMATORS
+from pyro_vae.elbo.catalogue import as_estimator
 from pyro_vae.figures.gradients import gradient_figure
 from pyro_vae.models.replicates import Replicates, as_trainable, first_of, members
 from pyro_vae.program.call import x_alone
@@ -85,7 +85,7 @@ def compare(wanted: CompareOptions, console: Console) -> int:
     names = split_specs(wanted.estimators)
     if len(set(names)) < len(names):
         raise InputError("each estimator once", wanted.estimators, ",".join(dict.fromkeys(names)))
-    estimators = {text: from_spec(ESTIMATORS, text, "estimator") for text in names}
+    estimators = {text: as_estimator(text, vectorize_particles=wanted.vectorize_particles) for text in names}
     for path in (wanted.json, wanted.figure):
         check_output(path)
     config, data, program, device = _subject(wanted)
@@ -132,7 +132,7 @@ def _subject(wanted: CompareOptions) -> tuple[RunConfig, DataSet, Program | Repl
 
 def _same_subject(ran: RunConfig, wanted: RunConfig) -> None:
     """Refuse another program or other data than a run's."""
-    may_differ = {*NOT_COMPARED, *MAY_DIFFER, *TRAINING} - {"seed"}
+    may_differ = {*NOT_COMPARED, *MAY_DIFFER, *TRAINING, "vectorize_particles"} - {"seed"}
     wishes, there = asdict(wanted), asdict(ran)
     for name in wishes.keys() - may_differ:
         if wishes[name] != there[name]:
@@ -164,6 +164,7 @@ def _race(
             estimators,
             wanted.steps,
             num_particles=wanted.judge_particles,
+            vectorize_particles=config.vectorize_particles,
             progress=tick,
             **_settings(config),
         )

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -62,6 +62,9 @@ def evaluate_run(options: EvaluateOptions, console: Console) -> int:
     run, own, program, device = options.open()
     data = own if options.data is options.binarize is None else _other(options, run, own)
     held_out: Images = getattr(data, options.split)
+    chosen = part(EvaluationOptions, options)
+    if not run.config.vectorize_particles:
+        chosen = replace(chosen, vectorize_particles=False)  # as it was trained
     about = {"data": f"{data.name}, {options.split}: {len(held_out)} images of {_shape(held_out)}"}
     folder = run.path / "evaluation"
     with progress_bars(console, "examples") as tick:
@@ -74,7 +77,7 @@ def evaluate_run(options: EvaluateOptions, console: Console) -> int:
             progress=tick,
             save=folder,
             about={**about, "checkpoint": options.checkpoint, "replicate": str(options.replicate)},
-            **asdict(part(EvaluationOptions, options)),
+            **asdict(chosen),
         )
     for line in tables.card_head(card):
         say(console, line)
@@ -86,7 +89,13 @@ def evaluate_run(options: EvaluateOptions, console: Console) -> int:
         say(console, f"card      {path}")
     if options.netcdf is not None:
         found = to_inference_data(
-            program, held_out, device=device, seed=options.seed, draws_at_once=options.draws_at_once, about=about
+            program,
+            held_out,
+            device=device,
+            seed=options.seed,
+            draws_at_once=options.draws_at_once,
+            vectorize_particles=chosen.vectorize_particles,
+            about=about,
         )
         save_netcdf(options.netcdf, found)
         for group, why in json.loads(found.attrs["left_out"]).items():

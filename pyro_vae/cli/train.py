@@ -98,7 +98,8 @@ def _finish(run: Run, data: DataSet, result: FitResult, console: Console) -> Non
     device = resolve_device(run.config.device)
     test = data.test.to(device)
     first = members(result.program)[0]
-    bound, each = held_out_bounds(result.program, data_for(first, test), particles, seed)
+    plate = run.config.vectorize_particles
+    bound, each = held_out_bounds(result.program, data_for(first, test), particles, seed, vectorize_particles=plate)
     figures = {
         "test_bound": asdict(bound),
         "replicates": list(each),

@@ -1,6 +1,6 @@
 """One draw of particles and its log-densities: the one place where noise is sampled, and what it refuses."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Literal, cast
 
@@ -144,9 +144,11 @@ class Draw:
     def drawn(self) -> dict[str, Tensor]:
         """The values of the guide's latents by site, the K particles in the first dimension."""
         each = [{site["name"]: site["value"] for site in run.guide_latents} for run in self.runs]
-        if self._dim is not None:
-            return each[0]
-        return {name: torch.stack([values[name] for values in each]) for name in each[0]}
+        return {name: self.of_runs([values[name] for values in each]) for name in each[0]}
+
+    def of_runs(self, found: Sequence[Tensor]) -> Tensor:
+        """Return one tensor of what every run has, the particles in the first dimension."""
+        return found[0] if self._dim is not None else torch.stack(list(found))
 
     @property
     def terms(self) -> Terms:
@@ -318,17 +320,21 @@ class Draw:
 
 
 @torch.no_grad()
-def draw_terms(program: Program, x: Batch, num_particles: int = 1) -> Terms:
+def draw_terms(program: Program, x: Batch, num_particles: int = 1, *, vectorize_particles: bool = True) -> Terms:
     """Sample K particles from the guide and score them, (K, B): evaluation is made of these.
 
     Several latent sites add up. Masks count, scales do not. The program's store must be active
     (:func:`pyro_vae.program.own_store`).
     """
-    functions, call = (program.model, program.guide), arguments(x)
-    return Draw(*functions, *call, num_particles, "fixed", scaled=False, enumerate_sites=False).terms
+    return _sampled(program, x, num_particles, vectorize_particles, False).terms
 
 
-def draw_particles(program: Program, x: Batch, num_particles: int) -> Draw:
-    """Sample K particles from the guide in a plate, detached; values have a dimension of K even for K = 1."""
-    functions, call = (program.model, program.guide), arguments(x)
-    return Draw(*functions, *call, num_particles, "fixed", plate=True, scaled=False, enumerate_sites=False)
+def draw_particles(program: Program, x: Batch, num_particles: int, *, vectorize_particles: bool = True) -> Draw:
+    """Sample K particles from the guide, detached; in a plate values have a dimension of K even for K = 1."""
+    return _sampled(program, x, num_particles, vectorize_particles, vectorize_particles)
+
+
+def _sampled(program: Program, x: Batch, count: int, vectorize: bool, plate: bool) -> Draw:
+    functions, (args, kwargs) = (program.model, program.guide), arguments(x)
+    how = {"vectorize_particles": vectorize, "plate": plate, "scaled": False, "enumerate_sites": False}
+    return Draw(*functions, args, kwargs, count, "fixed", **how)

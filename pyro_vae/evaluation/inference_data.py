@@ -60,6 +60,7 @@ def to_inference_data(
     device: str | torch.device = "auto",
     seed: int = 0,
     draws_at_once: int = EvaluationOptions.draws_at_once,
+    vectorize_particles: bool = True,
     about: Mapping[str, str] | None = None,
 ) -> ArvizData:
     r"""Return draws, log-densities and weights of held-out examples: ``InferenceData`` (0.x) or a ``DataTree`` (1.x).
@@ -87,6 +88,7 @@ def to_inference_data(
         device: ``auto`` (CUDA where present), ``cpu`` or ``cuda``.
         seed: fixes binarization, subset and noise.
         draws_at_once: as for :func:`pyro_vae.evaluate`; bounds memory.
+        vectorize_particles: as for :func:`pyro_vae.evaluate`.
         about: more attributes of the file.
 
     Example:
@@ -97,7 +99,7 @@ def to_inference_data(
         >>> dict(found.posterior["z"].sizes)
         {'chain': 1, 'draw': 40, 'example': 5, 'z_dim': 2}
     """
-    options = EvaluationOptions(draws_at_once=draws_at_once)
+    options = EvaluationOptions(draws_at_once=draws_at_once, vectorize_particles=vectorize_particles)
     subject = look_at(program, data, None, resolve_device(device), seed, options)
     attributes = {
         **(about or {}),
@@ -165,7 +167,7 @@ def _posterior(subject: Subject, x: Tensor, draws: int) -> tuple[Arrays, Tensor,
     """Sample q: latents (K, B, *event), log p(x|z) and log w, (K, B)."""
     program, pieces = subject.program, []
     for count in chunk_sizes(draws, fitting(subject.options.draws_at_once, len(x))):
-        draw = draw_particles(program, x, count)
+        draw = draw_particles(program, x, count, vectorize_particles=subject.options.vectorize_particles)
         shape = (draw.num_particles, len(x))
         latents = {n: draw.drawn[n].expand(*shape, *latent.shape).cpu() for n, latent in subject.latents.items()}
         pieces.append((latents, draw.terms))

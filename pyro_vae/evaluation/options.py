@@ -50,6 +50,7 @@ class EvaluationOptions:
         simulations: simulated examples for the calibration of q.
         probe_examples: training examples of the linear probe.
         draws_at_once: examples times particles scored together; bounds memory.
+        vectorize_particles: false runs several particles one by one, for programs that do not broadcast over them.
         only: the parts to compute.
         skip: the parts to leave out.
     """
@@ -71,12 +72,15 @@ class EvaluationOptions:
     simulations: int = 1000
     probe_examples: int = 10_000
     draws_at_once: int = 2000
+    vectorize_particles: bool = True
     only: list[str] | None = None
     skip: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             _at_least(name, getattr(self, name), least)
+        if not isinstance(self.vectorize_particles, bool):
+            raise InputError("vectorize_particles as True or False", repr(self.vectorize_particles), "leaving it out")
         if self.num_examples is not None:
             _at_least("num_examples", self.num_examples, 2)
         if not isinstance(self.iwae, list) or not self.iwae:

@@ -56,6 +56,7 @@ def evaluate(
     simulations: int = 1000,
     probe_examples: int = 10_000,
     draws_at_once: int = 2000,
+    vectorize_particles: bool = True,
     only: Sequence[str] | None = None,
     skip: Sequence[str] = (),
 ) -> Card:
@@ -93,6 +94,8 @@ def evaluate(
         simulations: simulated examples for the calibration of q.
         probe_examples: training examples of the linear probe.
         draws_at_once: examples times particles scored together; bounds memory.
+        vectorize_particles: several particles in one run, in a plate; False: in runs one by one, for programs that do
+            not broadcast. Parts that place latents of their own are then left out.
         only: the parts to compute.
         skip: the parts to leave out.
 
@@ -128,6 +131,7 @@ def evaluate(
         simulations=simulations,
         probe_examples=probe_examples,
         draws_at_once=draws_at_once,
+        vectorize_particles=vectorize_particles,
         only=None if only is None else _listed("only", only, 'only=["bounds"]'),
         skip=_listed("skip", skip, 'skip=["hmc"]'),
     )
@@ -197,6 +201,7 @@ def _about(subject: Subject, given: Mapping[str, str]) -> dict[str, Json]:
         "data": f"{len(subject)} of shape {shape}",
         **given,
         "pixels": subject.pixels,
+        **({} if subject.options.vectorize_particles else {"particles": "in runs one by one"}),
         "likelihood": f"{subject.likelihood}, {kind} of x",
         "program": f"{type(subject.program).__name__}, {count:,} parameters, latents {latents}",
         "seed": str(subject.seed),

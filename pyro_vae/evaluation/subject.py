@@ -28,7 +28,8 @@ from pyro_vae.program.protocol import Program
 from pyro_vae.program.tracing import Site, sample_sites, trace_program
 from pyro_vae.program.validation import check_program
 
-IMPORTANCE_CHUNK = 50  # examples per chunk of L_K
+IMPORTANCE_CHUNK = 50  # examples per chunk of L_K, of particles in a plate
+ONE_BY_ONE_CHUNK = 500
 TRIED = 100  # examples that a program is checked on
 
 
@@ -81,11 +82,12 @@ class Subject:
     def score(self) -> Scorer:
         """Samples and scores particles; compiled if L_K has enough pieces in all, however many are already finished."""
         options, total = self.options, min(self.options.importance_examples, len(self))
-        chunk = min(IMPORTANCE_CHUNK, total)
+        chunk = min(importance_chunk(self), total)
         particles = fitting(options.draws_at_once, chunk)
         pieces = len(chunk_sizes(total, chunk)) * len(chunk_sizes(options.num_particles, particles))
+        plate = options.vectorize_particles
         with evaluating(self.program, self.x.device, self.seed):
-            return scorer(self.program, self.x[:2], pieces, (chunk, particles))
+            return scorer(self.program, self.x[:2], pieces, (chunk, particles), vectorize_particles=plate)
 
     @property
     def num_examples(self) -> int:
@@ -112,6 +114,15 @@ class Subject:
         return not any(latent.discrete for latent in self.latents.values())
 
 
+def importance_chunk(subject: Subject) -> int:
+    """Return the examples per chunk of L_K: of particles one by one, many, for each takes a run of them all."""
+    return (
+        IMPORTANCE_CHUNK
+        if subject.options.vectorize_particles
+        else min(ONE_BY_ONE_CHUNK, subject.options.draws_at_once)
+    )
+
+
 def look_at(
     thing: object,
     data: Given,
@@ -134,10 +145,11 @@ def look_at(
     x = images.binarized(seed)[order.to(device)]
     check_program(program, x[:TRIED])
     capabilities = find_capabilities(program, x[:TRIED])
-    _check_bounded(capabilities)
+    _check_bounded(capabilities, options)
+    plate = options.vectorize_particles
     with evaluating(program, device, seed), torch.no_grad():
         observed, latents = _sites(program, x[:2])
-        probe = draw_terms(program, x[:2], 2).log_weight
+        probe = draw_terms(program, x[:2], 2, vectorize_particles=plate).log_weight
     labels = None if images.labels is None else images.labels[order.to(device)]
     fingerprint: dict[str, Json] = {
         "program": f"{type(program).__module__}.{type(program).__qualname__}",
@@ -145,6 +157,7 @@ def look_at(
         "log weights of two examples": [f"{value:.5g}" for value in probe.flatten().tolist()],
         "data": crc({"x": x}),
         "seed": seed,
+        "vectorize_particles": plate,
         "device": device.type,
         "torch": torch.__version__,
         "pyro": pyro.__version__,
@@ -179,11 +192,11 @@ def _program(thing: object, example: Tensor) -> Program:
     return program
 
 
-def _check_bounded(capabilities: Capabilities) -> None:
+def _check_bounded(capabilities: Capabilities, options: EvaluationOptions) -> None:
     if not capabilities.latents:
         hint = "minus the loss of pyro.infer.Trace_ELBO, which is log p(x) itself"
         raise InputError("a model with a latent site, for bounds", "none", hint)
-    if capabilities.no_particles:
+    if capabilities.no_particles and options.vectorize_particles:
         raise InputError(capabilities.no_particles)
 
 

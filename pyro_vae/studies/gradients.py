@@ -23,7 +23,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, cast
 
@@ -126,6 +126,10 @@ class Differentiable(Protocol):
 
     num_particles: int
 
+    @property
+    def vectorize_particles(self) -> bool:
+        """Whether several particles are run in a plate."""
+
     def differentiable_loss(self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object) -> Tensor:
         """Return the loss, with the gradient of the estimator."""
 
@@ -181,7 +185,7 @@ def compare_gradients(
             mine = {g: (wanted[name][g], references[compared[name][g]][g]) for g in GROUPS}
             bound, gradients = subject.gradients(name, estimator, mine, draws, partial(progress, name, total=draws))
             particles = estimator.total_particles if isinstance(estimator, Estimator) else estimator.num_particles
-            ess = effective_sample_size(subject.program, x, particles)
+            ess = effective_sample_size(subject.program, x, particles, vectorize_particles=_vectorized(estimator))
             reports.append(EstimatorReport(name, particles, bound, ess, *costs[name], gradients))
         return GradientComparison(reports)
 
@@ -271,14 +275,14 @@ class _Subject:
 
 def _reference(estimator: Differentiable, group: Group) -> Estimator | None:
     if isinstance(estimator, PYROS):
-        return SampledKL(estimator.num_particles)
+        return SampledKL(estimator.num_particles, vectorize_particles=estimator.vectorize_particles)
     if not isinstance(estimator, Estimator):
         got = f"{type(estimator).__name__}, which defines none"
         raise InputError("an estimator that defines its reference, or one of Pyro's for the ELBO", got, "iwae or renyi")
     reference = estimator.reference(group)
     if reference is estimator:  # any bias would read as 0
         raise InputError("a reference other than itself", estimator, "the plain estimator, or ByAutograd(self)")
-    return reference
+    return reference if reference is None or estimator.vectorized else replace(reference, vectorize_particles=False)
 
 
 def _gradient_report(name: str, group: Group, reference: Estimator | None, sample: GradientSample) -> GradientReport:
@@ -305,8 +309,15 @@ def _gradient_report(name: str, group: Group, reference: Estimator | None, sampl
     )
 
 
-def effective_sample_size(program: Program, x: Tensor, num_particles: int, repeats: int = 20) -> Estimate:
+def _vectorized(estimator: Differentiable) -> bool:
+    return estimator.vectorized if isinstance(estimator, Estimator) else estimator.vectorize_particles
+
+
+def effective_sample_size(
+    program: Program, x: Tensor, num_particles: int, repeats: int = 20, *, vectorize_particles: bool = True
+) -> Estimate:
     r"""Return :math:`1 / (K \sum_k \tilde w_k^2)`, between 1/K and 1, averaged over examples and repeats."""
-    weights = [draw_terms(program, x, num_particles).log_weight.softmax(0) for _ in range(repeats)]
+    drawn = [draw_terms(program, x, num_particles, vectorize_particles=vectorize_particles) for _ in range(repeats)]
+    weights = [terms.log_weight.softmax(0) for terms in drawn]
     sizes = torch.stack([1 / weight.square().sum(0) / num_particles for weight in weights])
     return Estimate(sizes.mean().item(), estimate(sizes.mean(0)).standard_error)

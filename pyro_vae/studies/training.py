@@ -134,6 +134,7 @@ def race(
     optimizer: str = "adam",
     learning_rate: float = 1e-3,
     clip_norm: float | None = None,
+    vectorize_particles: bool = True,
     seed: int = 0,
 ) -> Race:
     """Train a program from where it stands with each estimator, and judge it after equal steps and after equal time.
@@ -155,6 +156,8 @@ def race(
         optimizer: a name with arguments.
         learning_rate: step size of the optimiser.
         clip_norm: largest norm of the whole gradient; None: no limit.
+        vectorize_particles: several particles in a plate, of estimators by name and of the bound that judges; False: in
+            runs one by one.
         seed: fixes order, binarization and noise, and those of the bound.
 
     Returns:
@@ -163,7 +166,7 @@ def race(
     if not isinstance(steps, int) or steps < 1:
         raise InputError("steps of at least 1", repr(steps), "steps=1000")
     at_least_one("num_particles", num_particles)
-    given = copy.deepcopy(as_estimators(estimators))
+    given = copy.deepcopy(as_estimators(estimators, vectorize_particles=vectorize_particles))
     train, held_out = as_images(train), as_images(test)
     trained = as_trainable(program, train.batch(slice(0, 2)).cpu())
     beginning = copy.deepcopy(trained.state_dict())
@@ -188,7 +191,13 @@ def race(
             seed=seed,
         )
         states[name] = result.state
-        return _judged(name, after, result, held_out, num_particles, seed)
+        return _judged(
+            name,
+            after,
+            result,
+            _bounds(result.program, held_out, num_particles, seed, vectorize_particles),
+            num_particles,
+        )
 
     laps = [lap(name, "equal steps", _ProgressHook(partial(progress, name, total=steps)), steps) for name in given]
     slowest = max(found.seconds for found in laps)
@@ -197,8 +206,11 @@ def race(
     return Race(laps)
 
 
-def _judged(name: str, after: str, result: FitResult, test: Images, num_particles: int, seed: int) -> Lap:
-    bounds = [importance_bounds(member, test, num_particles, seed) for member in members(result.program)]
+def _bounds(program: Program | Replicates, test: Images, num_particles: int, seed: int, plate: bool) -> list[Tensor]:
+    return [importance_bounds(m, test, num_particles, seed, vectorize_particles=plate) for m in members(program)]
+
+
+def _judged(name: str, after: str, result: FitResult, bounds: list[Tensor], num_particles: int) -> Lap:
     each = tuple(float(found.mean()) for found in bounds) if len(bounds) > 1 else ()
     position = result.state["position"]
     judged = estimate(torch.stack(bounds).mean(0))

@@ -58,6 +58,7 @@ class RunConfig(Settings):
         kl_warmup: epochs over which the KL's weight rises linearly to 1.
         patience: stop after this many epochs without a better held-out bound; never by default.
         eval_particles: particles per example for held-out bounds.
+        vectorize_particles: false runs several particles one by one, for programs that do not broadcast over them.
         seed: fixes split, initial parameters, order, binarization and noise.
     """
 

@@ -41,6 +41,7 @@ def fit(
     kl_warmup: float = 0.0,
     patience: int | None = None,
     eval_particles: int = 1,
+    vectorize_particles: bool = True,
     seed: int = 0,
 ) -> FitResult:
     r"""Train a program by stochastic variational inference.
@@ -77,6 +78,8 @@ def fit(
         kl_warmup: epochs over which the weight of log p(z) − log q(z|x) rises linearly to 1.
         patience: stop after this many epochs without a better held-out bound; None: never.
         eval_particles: particles per example for the held-out bound.
+        vectorize_particles: several particles in one run, in a plate, of an estimator by name and of held-out bounds;
+            False: in runs one by one, for programs that do not broadcast. An estimator given as a value has its own.
         seed: fixes order, binarization and noise.
 
     Returns:
@@ -107,6 +110,7 @@ def fit(
         kl_warmup=kl_warmup,
         patience=patience,
         eval_particles=eval_particles,
+        vectorize_particles=vectorize_particles,
         seed=seed,
     )
     if not isinstance(hooks, Sequence) or not all(isinstance(hook, Hook) for hook in hooks):

@@ -222,7 +222,10 @@ class Loop:
         ruined = [f"parameter {name}" for name, p in self.program.named_parameters() if not p.isfinite().all()]
         try:
             if not ruined:
-                return held_out_bounds(self.program, validation, self.settings.eval_particles, self.settings.seed)
+                particles, plate = self.settings.eval_particles, self.settings.vectorize_particles
+                return held_out_bounds(
+                    self.program, validation, particles, self.settings.seed, vectorize_particles=plate
+                )
         except ValueError as error:  # Pyro's validation finds a distribution's parameter that is not finite
             ruined = [f"held-out bound, {str(error).splitlines()[0]}"]
         raise NonFiniteError(self.position.step, math.nan, ", ".join(ruined))

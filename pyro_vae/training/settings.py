@@ -37,6 +37,8 @@ class Settings:
         kl_warmup: epochs over which the weight of log p(z) − log q(z|x) rises linearly to 1.
         patience: stop after this many epochs without a better held-out bound; None: never.
         eval_particles: particles per example for the held-out bound.
+        vectorize_particles: several particles in one run, in a plate, of an estimator by name and of held-out bounds;
+            False: in runs one by one, for programs that do not broadcast.
         seed: fixes order, binarization and noise.
 
     Raises:
@@ -55,6 +57,7 @@ class Settings:
     kl_warmup: float = 0.0
     patience: int | None = None
     eval_particles: int = 1
+    vectorize_particles: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,8 +66,15 @@ class Settings:
         for name in ("learning_rate", *self._given("clip_norm")):
             _number(name, getattr(self, name), "as a finite number above 0", lambda v: v > 0)
         _number("kl_warmup", self.kl_warmup, "as a finite number of epochs, 0 or more", lambda v: v >= 0)
+        if not isinstance(self.vectorize_particles, bool):
+            raise InputError("vectorize_particles as True or False", repr(self.vectorize_particles), "leaving it out")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise InputError("a seed from 0 to 2**63 - 1", repr(self.seed), "seed=0")
+
+    @property
+    def elbo(self) -> ELBO:
+        """The estimator: what the name specifies, or the value itself."""
+        return as_estimator(self.estimator, vectorize_particles=self.vectorize_particles)
 
     def shared(self) -> dict[str, Json]:
         """Return the settings that a resumed training shares with the first, as plain values; the engine has its own.
@@ -74,16 +84,15 @@ class Settings:
             'STL(num_particles=1)'
         """
         names = [f.name for f in fields(Settings) if f.name not in (*EXTENDABLE, "estimator", "engine")]
-        return {"estimator": _described(self.estimator)} | {name: getattr(self, name) for name in names}
+        return {"estimator": _described(self.elbo)} | {name: getattr(self, name) for name in names}
 
     def _given(self, *names: str) -> list[str]:
         """Return the names whose value is not None, which switches a setting off."""
         return [name for name in names if getattr(self, name) is not None]
 
 
-def _described(estimator: str | ELBO) -> str:
+def _described(value: ELBO) -> str:
     """Return an estimator as text, the same for a name and for the value that it stands for."""
-    value = as_estimator(estimator)
     if isinstance(value, Estimator):
         return repr(value)
     return f"{type(value).__name__}(num_particles={getattr(value, 'num_particles', None)})"

@@ -15,7 +15,6 @@ from pyro_vae.base.registry import from_spec, to_spec
 from pyro_vae.base.types import State
 from pyro_vae.data import Data, Given, as_data
 from pyro_vae.data.columns import event_shapes
-from pyro_vae.elbo.catalogue import as_estimator
 from pyro_vae.elbo.estimator import Estimator
 from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.engines.catalogue import ENGINES
@@ -115,7 +114,7 @@ def _check(program: Program, example: Batch, settings: Settings, need: Need) -> 
     x = example[:-1] if len(example) == settings.batch_size > 2 else example
     try:
         check_once(program, x, need=need)
-        if need == "bound" and settings.eval_particles > 1:
+        if need == "bound" and settings.eval_particles > 1 and settings.vectorize_particles:
             check_particles(program, x)
     except InputError:
         check_program(program, example, need=need)  # names the data's own shape
@@ -149,7 +148,7 @@ def _shapes(data: Data) -> str:
 
 
 def _estimator(settings: Settings) -> ELBO:
-    estimator = as_estimator(settings.estimator)
+    estimator = settings.elbo
     if settings.kl_warmup and isinstance(estimator, Estimator):
         Weighted(estimator, 0.5)  # refuses estimators that hold for the unweighted KL alone
     return estimator

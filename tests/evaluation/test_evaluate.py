@@ -240,9 +240,9 @@ def test_no_more_draws_at_once_than_allowed(monkeypatch):
     scored = []
     draw_terms = likelihood.draw_terms
 
-    def counted(program, x, num_particles):
+    def counted(program, x, num_particles, **how):
         scored.append(len(x) * num_particles)
-        return draw_terms(program, x, num_particles)
+        return draw_terms(program, x, num_particles, **how)
 
     monkeypatch.setattr(likelihood, "draw_terms", counted)
     oracle = skew()

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
-from pyro_vae.evaluation.card.part import ANNEALED_TOGETHER, Part, continuous_only, simulated_pairs, tensors_of
+from pyro_vae.evaluation.card.part import (
+    ANNEALED_TOGETHER,
+    Part,
+    continuous_only,
+    placed,
+    simulated_pairs,
+    tensors_of,
+)
 from pyro_vae.evaluation.methods.annealing import annealed_log_evidence, bidirectional
 from pyro_vae.evaluation.subject import Subject
 
@@ -76,7 +83,7 @@ ANNEALING = Part(
     entries=annealing_entries,
     options=("annealing_chains", "annealing_temperatures"),
     per_example=tensors_of,
-    refuses=continuous_only,
+    refuses=lambda subject: placed(subject) or continuous_only(subject),
 )
 SANDWICH = Part(
     what="log p(x) of simulated examples between two bounds, by bidirectional Monte Carlo",
@@ -86,5 +93,5 @@ SANDWICH = Part(
     work=sandwich,
     entries=sandwich_entries,
     options=("annealing_chains", "annealing_temperatures"),
-    refuses=lambda subject: continuous_only(subject) or simulated_pairs(subject),
+    refuses=lambda subject: placed(subject) or continuous_only(subject) or simulated_pairs(subject),
 )

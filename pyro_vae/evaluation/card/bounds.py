@@ -35,11 +35,11 @@ class Bounds:
 
 def bounds(subject: Subject, where: slice, seed: int) -> Bounds:
     """Return ELBO with its terms, and importance-weighted bounds."""
-    options = subject.options
-    particles = max(options.iwae)
-    score = scorer(subject.program, subject.x[:2], pieces=1, shape=(1, 1))  # few, of other sizes than those of L_K
+    options, plate = subject.options, subject.options.vectorize_particles
+    particles, few = max(options.iwae), subject.x[:2]
+    score = scorer(subject.program, few, 1, (1, 1), vectorize_particles=plate)  # of other sizes than those of L_K
     found: list[Bounds] = []
-    for x in split_examples(subject.x[where], particles, options.draws_at_once):
+    for x in split_examples(subject.x[where], particles if plate else 1, options.draws_at_once):
         pieces = list(draw_in_pieces(score, x, particles, options.draws_at_once))
         log_weight = torch.cat([piece.log_weight for piece in pieces]).double()
         log_px_z, log_pz, log_qz = (_mean(pieces, name) for name in ("log_px_z", "log_pz", "log_qz"))

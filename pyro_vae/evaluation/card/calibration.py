@@ -34,7 +34,10 @@ class SiteCalibrations:
 def calibrate(subject: Subject, where: slice, seed: int) -> SiteCalibrations:
     """Run simulation-based calibration."""
     count = subject.options.simulations
-    found = simulation_based_calibration(subject.program, subject.x, num_simulations=count, seed=seed)
+    plate = subject.options.vectorize_particles
+    found = simulation_based_calibration(
+        subject.program, subject.x, num_simulations=count, seed=seed, vectorize_particles=plate
+    )
     return SiteCalibrations({site: _summary(of_site) for site, of_site in found.items()})
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
-from pyro_vae.evaluation.card.part import Part, continuous_only
+from pyro_vae.evaluation.card.part import Part, continuous_only, placed
 from pyro_vae.evaluation.methods.inference_gaps import FAMILIES, inference_gaps
 from pyro_vae.evaluation.subject import Subject
 
@@ -80,5 +80,5 @@ GAPS = Part(
     entries=gap_entries,
     options=("gap_steps",),
     per_example=gaps_per_example,
-    refuses=continuous_only,
+    refuses=lambda subject: placed(subject) or continuous_only(subject),
 )

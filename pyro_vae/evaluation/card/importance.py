@@ -12,7 +12,7 @@ from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry, share_entry
 from pyro_vae.evaluation.card.part import Part, tensors_of
 from pyro_vae.evaluation.methods.bounds import draw_in_pieces
 from pyro_vae.evaluation.methods.psis import effective_sample_size, pareto_k
-from pyro_vae.evaluation.subject import IMPORTANCE_CHUNK, Subject
+from pyro_vae.evaluation.subject import Subject, importance_chunk
 
 K_HAT_LIMITS = (0.5, 0.7)  # Yao et al.: good below the first, usable below the second
 
@@ -77,7 +77,7 @@ IMPORTANCE = Part(
     what="log p(x) by importance sampling, k-hat, effective sample size",
     result=Importance,
     count=lambda subject: subject.options.importance_examples,
-    chunk=lambda subject: IMPORTANCE_CHUNK,
+    chunk=importance_chunk,
     work=importance,
     entries=importance_entries,
     options=("num_particles", "draws_at_once"),

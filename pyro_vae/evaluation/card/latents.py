@@ -25,7 +25,8 @@ class LatentUsage:
 
 def usage(subject: Subject, where: slice, seed: int) -> LatentUsage:
     """Return variance of the posterior means and KL of every latent dimension."""
-    return LatentUsage(latent_diagnostics(subject.program, subject.x[where], seed=seed))
+    plate = subject.options.vectorize_particles
+    return LatentUsage(latent_diagnostics(subject.program, subject.x[where], seed=seed, vectorize_particles=plate))
 
 
 def usage_entries(subject: Subject, found: LatentUsage) -> list[Entry]:

@@ -78,6 +78,16 @@ def simulated_pairs(subject: Subject) -> str:
     return subject.capabilities.no_x or subject.capabilities.no_simulated_latents
 
 
+def placed(subject: Subject) -> str:
+    """Refuse particles one by one: latents of the part's own choice are placed in a plate of particles."""
+    if subject.options.vectorize_particles:
+        return ""
+    return (
+        "Expected particles in a plate, for latents that are not drawn from the guide; got vectorize_particles=False. "
+        "Try a program that broadcasts over particles"
+    )
+
+
 def continuous_only(subject: Subject) -> str:
     """Refuse discrete latents."""
     return "" if subject.continuous else "Expected continuous latents, for gradients; got discrete ones"

@@ -26,11 +26,13 @@ def pictures(subject: Subject, where: slice, seed: int) -> PictureScores:
     """Score reconstructions and samples."""
     x, omitted = subject.x[where], omitted_scores(subject)
     squared_error = sample_elbo = None
+    plate = subject.options.vectorize_particles
     if not omitted["squared_error"]:
-        squared_error = reconstruction_scores(subject.program, x, PARTICLES, seed).squared_error
+        scores = reconstruction_scores(subject.program, x, PARTICLES, seed, vectorize_particles=plate)
+        squared_error = scores.squared_error
     if not omitted["sample_elbo"]:
         samples = sample_prior(subject.program, x).sample.to(x)
-        sample_elbo = elbo_parts(subject.program, samples, PARTICLES, seed + 1).elbo
+        sample_elbo = elbo_parts(subject.program, samples, PARTICLES, seed + 1, vectorize_particles=plate).elbo
     return PictureScores(squared_error, sample_elbo)
 
 

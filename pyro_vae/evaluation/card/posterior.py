@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry, share_entry
-from pyro_vae.evaluation.card.part import ANNEALED_TOGETHER, Part, continuous_only, tensors_of
+from pyro_vae.evaluation.card.part import ANNEALED_TOGETHER, Part, continuous_only, placed, tensors_of
 from pyro_vae.evaluation.methods.posterior_sampling import MAX_DIMENSIONS, posterior_log_evidence
 from pyro_vae.evaluation.subject import Subject
 
@@ -59,5 +59,5 @@ HMC = Part(
     entries=posterior_entries,
     options=("hmc_samples",),
     per_example=tensors_of,
-    refuses=_few_dimensions,
+    refuses=lambda subject: placed(subject) or _few_dimensions(subject),
 )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
-from pyro_vae.evaluation.card.part import Part, tensors_of
+from pyro_vae.evaluation.card.part import Part, placed, tensors_of
 from pyro_vae.evaluation.methods.log_evidence import prior_log_evidence
 from pyro_vae.evaluation.subject import Subject
 
@@ -39,4 +39,5 @@ PRIOR = Part(
     entries=prior_entries,
     options=("num_particles",),
     per_example=tensors_of,
+    refuses=placed,
 )

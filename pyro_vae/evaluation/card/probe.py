@@ -20,7 +20,8 @@ def probe(subject: Subject, where: slice, seed: int) -> Probe:
     chosen = torch.randperm(len(train[0]), generator=generator(torch.device("cpu"), seed))
     some = train[0].subset(chosen[: subject.options.probe_examples])
     x, y = some.binarized(seed), _labelled(some)[1]
-    return linear_probe(subject.program, (x, y), (subject.x[where], labels[where]), max_train=None, seed=seed)
+    test, plate = (subject.x[where], labels[where]), subject.options.vectorize_particles
+    return linear_probe(subject.program, (x, y), test, max_train=None, seed=seed, vectorize_particles=plate)
 
 
 def probe_entries(subject: Subject, found: Probe) -> list[Entry]:

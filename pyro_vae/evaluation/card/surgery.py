@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
-from pyro_vae.evaluation.card.part import Part, tensors_of
+from pyro_vae.evaluation.card.part import Part, placed, tensors_of
 from pyro_vae.evaluation.methods.elbo_decomposition import SATURATED, elbo_surgery
 from pyro_vae.evaluation.subject import Subject
 
@@ -50,4 +50,5 @@ SURGERY = Part(
     work=surgery,
     entries=surgery_entries,
     per_example=tensors_of,
+    refuses=placed,
 )

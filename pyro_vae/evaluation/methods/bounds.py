@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.base.batch import Batch
+from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
 from pyro_vae.base.statistics import Estimate, chunk_sizes, estimate
 from pyro_vae.data import Data
@@ -24,7 +25,9 @@ COMPILED_FROM = 2000  # pieces; compilation takes about 10 s and saves about 10 
 
 
 @torch.no_grad()
-def held_out_elbo(program: Program, data: Data, num_particles: int = 1, seed: int = 0) -> Tensor:
+def held_out_elbo(
+    program: Program, data: Data, num_particles: int = 1, seed: int = 0, *, vectorize_particles: bool = True
+) -> Tensor:
     r"""Return the ELBO of every example, (N,), in nats: the mean of log w over K particles.
 
     .. math:: \frac1K \sum_k \log p(x|z_k) + \log p(z_k) - \log q(z_k|x), \quad z_k \sim q(z|x)
@@ -36,6 +39,7 @@ def held_out_elbo(program: Program, data: Data, num_particles: int = 1, seed: in
         data: held-out examples, on the program's device.
         num_particles: K.
         seed: fixes binarization and noise, so that two programs see the same examples.
+        vectorize_particles: several particles in a plate; False: in runs one by one.
 
     Example:
         >>> from pyro_vae import VAE
@@ -43,12 +47,22 @@ def held_out_elbo(program: Program, data: Data, num_particles: int = 1, seed: in
         >>> held_out_elbo(VAE((4,), latent_dim=2), as_images(torch.ones(10, 4))).shape
         torch.Size([10])
     """
-    return _over_data(program, data, seed, 1, lambda x: draw_terms(program, x, num_particles).log_weight.mean(0))
+
+    def bound(x: Batch) -> Tensor:
+        return draw_terms(program, x, num_particles, vectorize_particles=vectorize_particles).log_weight.mean(0)
+
+    return _over_data(program, data, seed, 1, bound)
 
 
 @torch.no_grad()
 def importance_bounds(
-    program: Program, data: Data, num_particles: int, seed: int = 0, *, compiled: bool | None = None
+    program: Program,
+    data: Data,
+    num_particles: int,
+    seed: int = 0,
+    *,
+    compiled: bool | None = None,
+    vectorize_particles: bool = True,
 ) -> Tensor:
     r"""Return the importance-weighted bound of every example, (N,), in nats: below log p(x), tight for large K.
 
@@ -65,6 +79,7 @@ def importance_bounds(
         seed: fixes binarization and noise.
         compiled: whether to trace and compile the program (``CompiledTerms``): the same values up to rounding. None
             compiles from 2000 pieces on.
+        vectorize_particles: particles in a plate; False: in runs one by one, which are not compiled.
 
     Example:
         >>> from pyro_vae import VAE
@@ -73,12 +88,13 @@ def importance_bounds(
         torch.Size([10])
     """
     at_least_one("num_particles", num_particles)
-    counts = particle_chunks(num_particles)
+    counts = particle_chunks(num_particles) if vectorize_particles else [1] * num_particles
     chunk = fitting(SCORED_AT_ONCE, counts[0])
     few = data.batch(slice(0, 2), generator(data.device, seed))
     with evaluating(program, data.device, seed):
         pieces = len(counts) * math.ceil(len(data) / chunk)
-        score = scorer(program, few, pieces, (min(chunk, len(data)), counts[0]), compiled)
+        shape = min(chunk, len(data)), counts[0]
+        score = scorer(program, few, pieces, shape, compiled, vectorize_particles=vectorize_particles)
 
     def bound(x: Batch) -> Tensor:
         sums = torch.stack([score(x, count).log_weight.logsumexp(0) for count in counts])
@@ -90,7 +106,15 @@ def importance_bounds(
 Scorer = Callable[[Batch, int], Terms]  # (x, K) -> the terms of K particles per example
 
 
-def scorer(program: Program, x: Batch, pieces: int, shape: tuple[int, int], compiled: bool | None = None) -> Scorer:
+def scorer(
+    program: Program,
+    x: Batch,
+    pieces: int,
+    shape: tuple[int, int],
+    compiled: bool | None = None,
+    *,
+    vectorize_particles: bool = True,
+) -> Scorer:
     """Return a function that samples and scores K particles for a batch, compiled where compilation amortises.
 
     Args:
@@ -100,10 +124,17 @@ def scorer(program: Program, x: Batch, pieces: int, shape: tuple[int, int], comp
         shape: (examples, particles) of nearly all calls.
         compiled: None compiles from :data:`COMPILED_FROM` calls on, if the program can be traced and a compiler is
             available.
+        vectorize_particles: particles in a plate; False: in runs one by one, which are not compiled.
+
+    Raises:
+        InputError: compiled particles one by one.
     """
-    if compiled or (compiled is None and pieces >= COMPILED_FROM and can_be_compiled(program, x)):
+    if not vectorize_particles and compiled:
+        raise InputError("compiled particles in a plate", "vectorize_particles=False", "compiled=False")
+    amortises = vectorize_particles and compiled is None and pieces >= COMPILED_FROM
+    if compiled or (amortises and can_be_compiled(program, x)):
         return CompiledTerms(program, shape)
-    return lambda x, num_particles: draw_terms(program, x, num_particles)
+    return lambda x, num_particles: draw_terms(program, x, num_particles, vectorize_particles=vectorize_particles)
 
 
 @torch.no_grad()
@@ -154,23 +185,31 @@ def group_bounds(log_weight: Tensor, k: int) -> Tensor:
     return mean
 
 
-def held_out_bound(program: Program, data: Data, num_particles: int = 1, seed: int = 0) -> Estimate:
+def held_out_bound(
+    program: Program, data: Data, num_particles: int = 1, seed: int = 0, *, vectorize_particles: bool = True
+) -> Estimate:
     """Return the mean of :func:`held_out_elbo`, nats per example, with its standard error.
 
     The standard error is over examples. It includes the noise of the particles: each example has its own.
     """
-    return estimate(held_out_elbo(program, data, num_particles, seed))
+    return estimate(held_out_elbo(program, data, num_particles, seed, vectorize_particles=vectorize_particles))
 
 
 def held_out_bounds(
-    program: Program | Replicates, data: Data, num_particles: int = 1, seed: int = 0
+    program: Program | Replicates,
+    data: Data,
+    num_particles: int = 1,
+    seed: int = 0,
+    *,
+    vectorize_particles: bool = True,
 ) -> tuple[Estimate, tuple[float, ...]]:
     """Return the held-out bound of a program; of replicates, the mean of their bounds, and the bound of each.
 
     The standard error is over examples, after averaging over replicates. It does not include the variation between
     seeds, which the spread of the replicates' bounds shows.
     """
-    found = [held_out_elbo(member, data, num_particles, seed) for member in members(program)]
+    plate = vectorize_particles
+    found = [held_out_elbo(m, data, num_particles, seed, vectorize_particles=plate) for m in members(program)]
     each = tuple(float(bounds.double().mean()) for bounds in found)
     return estimate(torch.stack(found).mean(0)), each if isinstance(program, Replicates) else ()
 

@@ -59,7 +59,14 @@ class Calibration:
 
 @torch.no_grad()
 def simulation_based_calibration(
-    program: Program, like: Tensor, num_simulations: int = 1000, num_draws: int = 99, bins: int = 20, seed: int = 0
+    program: Program,
+    like: Tensor,
+    num_simulations: int = 1000,
+    num_draws: int = 99,
+    bins: int = 20,
+    seed: int = 0,
+    *,
+    vectorize_particles: bool = True,
 ) -> dict[str, Calibration]:
     r"""Compare q with the posterior on simulated examples, by the rank of the true z among samples of q(z|x).
 
@@ -78,6 +85,7 @@ def simulation_based_calibration(
         num_draws: L, such that ``bins`` divides L + 1.
         bins: of the histogram for chi-square; at least 5 simulations per bin.
         seed: fixes the noise.
+        vectorize_particles: particles in a plate; False: in runs one by one.
 
     Raises:
         InputError: bins that do not divide L + 1, or too few simulations for them; a model that looks at x, in a
@@ -97,18 +105,18 @@ def simulation_based_calibration(
     ranks: dict[str, list[Tensor]] = {}
     with evaluating(program, like.device, seed):
         for part in example_chunks(shape, num_draws):
-            for name, values in _ranks(program, part, num_draws):
+            for name, values in _ranks(program, part, num_draws, vectorize_particles):
                 ranks.setdefault(name, []).append(values)
         return {name: _calibration(torch.cat(values).cpu(), num_draws, bins) for name, values in ranks.items()}
 
 
-def _ranks(program: Program, like: Tensor, num_draws: int) -> Iterable[tuple[str, Tensor]]:
+def _ranks(program: Program, like: Tensor, num_draws: int, plate: bool) -> Iterable[tuple[str, Tensor]]:
     made = sample_pairs(program, like)
     x = made.sample.to(like)
     below: dict[str, Tensor] = {}
     ties: dict[str, Tensor] = {}
     for count in particle_chunks(num_draws):
-        drawn = draw_particles(program, x, count).drawn
+        drawn = draw_particles(program, x, count, vectorize_particles=plate).drawn
         for name, truth in made.latents.items():
             truth = truth.to(x.device)
             below[name] = below.get(name, 0) + (drawn[name] < truth).sum(0)

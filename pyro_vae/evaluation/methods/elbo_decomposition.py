@@ -89,7 +89,9 @@ class Surgery:
 
 
 @torch.no_grad()
-def elbo_parts(program: Program, x: Tensor, num_particles: int = 100, seed: int = 0) -> Parts:
+def elbo_parts(
+    program: Program, x: Tensor, num_particles: int = 100, seed: int = 0, *, vectorize_particles: bool = True
+) -> Parts:
     """Return the parts of the ELBO of every example.
 
     Args:
@@ -97,6 +99,7 @@ def elbo_parts(program: Program, x: Tensor, num_particles: int = 100, seed: int 
         x: examples, (B, *event_shape).
         num_particles: K.
         seed: fixes the noise.
+        vectorize_particles: particles in a plate; False: in runs one by one.
 
     Example:
         >>> from pyro_vae import VAE
@@ -105,8 +108,8 @@ def elbo_parts(program: Program, x: Tensor, num_particles: int = 100, seed: int 
         True
     """
     with evaluating(program, x.device, seed):
-        found = [_parts_of_chunk(program, part, num_particles) for part in example_chunks(x, num_particles)]
-    return _joined(found)
+        chunks = example_chunks(x, num_particles)
+        return _joined([_parts_of_chunk(program, part, num_particles, vectorize_particles) for part in chunks])
 
 
 @torch.no_grad()
@@ -146,10 +149,10 @@ def elbo_surgery(program: Program, x: Tensor, num_particles: int = 1, seed: int 
     )
 
 
-def _parts_of_chunk(program: Program, x: Tensor, num_particles: int) -> Parts:
+def _parts_of_chunk(program: Program, x: Tensor, num_particles: int, plate: bool) -> Parts:
     sums = torch.zeros(3, len(x), device=x.device, dtype=torch.float64)
     for count in particle_chunks(num_particles):
-        terms = draw_terms(program, x, count)
+        terms = draw_terms(program, x, count, vectorize_particles=plate)
         sums += torch.stack([terms.log_px_z.sum(0), -terms.log_pz.sum(0), -terms.log_qz.sum(0)])
     return Parts(*(sums / num_particles))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.information import closed_form_kl
-from pyro_vae.elbo.draw import draw_particles
+from pyro_vae.elbo.draw import Draw, draw_particles
 from pyro_vae.evaluation.chunking import example_chunks
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
@@ -58,7 +58,7 @@ class LatentDiagnostics:
 
 @torch.no_grad()
 def latent_diagnostics(
-    program: Program, x: Tensor, num_particles: int = 10, seed: int = 0
+    program: Program, x: Tensor, num_particles: int = 10, seed: int = 0, *, vectorize_particles: bool = True
 ) -> dict[str, LatentDiagnostics]:
     r"""Return the usage of every latent site: which dimensions are active, which have collapsed.
 
@@ -77,6 +77,7 @@ def latent_diagnostics(
         x: examples, (B, *event_shape).
         num_particles: K, at least 2.
         seed: fixes the noise.
+        vectorize_particles: particles in a plate; False: in runs one by one.
 
     Example:
         >>> from pyro_vae import VAE
@@ -89,7 +90,8 @@ def latent_diagnostics(
     parts: dict[str, list[_SitePart]] = {}
     with evaluating(program, x.device, seed):
         for part in example_chunks(x, num_particles):
-            for name, of_site in _site_parts(program, part, num_particles):
+            draw = draw_particles(program, part, num_particles, vectorize_particles=vectorize_particles)
+            for name, of_site in _site_parts(draw):
                 parts.setdefault(name, []).append(of_site)
     return {name: _joined(of_site, num_particles) for name, of_site in parts.items()}
 
@@ -104,25 +106,25 @@ class _SitePart:
     kl_from: str
 
 
-def _site_parts(program: Program, x: Tensor, num_particles: int) -> Iterable[tuple[str, _SitePart]]:
-    draw = draw_particles(program, x, num_particles)
-    guide = {n: s for n, s in sample_sites(draw.guide_trace) if not s["infer"].get("is_auxiliary")}
-    model = {n: s for n, s in sample_sites(draw.model_trace) if not s["is_observed"]}
-    same_order = list(guide) == list(model)
-    first = next(iter(dict(sample_sites(draw.guide_trace))))
-    for name, site in guide.items():
-        mean, variance = posterior_mean(site, depends_on_x_alone=name == first)
-        kl, kl_from = _site_kl(site, model[name], same_order)
-        yield name, _SitePart(mean, variance, kl.double().mean(0), kl_from)
+def _site_parts(draw: Draw) -> Iterable[tuple[str, _SitePart]]:
+    runs = [(dict(sample_sites(run.guide_trace)), dict(sample_sites(run.model_trace))) for run in draw.runs]
+    guide, model = runs[0]
+    names = [name for name, site in guide.items() if not site["infer"].get("is_auxiliary")]
+    same_order = names == [name for name, site in model.items() if not site["is_observed"]]
+    for name in names:
+        mean, variance = posterior_mean(draw, guide[name], depends_on_x_alone=name == next(iter(guide)))
+        found = [_site_kl(q[name], p[name], same_order) for q, p in runs]
+        kl = draw.of_runs([values for values, _ in found])
+        yield name, _SitePart(mean, variance, kl.double().mean(0), found[0][1])
 
 
-def posterior_mean(site: Site, depends_on_x_alone: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the mean of q at one site of a guide's trace with K particles, (B, S), float64.
+def posterior_mean(draw: Draw, site: Site, depends_on_x_alone: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the mean of q at one site of the guide, of the first run, from a draw of K particles, (B, S), float64.
 
     In closed form, with None for the variance, where the site depends on x alone and its distribution has a mean;
     otherwise mean and variance of the particles. NaN for a categorical site, whose class numbers have no mean.
     """
-    particles = site["value"].double()
+    particles = draw.drawn[site["name"]].double()
     if isinstance(innermost(site["fn"]), dist.Categorical):
         return torch.full_like(particles[0], math.nan), None
     if depends_on_x_alone:

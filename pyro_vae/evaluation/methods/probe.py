@@ -1,6 +1,7 @@
 """Usefulness: a linear probe on posterior means, and the error of reconstructions."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
 from pyro_vae.base.statistics import Estimate, estimate
 from pyro_vae.elbo.draw import draw_particles
+from pyro_vae.elbo.terms import Run
 from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
 from pyro_vae.evaluation.methods.latent_usage import posterior_mean
 from pyro_vae.program.capabilities import mean_of, site_of_x
@@ -56,7 +58,9 @@ class Reconstruction:
 
 
 @torch.no_grad()
-def latent_features(program: Program, x: Tensor, num_particles: int = 10, seed: int = 0) -> Tensor:
+def latent_features(
+    program: Program, x: Tensor, num_particles: int = 10, seed: int = 0, *, vectorize_particles: bool = True
+) -> Tensor:
     """Return the posterior means of all latents, concatenated, (B, D), float64.
 
     The mean is in closed form for the guide's first site, if its distribution has one; otherwise that of K particles.
@@ -70,7 +74,8 @@ def latent_features(program: Program, x: Tensor, num_particles: int = 10, seed: 
         torch.Size([10, 2])
     """
     with evaluating(program, x.device, seed):
-        features = torch.cat([_features(program, part, num_particles) for part in example_chunks(x, num_particles)])
+        chunks = example_chunks(x, num_particles)
+        features = torch.cat([_features(program, part, num_particles, vectorize_particles) for part in chunks])
     if features.isnan().any():
         raise InputError("latents with a mean", "a Categorical, of class numbers, or NaN", "OneHotCategorical")
     return features
@@ -83,6 +88,8 @@ def linear_probe(
     max_train: int | None = 10_000,
     num_particles: int = 10,
     seed: int = 0,
+    *,
+    vectorize_particles: bool = True,
 ) -> Probe:
     """Fit a logistic regression from posterior means to labels on one split and score it on another.
 
@@ -96,6 +103,7 @@ def linear_probe(
         max_train: the largest number of training examples, a random subset fixed by the seed; None takes all.
         num_particles: K, where the means must be sampled.
         seed: fixes noise and subset.
+        vectorize_particles: particles in a plate; False: in runs one by one.
 
     Raises:
         InputError: examples and labels of different lengths, fewer than two classes.
@@ -116,11 +124,12 @@ def linear_probe(
     if len(labels.unique()) < 2:
         raise InputError("labels of at least two classes", labels.unique().tolist(), "a larger max_train")
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
-    features = latent_features(program, x, num_particles, seed).cpu().numpy()
+    features = latent_features(program, x, num_particles, seed, vectorize_particles=vectorize_particles).cpu().numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as a field
         classifier.fit(features, labels.cpu().numpy())
-    predicted = classifier.predict(latent_features(program, test[0], num_particles, seed).cpu().numpy())
+    tested = latent_features(program, test[0], num_particles, seed, vectorize_particles=vectorize_particles)
+    predicted = classifier.predict(tested.cpu().numpy())
     truth = test[1].cpu()
     return Probe(
         estimate((torch.from_numpy(predicted) == truth).double()),
@@ -132,7 +141,9 @@ def linear_probe(
 
 
 @torch.no_grad()
-def reconstruction_scores(program: Program, x: Tensor, num_particles: int = 10, seed: int = 0) -> Reconstruction:
+def reconstruction_scores(
+    program: Program, x: Tensor, num_particles: int = 10, seed: int = 0, *, vectorize_particles: bool = True
+) -> Reconstruction:
     """Score reconstructions: z from q(z|x), then p(x|z) against x.
 
     Args:
@@ -140,6 +151,7 @@ def reconstruction_scores(program: Program, x: Tensor, num_particles: int = 10, 
         x: examples, (B, *event_shape).
         num_particles: K samples of z per example.
         seed: fixes the noise.
+        vectorize_particles: particles in a plate; False: in runs one by one.
 
     Raises:
         InputError: no observed site holds x, or its distribution has no mean.
@@ -151,15 +163,17 @@ def reconstruction_scores(program: Program, x: Tensor, num_particles: int = 10, 
         (torch.Size([10]), True)
     """
     with evaluating(program, x.device, seed):
-        parts = [_scores(program, part, num_particles) for part in example_chunks(x, num_particles)]
+        chunks = example_chunks(x, num_particles)
+        parts = [_scores(program, part, num_particles, vectorize_particles) for part in chunks]
     squared_error = torch.cat([squares for squares, _, _ in parts])
     log_likelihood = torch.cat([log_px_z for _, log_px_z, _ in parts])
     return Reconstruction(squared_error, log_likelihood, -log_likelihood if parts[0][2] else None)
 
 
-def _features(program: Program, x: Tensor, num_particles: int) -> Tensor:
-    trace = draw_particles(program, x, num_particles).guide_trace
-    means = [posterior_mean(site, i == 0)[0].reshape(len(x), -1) for i, (_, site) in enumerate(sample_sites(trace))]
+def _features(program: Program, x: Tensor, num_particles: int, plate: bool) -> Tensor:
+    draw = draw_particles(program, x, num_particles, vectorize_particles=plate)
+    sites = [site for _, site in sample_sites(draw.runs[0].guide_trace)]
+    means = [posterior_mean(draw, site, i == 0)[0].reshape(len(x), -1) for i, site in enumerate(sites)]
     return torch.cat(means, -1)
 
 
@@ -170,18 +184,24 @@ def _subsample(x: Tensor, labels: Tensor, most: int | None, seed: int) -> tuple[
     return x[chosen.to(x.device)], labels[chosen.to(labels.device)]
 
 
-def _scores(program: Program, x: Tensor, num_particles: int) -> tuple[Tensor, Tensor, bool]:
+def _scores(program: Program, x: Tensor, num_particles: int, plate: bool) -> tuple[Tensor, Tensor, bool]:
     squared_error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     log_likelihood, binary = torch.zeros_like(squared_error), True
-    for count in particle_chunks(num_particles):
-        trace = draw_particles(program, x, count).model_trace
-        site = dict(sample_sites(trace))[site_of_x(trace, x)]
+    for count, run in _runs(program, x, num_particles, plate):
+        site = dict(sample_sites(run.model_trace))[site_of_x(run.model_trace, x)]
         mean = mean_of(site).expand(count, *site["value"].shape).reshape(count, *x.shape)
         squares = (mean - x).square().double()
         squared_error += squares.flatten(2).mean(2).sum(0) if x.ndim > 1 else squares.sum(0)
         log_likelihood += total_log_prob([site]).double().expand(count, len(x)).sum(0)
         binary &= _is_binary(site["fn"])
     return squared_error / num_particles, log_likelihood / num_particles, binary
+
+
+def _runs(program: Program, x: Tensor, num_particles: int, plate: bool) -> Iterator[tuple[int, Run]]:
+    """Yield runs, each with the number of its particles."""
+    for count in particle_chunks(num_particles):
+        for run in draw_particles(program, x, count, vectorize_particles=plate).runs:
+            yield count if plate else 1, run
 
 
 def _is_binary(fn: Distribution) -> bool:

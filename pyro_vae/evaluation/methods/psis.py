@@ -41,7 +41,9 @@ class WeightDiagnostics:
 
 
 @torch.no_grad()
-def weight_diagnostics(program: Program, x: Tensor, num_particles: int = 1000, seed: int = 0) -> WeightDiagnostics:
+def weight_diagnostics(
+    program: Program, x: Tensor, num_particles: int = 1000, seed: int = 0, *, vectorize_particles: bool = True
+) -> WeightDiagnostics:
     """Draw K particles for every example and return the diagnostics of their weights.
 
     Args:
@@ -49,6 +51,7 @@ def weight_diagnostics(program: Program, x: Tensor, num_particles: int = 1000, s
         x: examples, (B, *event_shape).
         num_particles: K, at least 30; k̂ is biased towards 0.5 and noisy (about ± 0.2) below a few hundred.
         seed: fixes the noise.
+        vectorize_particles: particles in a plate; False: in runs one by one.
 
     Raises:
         InputError: too few particles, log weights that are NaN.
@@ -59,10 +62,11 @@ def weight_diagnostics(program: Program, x: Tensor, num_particles: int = 1000, s
         >>> found.k_hat.shape, 0 <= found.share_over(0.7) <= 1
         (torch.Size([10]), True)
     """
-    k_hat, sizes = [], []
+    k_hat, sizes, plate = [], [], vectorize_particles
     with evaluating(program, x.device, seed):
         for part in example_chunks(x, num_particles):
-            drawn = [draw_terms(program, part, count).log_weight for count in particle_chunks(num_particles)]
+            counts = particle_chunks(num_particles)
+            drawn = [draw_terms(program, part, count, vectorize_particles=plate).log_weight for count in counts]
             log_weights = torch.cat(drawn)
             k_hat.append(pareto_k(log_weights))
             sizes.append(effective_sample_size(log_weights))

@@ -33,8 +33,8 @@ class Arguments:
         """Return B, the number of examples."""
         return len(self.tensors[0])
 
-    def __getitem__(self, where: slice) -> "Arguments":
-        """Return the examples of a slice."""
+    def __getitem__(self, where: slice | Tensor) -> "Arguments":
+        """Return the examples of a slice, or at indices (B,)."""
         return self.map(lambda tensor: tensor[where])
 
     @property
@@ -91,6 +91,24 @@ def arguments(batch: Batch) -> tuple[tuple[Tensor, ...], Mapping[str, Tensor]]:
 def tensors_of(batch: Batch) -> list[Tensor]:
     """Return the tensors of a batch as a flat list, in the order of the call."""
     return [batch] if isinstance(batch, Tensor) else batch.tensors
+
+
+def of_first(function: Callable[..., object], batch: Batch) -> Callable[[Tensor], object]:
+    """Return a function of the first tensor of a call, which is x; the others stay.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.base import Arguments
+        >>> batch = Arguments(kwargs={"x": torch.zeros(2), "y": torch.ones(2)})
+        >>> of_first(lambda x, y: x + y, batch)(torch.ones(2))
+        tensor([2., 2.])
+    """
+
+    def of_x(x: Tensor) -> object:
+        args, kwargs = arguments(filled(batch, [x, *tensors_of(batch)[1:]]))
+        return function(*args, **kwargs)
+
+    return of_x
 
 
 def filled(batch: Batch, tensors: Sequence[Tensor]) -> Batch:

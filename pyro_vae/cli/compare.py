@@ -22,7 +22,7 @@ from pyro_vae.data import DataSet
 from pyro_vae.elbo.catalogue import as_estimator
 from pyro_vae.figures.gradients import gradient_figure
 from pyro_vae.models.replicates import Replicates, as_trainable, first_of, members
-from pyro_vae.program.call import x_alone
+from pyro_vae.program.call import data_for
 from pyro_vae.program.protocol import Program
 from pyro_vae.studies.gradients import LEAST_DRAWS, GradientComparison, compare_gradients
 from pyro_vae.studies.training import Race, race, training_points
@@ -95,7 +95,7 @@ def compare(wanted: CompareOptions, console: Console) -> int:
     ):
         if wish is not None and wish > len(there):
             raise InputError(f"{option} of at most {len(there)}, the held-out examples", wish, f"{option}={len(there)}")
-    x = data.validation.to(device).binarized(config.seed)[: wanted.batch]
+    x = data_for(members(program)[0], data.validation.to(device)).binarized(config.seed)[: wanted.batch]
     train = data.train.to(device)
     points: dict[int, GradientComparison] = {}
     for point in training_points(program, train, wanted.at, **_settings(config)):
@@ -118,14 +118,11 @@ def _subject(wanted: CompareOptions) -> tuple[RunConfig, DataSet, Program | Repl
         run = Run.open(wanted.run)
         _same_subject(run.config, config)
         data = config.load_data()
-        ran = load_program(run, data, device)
-        x_alone(ran, data.train)
-        return config, data, ran, device
+        return config, data, load_program(run, data, device), device
     data = config.load_data()
     with isolated_rng(device, config.seed):
         thing = config.build_program(data.train)
-        x_alone(first_of(thing), data.train)
-        program = as_trainable(thing, data.train.batch(slice(0, 2)))
+        program = as_trainable(thing, data_for(first_of(thing), data.train).batch(slice(0, 2)))
     program.to(device)
     return config, data, program, device
 

@@ -19,6 +19,7 @@ from pyro_vae.evaluation.card.table import PARTS
 from pyro_vae.evaluation.inference_data import save_netcdf, to_inference_data
 from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.runner import evaluate
+from pyro_vae.program.call import x_alone
 from pyro_vae.training.folder import Run
 
 WITH_HOW = 120  # narrower terminals omit how a figure was computed; the card's file has it
@@ -62,6 +63,8 @@ def evaluate_run(options: EvaluateOptions, console: Console) -> int:
     run, own, program, device = options.open()
     data = own if options.data is options.binarize is None else _other(options, run, own)
     held_out: Images = getattr(data, options.split)
+    if options.netcdf is not None:
+        x_alone(program, held_out)
     chosen = part(EvaluationOptions, options)
     if not run.config.vectorize_particles:
         chosen = replace(chosen, vectorize_particles=False)  # as it was trained

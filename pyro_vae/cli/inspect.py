@@ -68,8 +68,13 @@ class RunOptions:
             run = run.extended({"data_root": self.data_root})
         data = run.config.load_data()
         program = load_program(run, data, device, self.checkpoint, self.replicate)
-        x_alone(program, data.train)
         return Opened(run, data, program, device)
+
+    def open_for_pictures(self) -> Opened:
+        """Load them for what works on x alone."""
+        opened = self.open()
+        x_alone(opened.program, opened.data.train)
+        return opened
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class PlotOptions(RunOptions):
 
 def sample(options: SampleOptions, console: Console) -> int:
     """Generate images from the prior."""
-    run, data, program, device = options.open()
+    run, data, program, device = options.open_for_pictures()
     test = data.test.to(device)
     if options.arrays is not None:
         with isolated_rng(device, options.seed):
@@ -118,7 +123,7 @@ def sample(options: SampleOptions, console: Console) -> int:
 
 def reconstruct(options: ReconstructOptions, console: Console) -> int:
     """Reconstruct the first test images."""
-    run, data, program, device = options.open()
+    run, data, program, device = options.open_for_pictures()
     test, seed = data.test.to(device), options.seed
     count = min(gallery.PAIRS, len(test)) if options.count is None else options.count
     if count > len(test):
@@ -135,7 +140,7 @@ def reconstruct(options: ReconstructOptions, console: Console) -> int:
 
 def plot(options: PlotOptions, console: Console) -> int:
     """Plot every picture of a run again."""
-    run, data, program, device = options.open()
+    run, data, program, device = options.open_for_pictures()
     history = [EpochRecord(**record) for record in run.load_checkpoint(options.checkpoint)["history"]]
     say_pictures(console, gallery.plot_all(run.pictures, program, data, history, device, options.seed))
     return 0

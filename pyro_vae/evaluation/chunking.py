@@ -45,7 +45,7 @@ def particle_chunks(num_particles: int) -> list[int]:
     return chunk_sizes(num_particles, PARTICLES_AT_ONCE)
 
 
-def example_chunks(x: Tensor, num_particles: int) -> tuple[Tensor, ...]:
+def example_chunks(x: X, num_particles: int) -> tuple[X, ...]:
     """Split examples that draw their particles in :func:`particle_chunks`.
 
     Example:
@@ -56,11 +56,11 @@ def example_chunks(x: Tensor, num_particles: int) -> tuple[Tensor, ...]:
     return split_examples(x, max(1, min(num_particles, PARTICLES_AT_ONCE)), DECODED_AT_ONCE)
 
 
-def state_chunks(x: Tensor, states: int) -> tuple[Tensor, ...]:
+def state_chunks(x: X, states: int) -> tuple[X, ...]:
     """Split examples whose ``states`` particles or chains are in memory together."""
     return split_examples(x, states, STATES_AT_ONCE)
 
 
-def sample_chunks(x: Tensor, samples: int) -> list[int]:
+def sample_chunks(x: Batch, samples: int) -> list[int]:
     """Return the sizes of chunks of samples, each drawn for all examples of ``x`` together."""
     return chunk_sizes(samples, fitting(STATES_AT_ONCE, len(x)))

@@ -83,7 +83,7 @@ def to_inference_data(
 
     Args:
         program: as for :func:`pyro_vae.evaluate`.
-        data: held-out examples.
+        data: held-out examples of x alone.
         sizes: numbers of examples and draws.
         device: ``auto`` (CUDA where present), ``cpu`` or ``cuda``.
         seed: fixes binarization, subset and noise.
@@ -140,7 +140,7 @@ def save_netcdf(path: str | Path, found: ArvizData) -> None:
 @torch.no_grad()
 def groups(subject: Subject, sizes: Sizes) -> Groups:
     """Return the groups as xarray datasets."""
-    x = subject.x[: sizes.num_examples]
+    x = subject.alone[: sizes.num_examples]
     missing = left_out(subject)
     example = subject.index[: len(x)].numpy()
     event = _dims("x", x.shape[1:])

@@ -11,6 +11,7 @@ from pyro_vae.base.devices import resolve_device
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import Json, Progress, no_progress
 from pyro_vae.data import Given
+from pyro_vae.data.columns import event_shapes
 from pyro_vae.evaluation.card.card import Card
 from pyro_vae.evaluation.card.entry import Entry, in_part
 from pyro_vae.evaluation.card.part import Part, Results
@@ -69,7 +70,7 @@ def evaluate(
     Args:
         program: a :class:`~pyro_vae.VAE`, any ``nn.Module`` with ``model(x)`` and ``guide(x)``, or a pair of
             functions ``(model, guide)``, with the parameters that Pyro's store has for them.
-        data: held-out examples of x alone, as for :func:`pyro_vae.fit`.
+        data: held-out examples, as for :func:`pyro_vae.fit`, also in several tensors; of these the first is x.
         train: the training data, for the linear probe.
         device: ``auto`` (CUDA where present), ``cpu`` or ``cuda``.
         seed: fixes binarization, order and noise.
@@ -193,12 +194,11 @@ def _result(name: str, part: Part[R], subject: Subject, folder: Path | None, pro
 
 
 def _about(subject: Subject, given: Mapping[str, str]) -> dict[str, Json]:
-    shape = "x".join(map(str, subject.x.shape[1:]))
     count = sum(parameter.numel() for parameter in subject.program.parameters())
     latents = ", ".join(f"{n} {tuple(s.shape)}{' discrete' * s.discrete}" for n, s in subject.latents.items())
     kind = "a probability" if subject.discrete else "a density"
     return {
-        "data": f"{len(subject)} of shape {shape}",
+        "data": f"{len(subject)} of shape {_shapes(subject)}",
         **given,
         "pixels": subject.pixels,
         **({} if subject.options.vectorize_particles else {"particles": "in runs one by one"}),
@@ -208,6 +208,11 @@ def _about(subject: Subject, given: Mapping[str, str]) -> dict[str, Json]:
         "fingerprint": dict(subject.fingerprint),
         "options": subject.options.as_dict(),
     }
+
+
+def _shapes(subject: Subject) -> str:
+    shapes = {name: "x".join(map(str, shape)) or "()" for name, shape in event_shapes(subject.data).items()}
+    return shapes[0] if shapes.keys() == {0} else ", ".join(f"{shape} as {name}" for name, shape in shapes.items())
 
 
 def _checked(seed: int) -> int:

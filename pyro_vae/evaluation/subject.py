@@ -8,12 +8,13 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch, tensors_of
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
 from pyro_vae.base.statistics import chunk_sizes
 from pyro_vae.base.types import Json
-from pyro_vae.data import Given, Images, as_data
+from pyro_vae.data import Columns, Data, Given, Images, as_data
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.evaluation.chunking import fitting
 from pyro_vae.evaluation.methods.bounds import Scorer, scorer
@@ -21,7 +22,7 @@ from pyro_vae.evaluation.methods.observed_dims import observed_dims
 from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.store import code, crc
 from pyro_vae.program.adapter import FunctionProgram, as_program
-from pyro_vae.program.call import x_alone
+from pyro_vae.program.call import data_for
 from pyro_vae.program.capabilities import Capabilities, find_capabilities, is_discrete
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
@@ -47,10 +48,11 @@ class Subject:
 
     Args:
         program: on the device.
-        x: (N, *event_shape).
-        labels: (N,), or None.
+        data: the examples as they were given, on the device.
+        x: (N, *event_shape), or the tensors of a call.
+        labels: (N,), or None; of a program that gets them as an argument, None.
         index: (N,), the position of each example in the data set.
-        train: the training data, for figures that need them.
+        train: the training data, for figures that need them; None, too, where they have several tensors.
         options: of the evaluation.
         seed: of binarization, order and noise.
         pixels: how the examples were binarized, in words.
@@ -62,7 +64,8 @@ class Subject:
     """
 
     program: Program
-    x: Tensor
+    data: Data
+    x: Batch
     labels: Tensor | None
     index: Tensor
     train: Images | None
@@ -77,6 +80,18 @@ class Subject:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def alone(self) -> Tensor:
+        """x, of a program that takes nothing else.
+
+        Raises:
+            InputError: model and guide take several tensors.
+        """
+        if isinstance(self.x, Tensor):
+            return self.x
+        hint = "what does not simulate: bounds, importance, annealing, gaps, latents"
+        raise InputError("a program and data of x alone, for what simulates x or probes latents", f"{self.data}", hint)
 
     @cached_property
     def score(self) -> Scorer:
@@ -136,13 +151,13 @@ def look_at(
     Raises:
         InputError: not a program, or one that cannot be evaluated on these examples: without latents, or particles.
     """
-    images = x_alone(thing, as_data(data)).to(device)
-    if len(images) < 2:
-        raise InputError("at least two held-out examples, for a standard error", len(images), "more examples")
-    program = _program(thing, images.batch(slice(0, TRIED), generator(device, seed, 0)).cpu())
+    held_out = data_for(thing, as_data(data)).to(device)
+    if len(held_out) < 2:
+        raise InputError("at least two held-out examples, for a standard error", len(held_out), "more examples")
+    program = _program(thing, held_out.batch(slice(0, TRIED), generator(device, seed, 0)).cpu())
     program.to(device)
-    order = torch.randperm(len(images), generator=generator(torch.device("cpu"), seed, 2))
-    x = images.binarized(seed)[order.to(device)]
+    order = torch.randperm(len(held_out), generator=generator(torch.device("cpu"), seed, 2))
+    x = held_out.binarized(seed)[order.to(device)]
     check_program(program, x[:TRIED])
     capabilities = find_capabilities(program, x[:TRIED])
     _check_bounded(capabilities, options)
@@ -150,12 +165,13 @@ def look_at(
     with evaluating(program, device, seed), torch.no_grad():
         observed, latents = _sites(program, x[:2])
         probe = draw_terms(program, x[:2], 2, vectorize_particles=plate).log_weight
-    labels = None if images.labels is None else images.labels[order.to(device)]
+    labels = held_out.labels if isinstance(held_out, Images) else None
+    taught = None if train is None else data_for(thing, as_data(train))
     fingerprint: dict[str, Json] = {
         "program": f"{type(program).__module__}.{type(program).__qualname__}",
         "parameters": crc(program.state_dict()),
         "log weights of two examples": [f"{value:.5g}" for value in probe.flatten().tolist()],
-        "data": crc({"x": x}),
+        "data": crc(_named(x)),
         "seed": seed,
         "vectorize_particles": plate,
         "device": device.type,
@@ -165,13 +181,14 @@ def look_at(
     }
     return Subject(
         program=program,
+        data=held_out,
         x=x,
-        labels=labels,
+        labels=None if labels is None else labels[order.to(device)],
         index=order,
-        train=None if train is None else x_alone(thing, as_data(train)).to(device),
+        train=taught.to(device) if isinstance(taught, Images) else None,
         options=options,
         seed=seed,
-        pixels=_pixels(images, x, seed),
+        pixels=_pixels(held_out, x, seed),
         likelihood=", ".join(dict.fromkeys(type(innermost(site["fn"])).__name__ for site in observed)),
         discrete=all(map(is_discrete, observed)),
         latents=latents,
@@ -180,7 +197,7 @@ def look_at(
     )
 
 
-def _program(thing: object, example: Tensor) -> Program:
+def _program(thing: object, example: Batch) -> Program:
     """Return the program; of functions, only if the caller's store has a value of every ``pyro.param``."""
     program = as_program(thing, example)
     if isinstance(program, FunctionProgram) and program is not thing and program.fresh:
@@ -200,16 +217,26 @@ def _check_bounded(capabilities: Capabilities, options: EvaluationOptions) -> No
         raise InputError(capabilities.no_particles)
 
 
-def _sites(program: Program, x: Tensor) -> tuple[list[Site], dict[str, Latent]]:
+def _sites(program: Program, x: Batch) -> tuple[list[Site], dict[str, Latent]]:
     """Return the observed sites, and the latent ones described."""
     sites = sample_sites(trace_program(program, x)[1])
     latents = {n: Latent(tuple(s["fn"].event_shape), is_discrete(s)) for n, s in sites if not s["is_observed"]}
     return [site for _, site in sites if site["is_observed"]], latents
 
 
-def _pixels(images: Images, x: Tensor, seed: int) -> str:
-    if images.binarize == "dynamic":
+def _named(x: Batch) -> dict[str, Tensor]:
+    if isinstance(x, Tensor):
+        return {"x": x}
+    return {str(number): tensor for number, tensor in enumerate(x.args)} | dict(x.kwargs)
+
+
+def _pixels(data: Data, x: Batch, seed: int) -> str:
+    """Return how x, the first tensor, was binarized."""
+    first = next(iter(data.columns.values())) if isinstance(data, Columns) else data
+    binarize = first.binarize if isinstance(first, Images) else "none"
+    if binarize == "dynamic":
         return f"binarized by one draw (seed {seed})"
-    if images.binarize == "threshold":
+    if binarize == "threshold":
         return "binarized at one half"
-    return "binary as they are" if bool(((x == 0) | (x == 1)).all()) else "as they are, not binarized"
+    values = tensors_of(x)[0]
+    return "binary as they are" if bool(((values == 0) | (values == 1)).all()) else "as they are, not binarized"

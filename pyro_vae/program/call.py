@@ -54,7 +54,7 @@ def data_for(thing: object, data: Data) -> Data:
 
 
 def x_alone(thing: object, data: Data) -> Images:
-    """Return the images of a program that takes nothing else, for all that works on x alone.
+    """Return the images of a program that takes nothing else, for pictures and files of draws.
 
     Raises:
         InputError: several tensors, or a program that gets labels, too.
@@ -62,8 +62,8 @@ def x_alone(thing: object, data: Data) -> Images:
     found = data_for(thing, data)
     if isinstance(found, Columns):
         got = f"{found}, all arguments of model and guide"
-        hint = "fit(program, data, validation=...), whose held-out bounds take several tensors"
-        raise InputError("a program and data of x alone for evaluation, comparison and pictures", got, hint)
+        hint = "evaluate(program, data), which takes several tensors"
+        raise InputError("a program and data of x alone for pictures and files of draws", got, hint)
     return found
 
 

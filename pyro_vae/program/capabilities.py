@@ -8,6 +8,7 @@ import torch
 from pyro.poutine.util import prune_subsample_sites, site_is_factor
 from torch import Tensor
 
+from pyro_vae.base.batch import Arguments, Batch, arguments, of_first, tensors_of
 from pyro_vae.base.errors import InputError
 from pyro_vae.program.explain import explained
 from pyro_vae.program.generated import Simulator, check_latents_made, simulated
@@ -48,13 +49,13 @@ class Capabilities:
 
 
 @torch.no_grad()
-def find_capabilities(program: Program, x: Tensor, *others: Tensor) -> Capabilities:
+def find_capabilities(program: Program, x: Batch, *others: Tensor) -> Capabilities:
     """Try what of a program is available, in evaluation mode, on its own random states: about ten runs on x.
 
     Args:
         program: the program, with its parameters as they will be used.
-        x: some examples, (B, *event_shape), on the program's device.
-        others: what the program takes beside x, as long as x; it is conditioned on.
+        x: some examples, (B, *event_shape), on the program's device; or the tensors of a call, of which the first is x.
+        others: what the program takes beside x, as long as x. It is conditioned on, as are the other tensors of a call.
 
     Raises:
         InputError: the program does not run on x.
@@ -66,19 +67,20 @@ def find_capabilities(program: Program, x: Tensor, *others: Tensor) -> Capabilit
         >>> found.x_site, found.latents, found.no_simulation
         ('x', {'z': False}, '')
     """
-    args = (x, *others)
+    batch = Arguments((x, *others)) if isinstance(x, Tensor) and others else x
+    x, (args, kwargs) = tensors_of(batch)[0], arguments(batch)
     with trying(program, x.device):
         with explained():
-            guide, model = map(prune_subsample_sites, run_once(program, args))
+            guide, model = map(prune_subsample_sites, run_once(program, batch))
         sites = dict(sample_sites(model))
         latents = {name: is_discrete(site) for name, site in sites.items() if not site["is_observed"]}
         x_site, no_x = _tried(lambda: site_of_x(model, x), "")
-        own = no_x or why_not(lambda: check_decodes(program, *args))
+        own = no_x or why_not(lambda: check_decodes(program, batch))
         no_simulation, no_simulated_latents = _simulation(program, x, latents, own)
         return Capabilities(
             latents=latents,
             x_site=x_site,
-            no_particles=why_not(lambda: checked_nesting(program.model, program.guide, args, {})),
+            no_particles=why_not(lambda: checked_nesting(program.model, program.guide, args, kwargs)),
             no_x=no_x,
             no_simulation=no_simulation,
             no_simulated_latents=no_simulated_latents,
@@ -88,14 +90,14 @@ def find_capabilities(program: Program, x: Tensor, *others: Tensor) -> Capabilit
         )
 
 
-def check_decodes(program: Program, x: Tensor, *others: object) -> None:
+def check_decodes(program: Program, x: Batch) -> None:
     """Check by :func:`check_forgets_x` that x can be generated from the latents alone.
 
     Raises:
         InputError: a model that looks at x, or one with a ``pyro.factor``.
     """
     with trying(program, x.device), explained("that runs on other data"):
-        check_forgets_x(program.model, x, *others)
+        check_forgets_x(of_first(program.model, x), tensors_of(x)[0])
 
 
 def site_of_x(trace: Trace, x: Tensor) -> str:

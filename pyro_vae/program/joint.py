@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch, arguments
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import PyroFunction
@@ -48,7 +49,7 @@ class Joint:
 
     Args:
         program: the program.
-        x: a batch, (B, *event_shape), on the program's device.
+        x: a batch, (B, *event_shape), or the arguments of a call, on the program's device.
 
     Raises:
         InputError: model and guide have different latents.
@@ -64,7 +65,7 @@ class Joint:
         (2, torch.Size([3, 5]))
     """
 
-    def __init__(self, program: Program, x: Tensor) -> None:
+    def __init__(self, program: Program, x: Batch) -> None:
         self.program, self.x = program, x
         with torch.no_grad():
             guide_trace, model_trace = trace_program(program, x, num_particles=1)
@@ -160,7 +161,8 @@ class Joint:
 
     def _run(self, function: PyroFunction, num_particles: int) -> Trace:
         plate = pyro.plate(PARTICLES, num_particles, dim=-2)
-        return prune_subsample_sites(poutine.trace(plate(function)).get_trace(self.x))
+        args, kwargs = arguments(self.x)
+        return prune_subsample_sites(poutine.trace(plate(function)).get_trace(*args, **kwargs))
 
     def _placed(self, function: PyroFunction, latents: Mapping[str, Tensor], kind: Kind) -> Trace:
         if latents.keys() != self._latents.keys():

@@ -9,6 +9,7 @@ from pyro.poutine.util import prune_subsample_sites, site_is_factor
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from pyro_vae.base.batch import Batch, arguments
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.types import PyroFunction
@@ -65,11 +66,11 @@ distribution at site 'x' for another x at the same latents. Try a method simulat
         raise InputError("a model that does not look at x, to simulate from it", got, SIMULATE)
 
 
-def run_once(program: Program, args: tuple[Tensor, ...], held: Values | None = None) -> tuple[Trace, Trace]:
+def run_once(program: Program, x: Batch, held: Values | None = None) -> tuple[Trace, Trace]:
     """Trace guide and model, with the sites of their plates; sites in ``held`` have those values."""
-    given = dict(held or {})
-    guide = poutine.trace(Hold(given)(program.guide)).get_trace(*args)
-    return guide, poutine.trace(Hold(given | values_of(guide))(program.model)).get_trace(*args)
+    given, (args, kwargs) = dict(held or {}), arguments(x)
+    guide = poutine.trace(Hold(given)(program.guide)).get_trace(*args, **kwargs)
+    return guide, poutine.trace(Hold(given | values_of(guide))(program.model)).get_trace(*args, **kwargs)
 
 
 def _held(model: PyroFunction, held: Values, x: Tensor, args: tuple[object, ...], kwargs: dict[str, object]) -> Trace:

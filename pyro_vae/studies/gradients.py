@@ -32,6 +32,7 @@ import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
+from pyro_vae.base.batch import Arguments, Batch, arguments, tensors_of
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.statistics import Estimate, Moments, estimate
@@ -136,7 +137,7 @@ class Differentiable(Protocol):
 
 def compare_gradients(
     program: object,
-    x: Tensor,
+    x: Batch,
     estimators: Mapping[str, str | ELBO],
     draws: int = 1000,
     reference_draws: int = 4000,
@@ -147,7 +148,7 @@ def compare_gradients(
 
     Args:
         program: as for :func:`pyro_vae.fit`, on the device of x.
-        x: a batch, (B, *event_shape).
+        x: a batch, (B, *event_shape), or the arguments of a call.
         estimators: name -> ``pyro.infer.ELBO``, or a text such as ``"iwae:num_particles=5"``.
         draws: N, of each estimator, at least 20.
         reference_draws: N_r, of each reference, at least 20.
@@ -160,7 +161,7 @@ def compare_gradients(
     Raises:
         InputError: an argument that does not fit; an estimator that does not define its reference, or names itself.
     """
-    if not isinstance(x, Tensor) or x.dim() < 1:
+    if not isinstance(x, Tensor | Arguments) or any(tensor.dim() < 1 for tensor in tensors_of(x)):
         raise InputError("a batch, a tensor (B, ...)", type(x).__name__, "data.validation.binarized(seed=0)[:20]")
     for name, count in (("draws", draws), ("reference_draws", reference_draws)):
         if not isinstance(count, int) or count < LEAST_DRAWS:
@@ -190,7 +191,7 @@ def compare_gradients(
         return GradientComparison(reports)
 
 
-def parameter_groups(program: Program, x: Tensor) -> dict[str, list[Tensor]]:
+def parameter_groups(program: Program, x: Batch) -> dict[str, list[Tensor]]:
     """Return the tensors that the guide uses as φ and those that only the model uses as θ."""
     with torch.no_grad():
         traces = trace_program(program, x)
@@ -201,18 +202,19 @@ def parameter_groups(program: Program, x: Tensor) -> dict[str, list[Tensor]]:
 class _Subject:
     """One program on one batch, and its groups of parameters; its store must be active."""
 
-    def __init__(self, program: Program, x: Tensor) -> None:
+    def __init__(self, program: Program, x: Batch) -> None:
         self.program, self.x = program, x
         self.groups = parameter_groups(program, x)
 
     def gradient(self, estimator: Differentiable) -> tuple[float, dict[Group, Tensor]]:
         """Return the bound per example and its gradient, flat, for each group of parameters."""
-        loss = estimator.differentiable_loss(self.program.model, self.program.guide, self.x) / len(self.x)
+        args, kwargs = arguments(self.x)
+        loss = estimator.differentiable_loss(self.program.model, self.program.guide, *args, **kwargs) / len(self.x)
         tensors = [tensor for group in GROUPS for tensor in self.groups[group]]
         found = torch.autograd.grad(loss, tensors, materialize_grads=True, allow_unused=True)
         flat = iter([-g.flatten() for g in found])
         parts = {group: [next(flat) for _ in self.groups[group]] for group in GROUPS}
-        return -loss.item(), {g: torch.cat(p) if p else self.x.new_zeros(0) for g, p in parts.items()}
+        return -loss.item(), {g: torch.cat(p) if p else torch.zeros(0, device=self.x.device) for g, p in parts.items()}
 
     def moments(self, estimator: Differentiable, draws: int, tick: Callable[[int], None]) -> dict[Group, Moments]:
         """Return mean and variance of the gradient over fresh draws."""
@@ -314,7 +316,7 @@ def _vectorized(estimator: Differentiable) -> bool:
 
 
 def effective_sample_size(
-    program: Program, x: Tensor, num_particles: int, repeats: int = 20, *, vectorize_particles: bool = True
+    program: Program, x: Batch, num_particles: int, repeats: int = 20, *, vectorize_particles: bool = True
 ) -> Estimate:
     r"""Return :math:`1 / (K \sum_k \tilde w_k^2)`, between 1/K and 1, averaged over examples and repeats."""
     drawn = [draw_terms(program, x, num_particles, vectorize_particles=vectorize_particles) for _ in range(repeats)]

@@ -14,14 +14,15 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.statistics import Estimate, estimate
 from pyro_vae.base.tables import Records, columns_of
 from pyro_vae.base.types import Progress, State, no_progress
-from pyro_vae.data import Images, as_images
+from pyro_vae.data import Data, Given, Images, as_data
 from pyro_vae.elbo.catalogue import as_estimators
 from pyro_vae.elbo.estimator import at_least_one
 from pyro_vae.engines.compiled.inductor import has_compiler
 from pyro_vae.engines.protocol import EngineValue, StepInfo
 from pyro_vae.engines.select import AMORTISES_FROM, Auto, Compiled, StockSVI
 from pyro_vae.evaluation.methods.bounds import importance_bounds
-from pyro_vae.models.replicates import Replicates, as_trainable, members
+from pyro_vae.models.replicates import Replicates, as_trainable, first_of, members
+from pyro_vae.program.call import data_for
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.fit import fit
 from pyro_vae.training.loop import Hook, Loop
@@ -122,8 +123,8 @@ class Race(Records[Lap]):
 
 def race(
     program: object,
-    train: Images | Tensor,
-    test: Images | Tensor,
+    train: Given,
+    test: Given,
     estimators: Mapping[str, str | ELBO],
     steps: int,
     *,
@@ -145,8 +146,8 @@ def race(
 
     Args:
         program: as for :func:`pyro_vae.fit`, on the device of ``test``.
-        train: training images, or a tensor.
-        test: held-out images, or a tensor.
+        train: training data, as for :func:`pyro_vae.fit`.
+        test: held-out data, likewise.
         estimators: name -> ``pyro.infer.ELBO``, or a text such as ``"iwae:num_particles=5"``.
         steps: steps of the first lap.
         num_particles: of the importance-weighted bound that judges.
@@ -167,8 +168,8 @@ def race(
         raise InputError("steps of at least 1", repr(steps), "steps=1000")
     at_least_one("num_particles", num_particles)
     given = copy.deepcopy(as_estimators(estimators, vectorize_particles=vectorize_particles))
-    train, held_out = as_images(train), as_images(test)
-    trained = as_trainable(program, train.batch(slice(0, 2)).cpu())
+    data, held_out = (data_for(first_of(program), as_data(given_data)) for given_data in (train, test))
+    trained = as_trainable(program, data.batch(slice(0, 2)).cpu())
     beginning = copy.deepcopy(trained.state_dict())
     states: dict[str, State] = {}
 
@@ -176,7 +177,7 @@ def race(
         trained.load_state_dict(states[name]["program"] if name in states else beginning)
         result = fit(
             trained,
-            train,
+            data,
             device=held_out.device,
             hooks=[hook],
             resume=states.get(name),
@@ -206,7 +207,7 @@ def race(
     return Race(laps)
 
 
-def _bounds(program: Program | Replicates, test: Images, num_particles: int, seed: int, plate: bool) -> list[Tensor]:
+def _bounds(program: Program | Replicates, test: Data, num_particles: int, seed: int, plate: bool) -> list[Tensor]:
     return [importance_bounds(m, test, num_particles, seed, vectorize_particles=plate) for m in members(program)]
 
 

@@ -90,12 +90,24 @@ def test_data_without_labels_are_refused(folder, capsys):
     assert not (folder / "bare").exists()
 
 
-@pytest.mark.parametrize("command", ["sample", "reconstruct", "plot", "evaluate", "compare"])
+@pytest.mark.parametrize("command", ["sample", "reconstruct", "plot"])
 def test_what_works_on_x_alone_says_so(folder, capsys, command):
     if not (folder / "run").exists():
         assert train(folder, "labelled.npz", "run") == 0
-    model = ["--data", str(folder / "labelled.npz"), "--model", str(folder / "conditional.py:Conditional")]
-    subject = ["--estimators", "stl", *model] if command == "compare" else [str(folder / "run")]
-    assert main([command, *subject]) == 2
+    assert main([command, str(folder / "run")]) == 2
     found = " ".join(capsys.readouterr().err.split())
-    assert "Expected a program and data of x alone for evaluation, comparison and pictures; got Columns(" in found
+    assert "Expected a program and data of x alone for pictures and files of draws; got Columns(" in found
+
+
+def test_evaluate_and_compare_give_labels(folder, capsys):
+    if not (folder / "run").exists():
+        assert train(folder, "labelled.npz", "run") == 0
+    few = ["--only", "bounds,importance,latents", "--num_particles", "30", "--device", "cpu"]
+    assert main(["evaluate", str(folder / "run"), *few]) == 0
+    assert "IWAE-50" in capsys.readouterr().out
+    assert main(["evaluate", str(folder / "run"), "--only", "sandwich"]) == 2
+    assert "data of x alone, for what simulates x" in " ".join(capsys.readouterr().err.split())
+    model = ["--data", str(folder / "labelled.npz"), "--model", str(folder / "conditional.py:Conditional")]
+    draws = ["--draws", "20", "--reference_draws", "20", "--batch", "4", "--steps", "2", "--judge_particles", "3"]
+    assert main(["compare", "--estimators", "stl", *model, *draws, "--batch_size", "16", "--judge_examples", "4"]) == 0
+    assert "L_3" in capsys.readouterr().out

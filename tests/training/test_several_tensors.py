@@ -355,10 +355,9 @@ def test_validation_data_of_another_kind_are_refused():
         run(Optional(), Images(x, y), validation=x)
 
 
-def test_evaluation_takes_x_alone():
+def test_evaluation_takes_them_too():
     for data in ((x, y), Images(x, y)):
-        with pytest.raises(InputError, match=r"x alone for evaluation, .*; got Columns\(50 of 0 \(5,\), .*Try fit\("):
-            evaluate(Conditional(), data, device="cpu")
+        assert evaluate(Conditional(), data, device="cpu", only=["bounds"], iwae=[4])["elbo"].count == N
     card = evaluate(Optional(), DataLoader(TensorDataset(x)), device="cpu", only=["bounds"], iwae=[4])
     assert card["elbo"].count == N
 

@@ -54,7 +54,7 @@ def annealing_entries(subject: Subject, found: Annealed) -> list[Entry]:
 def sandwich(subject: Subject, where: slice, seed: int) -> BothSides:
     """Return lower and upper bound of log p(x) for simulated examples."""
     chains, temperatures = subject.options.annealing_chains, subject.options.annealing_temperatures
-    found = bidirectional(subject.program, subject.x[where], seed=seed, chains=chains, temperatures=temperatures)
+    found = bidirectional(subject.program, subject.alone[where], seed=seed, chains=chains, temperatures=temperatures)
     return BothSides(found.lower.value, found.upper.value)
 
 

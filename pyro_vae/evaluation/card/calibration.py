@@ -36,7 +36,7 @@ def calibrate(subject: Subject, where: slice, seed: int) -> SiteCalibrations:
     count = subject.options.simulations
     plate = subject.options.vectorize_particles
     found = simulation_based_calibration(
-        subject.program, subject.x, num_simulations=count, seed=seed, vectorize_particles=plate
+        subject.program, subject.alone, num_simulations=count, seed=seed, vectorize_particles=plate
     )
     return SiteCalibrations({site: _summary(of_site) for site, of_site in found.items()})
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_vae.base.types import Json
 from pyro_vae.evaluation.card.entry import Entry
 from pyro_vae.evaluation.subject import Subject
+from pyro_vae.program.capabilities import why_not
 
 R = TypeVar("R")  # a frozen dataclass of tensors and plain values
 PerLatent: TypeAlias = Mapping[str, Mapping[str, list[float]]]
@@ -75,7 +76,12 @@ def tensors_of(result: object) -> dict[str, Tensor]:
 
 def simulated_pairs(subject: Subject) -> str:
     """Refuse a program from which x and its latents cannot be simulated, or that has none of that x to score."""
-    return subject.capabilities.no_x or subject.capabilities.no_simulated_latents
+    return several(subject) or subject.capabilities.no_x or subject.capabilities.no_simulated_latents
+
+
+def several(subject: Subject) -> str:
+    """Refuse several tensors."""
+    return why_not(lambda: subject.alone)
 
 
 def placed(subject: Subject) -> str:

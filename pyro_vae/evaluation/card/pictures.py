@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_vae.evaluation.card.entry import NATS, Entry, mean_entry
-from pyro_vae.evaluation.card.part import Part, tensors_of
+from pyro_vae.evaluation.card.part import Part, several, tensors_of
 from pyro_vae.evaluation.methods.elbo_decomposition import elbo_parts
 from pyro_vae.evaluation.methods.probe import reconstruction_scores
 from pyro_vae.evaluation.subject import Subject
@@ -31,7 +31,8 @@ def pictures(subject: Subject, where: slice, seed: int) -> PictureScores:
         scores = reconstruction_scores(subject.program, x, PARTICLES, seed, vectorize_particles=plate)
         squared_error = scores.squared_error
     if not omitted["sample_elbo"]:
-        samples = sample_prior(subject.program, x).sample.to(x)
+        like = subject.alone[where]
+        samples = sample_prior(subject.program, like).sample.to(like)
         sample_elbo = elbo_parts(subject.program, samples, PARTICLES, seed + 1, vectorize_particles=plate).elbo
     return PictureScores(squared_error, sample_elbo)
 
@@ -58,7 +59,7 @@ def omitted_scores(subject: Subject) -> dict[str, str]:
     found = subject.capabilities
     return {
         "squared_error": found.no_decoding or found.no_likelihood_mean,
-        "sample_elbo": found.no_x or found.no_simulation,
+        "sample_elbo": several(subject) or found.no_x or found.no_simulation,
     }
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_vae.base.random import generator
 from pyro_vae.data import Images
 from pyro_vae.evaluation.card.entry import Entry
-from pyro_vae.evaluation.card.part import Part
+from pyro_vae.evaluation.card.part import Part, several
 from pyro_vae.evaluation.methods.probe import Probe, linear_probe
 from pyro_vae.evaluation.subject import Subject
 
@@ -20,7 +20,7 @@ def probe(subject: Subject, where: slice, seed: int) -> Probe:
     chosen = torch.randperm(len(train[0]), generator=generator(torch.device("cpu"), seed))
     some = train[0].subset(chosen[: subject.options.probe_examples])
     x, y = some.binarized(seed), _labelled(some)[1]
-    test, plate = (subject.x[where], labels[where]), subject.options.vectorize_particles
+    test, plate = (subject.alone[where], labels[where]), subject.options.vectorize_particles
     return linear_probe(subject.program, (x, y), test, max_train=None, seed=seed, vectorize_particles=plate)
 
 
@@ -44,6 +44,8 @@ def _labelled(images: Images | None) -> tuple[Images, Tensor]:
 
 
 def _labels(subject: Subject) -> str:
+    if several(subject):
+        return several(subject)
     if subject.labels is None:
         return "Expected held-out examples with labels; got none"
     if subject.train is None or subject.train.labels is None:

@@ -22,6 +22,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.errors import InputError, lookup
 from pyro_vae.evaluation.chunking import state_chunks
 from pyro_vae.evaluation.methods.log_evidence import LogEvidence
@@ -120,7 +121,7 @@ class Sandwich:
 @torch.no_grad()
 def annealed_log_evidence(
     program: Program,
-    x: Tensor,
+    x: Batch,
     *,
     preliminary: bool = False,
     seed: int = 0,
@@ -238,7 +239,7 @@ def _joined(parts: list[Sandwich]) -> Sandwich:
     return Sandwich(torch.cat([part.x for part in parts]), lower, upper)
 
 
-def _forward(program: Program, x: Tensor, settings: Annealing, preliminary: bool) -> LogEvidence:
+def _forward(program: Program, x: Batch, settings: Annealing, preliminary: bool) -> LogEvidence:
     path = GeometricPath(Joint(program, x), settings.start)
     steps = _tuned(path, settings) if preliminary else None
     return _run(path, path.draw(settings.chains), settings, steps)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.statistics import Estimate, estimate
 from pyro_vae.elbo.draw import draw_particles, draw_terms
 from pyro_vae.elbo.terms import Terms
@@ -90,7 +91,7 @@ class Surgery:
 
 @torch.no_grad()
 def elbo_parts(
-    program: Program, x: Tensor, num_particles: int = 100, seed: int = 0, *, vectorize_particles: bool = True
+    program: Program, x: Batch, num_particles: int = 100, seed: int = 0, *, vectorize_particles: bool = True
 ) -> Parts:
     """Return the parts of the ELBO of every example.
 
@@ -113,7 +114,7 @@ def elbo_parts(
 
 
 @torch.no_grad()
-def elbo_surgery(program: Program, x: Tensor, num_particles: int = 1, seed: int = 0) -> Surgery:
+def elbo_surgery(program: Program, x: Batch, num_particles: int = 1, seed: int = 0) -> Surgery:
     r"""Decompose the KL of a data set into mutual information and marginal KL.
 
     The aggregate posterior q(z) is the mixture over all N examples: the cost grows with K N², the memory does not. For
@@ -149,7 +150,7 @@ def elbo_surgery(program: Program, x: Tensor, num_particles: int = 1, seed: int 
     )
 
 
-def _parts_of_chunk(program: Program, x: Tensor, num_particles: int, plate: bool) -> Parts:
+def _parts_of_chunk(program: Program, x: Batch, num_particles: int, plate: bool) -> Parts:
     sums = torch.zeros(3, len(x), device=x.device, dtype=torch.float64)
     for count in particle_chunks(num_particles):
         terms = draw_terms(program, x, count, vectorize_particles=plate)
@@ -162,7 +163,7 @@ def _joined(parts: list[Parts]) -> Parts:
     return Parts(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
-def _codes(program: Program, x: Tensor, num_particles: int) -> tuple[dict[str, Tensor], Terms]:
+def _codes(program: Program, x: Batch, num_particles: int) -> tuple[dict[str, Tensor], Terms]:
     """Draw K codes per example, {site: (K, B, *S)}, and their terms, in float64."""
     draws = [draw_particles(program, x, k) for k in particle_chunks(num_particles)]
     codes = {name: torch.cat([draw.drawn[name] for draw in draws]) for name in draws[0].drawn}
@@ -177,7 +178,7 @@ def _concatenated(terms: list[Terms]) -> Terms:
     return Terms(*(torch.cat([getattr(t, name) for t in terms], 1) for name in TERMS))
 
 
-def _log_aggregate(program: Program, x: Tensor, codes: dict[str, Tensor]) -> Tensor:
+def _log_aggregate(program: Program, x: Batch, codes: dict[str, Tensor]) -> Tensor:
     """Return log q(z) of M codes, (M,), float64: the log of the mean of q(z|x) over all examples."""
     parts = split_examples(x, 1, EXAMPLES_AT_ONCE)
     chunks = {name: z.split(fitting(PAIRS_AT_ONCE, len(parts[0]))) for name, z in codes.items()}
@@ -189,7 +190,7 @@ def _log_aggregate(program: Program, x: Tensor, codes: dict[str, Tensor]) -> Ten
     return torch.cat(totals)
 
 
-def _log_q_of_pairs(program: Program, x: Tensor, codes: dict[str, Tensor]) -> Tensor:
+def _log_q_of_pairs(program: Program, x: Batch, codes: dict[str, Tensor]) -> Tensor:
     """Return log q(z_m|x_n), (M, N): the guide of every example at every code."""
     number = len(next(iter(codes.values())))
     return Joint(program, x).log_q({n: z[:, None].expand(number, len(x), *z.shape[1:]) for n, z in codes.items()})

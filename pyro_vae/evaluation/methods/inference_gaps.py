@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from pyro import distributions as dist
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError, lookup
 from pyro_vae.base.statistics import chunk_sizes, log_mean_exp
@@ -141,7 +142,7 @@ FAMILIES: dict[str, Callable[[Tensor], Local]] = {"diagonal": Diagonal, "flow": 
 @torch.no_grad()
 def inference_gaps(
     program: Program,
-    x: Tensor,
+    x: Batch,
     log_evidence: Tensor,
     family: str = "diagonal",
     num_particles: int = 8,
@@ -192,7 +193,7 @@ def inference_gaps(
 
 def _of_chunk(
     program: Program,
-    x: Tensor,
+    x: Batch,
     make: Callable[[Tensor], Local],
     num_particles: int,
     num_evaluation: int,
@@ -221,7 +222,7 @@ def _of_chunk(
 class _Target:
     """Log p(x, z) of a chunk of examples in one real vector, in units of the standard deviation of q(z|x)."""
 
-    def __init__(self, program: Program, x: Tensor, num_particles: int) -> None:
+    def __init__(self, program: Program, x: Batch, num_particles: int) -> None:
         self.joint = Joint(program, x)
         self.loc, self.scale = _own_moments(program, x) or self._drawn_moments(num_particles)
 
@@ -238,7 +239,7 @@ class _Target:
         return u.mean(0), u.std(0)
 
 
-def _own_moments(program: Program, x: Tensor) -> tuple[Tensor, Tensor] | None:
+def _own_moments(program: Program, x: Batch) -> tuple[Tensor, Tensor] | None:
     """Return mean and standard deviation, (B, D), of a guide that is one diagonal normal; None for others."""
     sites = [site for _, site in sample_sites(trace_program(program, x)[0])]
     fn = innermost(sites[0]["fn"])
@@ -286,8 +287,8 @@ def _step(target: _Target, local: Local, optimizer: torch.optim.Optimizer, num_p
     return objective.detach().mean()
 
 
-def _check_arguments(x: Tensor, log_evidence: Tensor, num_particles: int, num_evaluation: int) -> None:
-    if log_evidence.shape != x.shape[:1]:
+def _check_arguments(x: Batch, log_evidence: Tensor, num_particles: int, num_evaluation: int) -> None:
+    if log_evidence.shape != (len(x),):
         raise InputError(f"log_evidence of shape ({len(x)},)", tuple(log_evidence.shape), "log p(x) of every example")
     if num_particles < 2 or num_particles % 2:
         raise InputError("an even number of particles, at least 2", num_particles, "num_particles=8")

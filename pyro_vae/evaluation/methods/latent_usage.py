@@ -9,6 +9,7 @@ from pyro import distributions as dist
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.information import closed_form_kl
@@ -58,7 +59,7 @@ class LatentDiagnostics:
 
 @torch.no_grad()
 def latent_diagnostics(
-    program: Program, x: Tensor, num_particles: int = 10, seed: int = 0, *, vectorize_particles: bool = True
+    program: Program, x: Batch, num_particles: int = 10, seed: int = 0, *, vectorize_particles: bool = True
 ) -> dict[str, LatentDiagnostics]:
     r"""Return the usage of every latent site: which dimensions are active, which have collapsed.
 

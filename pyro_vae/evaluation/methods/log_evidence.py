@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.statistics import log_mean_exp
 from pyro_vae.evaluation.chunking import sample_chunks, state_chunks
 from pyro_vae.program.contexts import evaluating
@@ -58,7 +59,7 @@ class LogEvidence:
 
 
 @torch.no_grad()
-def prior_log_evidence(program: Program, x: Tensor, *, num_particles: int = 1000, seed: int = 0) -> LogEvidence:
+def prior_log_evidence(program: Program, x: Batch, *, num_particles: int = 1000, seed: int = 0) -> LogEvidence:
     r"""Return log p(x) from samples of the prior, which shows why a guide is needed.
 
     .. math:: \log p(x) \approx \log \frac1K \sum_k p(x|z_k), \quad z_k \sim p(z)
@@ -91,7 +92,7 @@ def _cat(parts: list[Tensor | None]) -> Tensor | None:
     return torch.cat(given) if given else None
 
 
-def _from_prior(program: Program, x: Tensor, num_particles: int) -> LogEvidence:
+def _from_prior(program: Program, x: Batch, num_particles: int) -> LogEvidence:
     joint = Joint(program, x)
     counts = sample_chunks(x, num_particles)
     return LogEvidence.of_weights(torch.cat([joint.draw_prior(count)[1] for count in counts]))

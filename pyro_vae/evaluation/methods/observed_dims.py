@@ -6,6 +6,7 @@ from pyro.poutine.util import site_is_factor
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.errors import InputError
 from pyro_vae.evaluation.chunking import split_examples
 from pyro_vae.program.contexts import evaluating
@@ -16,7 +17,7 @@ AT_ONCE = 1000  # examples
 
 
 @torch.no_grad()
-def observed_dims(program: Program, x: Tensor, seed: int = 0) -> Tensor:
+def observed_dims(program: Program, x: Batch, seed: int = 0) -> Tensor:
     """Return D of every example, (B,), float64: elements of the observed sites, those of a mask left out.
 
     ``poutine.mask``, ``obs_mask`` and ``.mask(...)`` of a distribution count.
@@ -43,7 +44,7 @@ def observed_dims(program: Program, x: Tensor, seed: int = 0) -> Tensor:
     return found
 
 
-def _plate_of_examples(program: Program, x: Tensor) -> str:
+def _plate_of_examples(program: Program, x: Batch) -> str:
     """Return the name of the plate around every observed site that has as many rows as there are examples."""
     two, one = (_plates(trace_program(program, x[:count])[1]) for count in (2, 1))
     names = [name for name, size in two.items() if size == 2 and one.get(name) == 1]

@@ -12,6 +12,7 @@ from scipy.stats import chi2
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.errors import InputError, lookup
 from pyro_vae.base.statistics import log_mean_exp
 from pyro_vae.evaluation.chunking import state_chunks
@@ -34,7 +35,7 @@ KERNELS: dict[str, Callable[[Callable[[dict[str, Tensor]], Tensor]], HMC]] = {
 @torch.no_grad()
 def posterior_log_evidence(
     program: Program,
-    x: Tensor,
+    x: Batch,
     *,
     chains: int = 20,
     num_samples: int = 200,

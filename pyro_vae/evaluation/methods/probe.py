@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from pyro_vae.base.batch import Batch, tensors_of
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
 from pyro_vae.base.statistics import Estimate, estimate
@@ -59,7 +60,7 @@ class Reconstruction:
 
 @torch.no_grad()
 def latent_features(
-    program: Program, x: Tensor, num_particles: int = 10, seed: int = 0, *, vectorize_particles: bool = True
+    program: Program, x: Batch, num_particles: int = 10, seed: int = 0, *, vectorize_particles: bool = True
 ) -> Tensor:
     """Return the posterior means of all latents, concatenated, (B, D), float64.
 
@@ -142,7 +143,7 @@ def linear_probe(
 
 @torch.no_grad()
 def reconstruction_scores(
-    program: Program, x: Tensor, num_particles: int = 10, seed: int = 0, *, vectorize_particles: bool = True
+    program: Program, x: Batch, num_particles: int = 10, seed: int = 0, *, vectorize_particles: bool = True
 ) -> Reconstruction:
     """Score reconstructions: z from q(z|x), then p(x|z) against x.
 
@@ -170,7 +171,7 @@ def reconstruction_scores(
     return Reconstruction(squared_error, log_likelihood, -log_likelihood if parts[0][2] else None)
 
 
-def _features(program: Program, x: Tensor, num_particles: int, plate: bool) -> Tensor:
+def _features(program: Program, x: Batch, num_particles: int, plate: bool) -> Tensor:
     draw = draw_particles(program, x, num_particles, vectorize_particles=plate)
     sites = [site for _, site in sample_sites(draw.runs[0].guide_trace)]
     means = [posterior_mean(draw, site, i == 0)[0].reshape(len(x), -1) for i, site in enumerate(sites)]
@@ -184,10 +185,11 @@ def _subsample(x: Tensor, labels: Tensor, most: int | None, seed: int) -> tuple[
     return x[chosen.to(x.device)], labels[chosen.to(labels.device)]
 
 
-def _scores(program: Program, x: Tensor, num_particles: int, plate: bool) -> tuple[Tensor, Tensor, bool]:
+def _scores(program: Program, batch: Batch, num_particles: int, plate: bool) -> tuple[Tensor, Tensor, bool]:
+    x = tensors_of(batch)[0]
     squared_error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     log_likelihood, binary = torch.zeros_like(squared_error), True
-    for count, run in _runs(program, x, num_particles, plate):
+    for count, run in _runs(program, batch, num_particles, plate):
         site = dict(sample_sites(run.model_trace))[site_of_x(run.model_trace, x)]
         mean = mean_of(site).expand(count, *site["value"].shape).reshape(count, *x.shape)
         squares = (mean - x).square().double()
@@ -197,7 +199,7 @@ def _scores(program: Program, x: Tensor, num_particles: int, plate: bool) -> tup
     return squared_error / num_particles, log_likelihood / num_particles, binary
 
 
-def _runs(program: Program, x: Tensor, num_particles: int, plate: bool) -> Iterator[tuple[int, Run]]:
+def _runs(program: Program, x: Batch, num_particles: int, plate: bool) -> Iterator[tuple[int, Run]]:
     """Yield runs, each with the number of its particles."""
     for count in particle_chunks(num_particles):
         for run in draw_particles(program, x, count, vectorize_particles=plate).runs:

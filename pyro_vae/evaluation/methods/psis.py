@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.errors import InputError
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
@@ -42,7 +43,7 @@ class WeightDiagnostics:
 
 @torch.no_grad()
 def weight_diagnostics(
-    program: Program, x: Tensor, num_particles: int = 1000, seed: int = 0, *, vectorize_particles: bool = True
+    program: Program, x: Batch, num_particles: int = 1000, seed: int = 0, *, vectorize_particles: bool = True
 ) -> WeightDiagnostics:
     """Draw K particles for every example and return the diagnostics of their weights.
 

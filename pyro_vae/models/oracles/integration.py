@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_vae.base.batch import tensors_of
 from pyro_vae.base.errors import InputError
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.explain import explained
@@ -110,7 +111,7 @@ def _converged(joint: Joint, tolerance: float, max_nodes: int) -> Tensor:
 
 def _on_grid(joint: Joint, half_width: float, halves: int) -> tuple[Tensor, Tensor]:
     """Return the log of the integral over the grid, and of its part in the outermost eighth, (B,) each."""
-    x, side, size = joint.x, 2 * halves + 1, joint.size
+    x, side, size = tensors_of(joint.x)[0], 2 * halves + 1, joint.size
     spacing = half_width / halves
     totals, edges = [], []
     for part in torch.arange(side**size, device=x.device).split(max(1, ELEMENTS_AT_ONCE // x.numel())):

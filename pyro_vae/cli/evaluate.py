@@ -34,8 +34,8 @@ class EvaluateOptions(EvaluationOptions, RunOptions):
         data: other data of the same shape; the run's own by default.
         binarize: dynamic, threshold or none; as in training by default.
         split: test, validation or train.
-        only: parts to compute, separated by commas, of bounds, importance, annealing, sandwich, prior, hmc, gaps,
-            latents, surgery, calibration, pictures, probe.
+        only: parts to compute, separated by commas, of bounds, importance, joint, annealing, sandwich, prior, hmc,
+            gaps, latents, surgery, calibration, pictures, probe.
         skip: parts to leave out, separated by commas.
         json: write the card to this file, too.
         netcdf: write draws and weights to this file, for ArviZ.

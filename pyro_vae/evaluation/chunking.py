@@ -45,6 +45,16 @@ def particle_chunks(num_particles: int) -> list[int]:
     return chunk_sizes(num_particles, PARTICLES_AT_ONCE)
 
 
+def particle_pieces(num_particles: int, examples: int, at_once: int) -> list[int]:
+    """Return the number of particles of every piece, each drawn for all ``examples`` together.
+
+    Example:
+        >>> particle_pieces(5, 1000, 2000)
+        [2, 2, 1]
+    """
+    return chunk_sizes(num_particles, fitting(at_once, examples))
+
+
 def example_chunks(x: X, num_particles: int) -> tuple[X, ...]:
     """Split examples that draw their particles in :func:`particle_chunks`.
 

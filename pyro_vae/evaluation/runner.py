@@ -138,6 +138,7 @@ def evaluate(
     )
     names = wanted.parts(PARTS)
     subject = look_at(program, data, train, resolve_device(device), _checked(seed), wanted)
+    names = [name for name in names if name in (wanted.only or []) or PARTS[name].concerns(subject)]
     folder = None if save is None else Path(save).expanduser()
     results, entries = Results(), list[Entry]()
     per_example: dict[str, Tensor] = {}
@@ -171,7 +172,7 @@ def _listed(name: str, values: Iterable[T], hint: str) -> list[T]:
 
 def _result(name: str, part: Part[R], subject: Subject, folder: Path | None, progress: Progress) -> R:
     """Return the result of one part, from its finished chunks where there are any."""
-    refusal = part.refuses(subject)
+    refusal = part.why_not(subject)
     if refusal:
         raise Unable(refusal)
     depends = {option: getattr(subject.options, option) for option in part.options}

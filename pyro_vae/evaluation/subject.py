@@ -23,11 +23,12 @@ from pyro_vae.evaluation.options import EvaluationOptions
 from pyro_vae.evaluation.store import code, crc
 from pyro_vae.program.adapter import FunctionProgram, as_program
 from pyro_vae.program.call import data_for
-from pyro_vae.program.capabilities import Capabilities, find_capabilities, is_discrete
+from pyro_vae.program.capabilities import Capabilities, find_capabilities, is_discrete, why_not
 from pyro_vae.program.contexts import evaluating
+from pyro_vae.program.explain import explained
 from pyro_vae.program.protocol import Program
 from pyro_vae.program.tracing import Site, sample_sites, trace_program
-from pyro_vae.program.validation import check_program
+from pyro_vae.program.validation import Need, check_program
 
 IMPORTANCE_CHUNK = 50  # examples per chunk of L_K, of particles in a plate
 ONE_BY_ONE_CHUNK = 500
@@ -60,6 +61,7 @@ class Subject:
         discrete: whether the likelihood is a probability (True) or a density.
         latents: the model's latent sites.
         capabilities: what of the program is available.
+        lacks: why the program's plates do not do, for each need of :func:`.check_program`; empty where they do.
         fingerprint: what identifies this program and these examples.
     """
 
@@ -76,6 +78,7 @@ class Subject:
     discrete: bool
     latents: Mapping[str, Latent]
     capabilities: Capabilities
+    lacks: Mapping[Need, str]
     fingerprint: Mapping[str, Json]
 
     def __len__(self) -> int:
@@ -158,11 +161,11 @@ def look_at(
     program.to(device)
     order = torch.randperm(len(held_out), generator=generator(torch.device("cpu"), seed, 2))
     x = held_out.binarized(seed)[order.to(device)]
-    check_program(program, x[:TRIED])
+    lacks = _lacks(program, x[:TRIED])
     capabilities = find_capabilities(program, x[:TRIED])
     _check_bounded(capabilities, options)
     plate = options.vectorize_particles
-    with evaluating(program, device, seed), torch.no_grad():
+    with evaluating(program, device, seed), torch.no_grad(), explained("that runs on two examples"):
         observed, latents = _sites(program, x[:2])
         probe = draw_terms(program, x[:2], 2, vectorize_particles=plate).log_weight
     labels = held_out.labels if isinstance(held_out, Images) else None
@@ -193,6 +196,7 @@ def look_at(
         discrete=all(map(is_discrete, observed)),
         latents=latents,
         capabilities=capabilities,
+        lacks=lacks,
         fingerprint=fingerprint,
     )
 
@@ -207,6 +211,20 @@ def _program(thing: object, example: Batch) -> Program:
             "evaluate(result.program, data), or fit((model, guide), data) before",
         )
     return program
+
+
+def _lacks(program: Program, x: Batch) -> dict[Need, str]:
+    """Return why the plates of a program do not do for each need; a plain program is checked once.
+
+    Raises:
+        InputError: a program that is wrong whatever its plates are.
+    """
+    found: dict[Need, str] = {"training": "", "bound": "", "card": why_not(lambda: check_program(program, x))}
+    if found["card"]:
+        found["bound"] = why_not(lambda: check_program(program, x, need="bound"))
+    if found["bound"]:
+        check_program(program, x, need="training")
+    return found
 
 
 def _check_bounded(capabilities: Capabilities, options: EvaluationOptions) -> None:

@@ -95,13 +95,13 @@ def _checked_run(program: Program, x: Batch, need: Need) -> tuple[Trace, Trace]:
     check_latents(guide_trace, model_trace)
     if not any(site["is_observed"] for _, site in sample_sites(model_trace)):
         raise InputError("an observed site in the model", "none", "pyro.sample('x', ..., obs=x)")
-    if need == "bound":
-        _check_shared((guide_trace, model_trace), len(x))
     for trace in (guide_trace, model_trace):
         for name, site in sample_sites(trace):
             if need == "card":
                 _check_site(name, site, len(x))
             _check_support(name, site)
+    if need != "training":
+        _check_shared((guide_trace, model_trace), len(x))
     with explained():
         guide_trace.compute_log_prob()
         model_trace.compute_log_prob()
@@ -117,7 +117,7 @@ def _check_shared(traces: Sequence[Trace], batch: int) -> None:
     raise InputError(
         f"a plate of the {batch} examples that all sites share, for a held-out bound of each",
         f"site {outside[0]!r} outside it" if outside else "plates of other names in model and guide, or several",
-        "fit without validation, or every site inside 'with pyro.plate(\"data\", len(x)):'",
+        "fit without validation, part 'joint' of evaluate, or every site inside 'with pyro.plate(\"data\", len(x)):'",
     )
 
 

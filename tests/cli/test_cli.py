@@ -396,9 +396,9 @@ def test_on_a_terminal_there_is_a_line_per_epoch(folder, tmp_path):
 def test_draws_at_once_bounds_the_file_of_draws_too(most, folder, tmp_path, monkeypatch):
     scored = []
 
-    def counted(program, x, num_particles):
+    def counted(program, x, num_particles, **how):
         scored.append(num_particles * len(x))
-        return draw_particles(program, x, num_particles)
+        return draw_particles(program, x, num_particles, **how)
 
     monkeypatch.setattr(inference_data, "draw_particles", counted)
     options = ["--only", "bounds", "--iwae", "[2]", "--device", "cpu", "--draws_at_once", str(most)]

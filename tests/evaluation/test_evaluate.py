@@ -180,7 +180,7 @@ def test_every_part_is_computed_or_says_why_not(name, device):
     program, x = SUBJECTS[name]()
     card = evaluate(program, x.to(device), device=device, **LITTLE)
     computed = {entry.part for entry in card.entries}
-    assert computed | set(card.left_out) == set(PARTS)
+    assert computed | set(card.left_out) == set(PARTS) - {"joint"}  # of programs whose examples share a latent
     assert {"bounds", "importance"} <= computed
     assert all(math.isfinite(entry.value) and entry.count > 0 for entry in card.entries)
     assert all(reason for reason in card.left_out.values())

@@ -119,5 +119,6 @@ BOUNDS = Part(
     entries=bound_entries,
     options=("iwae", "draws_at_once"),
     omits=lambda subject: {"elbo_bits": no_bits(subject)},
+    needs="bound",
     per_example=lambda found: tensors_of(found) | {f"iwae_{k}": values for k, values in found.iwae.items()},
 )

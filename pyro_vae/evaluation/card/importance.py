@@ -83,5 +83,6 @@ IMPORTANCE = Part(
     options=("num_particles", "draws_at_once"),
     depends=lambda subject: {"compiled": isinstance(subject.score, CompiledTerms)},
     omits=lambda subject: {"log_evidence_bits": no_bits(subject)},
+    needs="bound",
     per_example=tensors_of,
 )

@@ -10,6 +10,7 @@ from pyro_vae.base.types import Json
 from pyro_vae.evaluation.card.entry import Entry
 from pyro_vae.evaluation.subject import Subject
 from pyro_vae.program.capabilities import why_not
+from pyro_vae.program.validation import Need
 
 R = TypeVar("R")  # a frozen dataclass of tensors and plain values
 PerLatent: TypeAlias = Mapping[str, Mapping[str, list[float]]]
@@ -35,6 +36,9 @@ class Part(Generic[R]):
         per_latent: result -> site -> name -> a number for every latent dimension.
         refuses: why it is not available for a subject; empty if it is.
         omits: figure -> why that one figure is not available; empty if it is.
+        needs: of the program's plates: ``card``, one plate of the examples in dimension -1, without scale; ``bound``,
+            one plate of the examples that all sites share; ``training``, nothing.
+        concerns: whether it is computed where it is not asked for by name.
     """
 
     what: str
@@ -50,6 +54,12 @@ class Part(Generic[R]):
     per_latent: Callable[[R], PerLatent] = lambda result: {}
     refuses: Callable[[Subject], str] = lambda subject: ""
     omits: Callable[[Subject], Mapping[str, str]] = lambda subject: {}
+    needs: Need = "card"
+    concerns: Callable[[Subject], bool] = lambda subject: True
+
+    def why_not(self, subject: Subject) -> str:
+        """Return why it is not available for a subject; empty if it is."""
+        return subject.lacks[self.needs] or self.refuses(subject)
 
 
 class Results:

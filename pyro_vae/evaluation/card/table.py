@@ -7,6 +7,7 @@ from pyro_vae.evaluation.card.bounds import BOUNDS
 from pyro_vae.evaluation.card.calibration import CALIBRATION
 from pyro_vae.evaluation.card.gaps import GAPS
 from pyro_vae.evaluation.card.importance import IMPORTANCE
+from pyro_vae.evaluation.card.joint import JOINT
 from pyro_vae.evaluation.card.latents import LATENTS
 from pyro_vae.evaluation.card.part import Part
 from pyro_vae.evaluation.card.pictures import PICTURES
@@ -18,6 +19,7 @@ from pyro_vae.evaluation.card.surgery import SURGERY
 PARTS: dict[str, Part[Any]] = {  # a part's result has its own type
     "bounds": BOUNDS,
     "importance": IMPORTANCE,
+    "joint": JOINT,
     "annealing": ANNEALING,
     "sandwich": SANDWICH,
     "prior": PRIOR,

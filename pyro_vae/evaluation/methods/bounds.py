@@ -9,13 +9,13 @@ from torch import Tensor
 from pyro_vae.base.batch import Batch
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
-from pyro_vae.base.statistics import Estimate, chunk_sizes, estimate
+from pyro_vae.base.statistics import Estimate, estimate
 from pyro_vae.data import Data
 from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.elbo.estimator import at_least_one
 from pyro_vae.elbo.terms import Terms
 from pyro_vae.engines.compiled.terms import CompiledTerms, can_be_compiled
-from pyro_vae.evaluation.chunking import fitting, particle_chunks, split_examples
+from pyro_vae.evaluation.chunking import fitting, particle_chunks, particle_pieces, split_examples
 from pyro_vae.models.replicates import Replicates, members
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
@@ -159,7 +159,7 @@ def draw_in_pieces(score: Scorer, x: Batch, num_particles: int, draws_at_once: i
         ...     [piece.log_weight.shape[0] for piece in draw_in_pieces(score, torch.ones(10, 4), 5, draws_at_once=20)]
         [2, 2, 1]
     """
-    for count in chunk_sizes(num_particles, fitting(draws_at_once, len(x))):
+    for count in particle_pieces(num_particles, len(x), draws_at_once):
         yield score(x, count)
 
 

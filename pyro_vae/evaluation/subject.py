@@ -37,7 +37,7 @@ TRIED = 100  # examples that a program is checked on
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """A latent site: its event shape, and whether it is discrete."""
+    """A latent site: its shape within an example, inner plates included, and whether it is discrete."""
 
     shape: tuple[int, ...]
     discrete: bool
@@ -166,7 +166,7 @@ def look_at(
     _check_bounded(capabilities, options)
     plate = options.vectorize_particles
     with evaluating(program, device, seed), torch.no_grad(), explained("that runs on two examples"):
-        observed, latents = _sites(program, x[:2])
+        observed, latents = _sites(program, x[:2], each=not lacks["card"])
         probe = draw_terms(program, x[:2], 2, vectorize_particles=plate).log_weight
     labels = held_out.labels if isinstance(held_out, Images) else None
     taught = None if train is None else data_for(thing, as_data(train))
@@ -235,10 +235,11 @@ def _check_bounded(capabilities: Capabilities, options: EvaluationOptions) -> No
         raise InputError(capabilities.no_particles)
 
 
-def _sites(program: Program, x: Batch) -> tuple[list[Site], dict[str, Latent]]:
+def _sites(program: Program, x: Batch, *, each: bool) -> tuple[list[Site], dict[str, Latent]]:
     """Return the observed sites, and the latent ones described."""
     sites = sample_sites(trace_program(program, x)[1])
-    latents = {n: Latent(tuple(s["fn"].event_shape), is_discrete(s)) for n, s in sites if not s["is_observed"]}
+    shapes = {name: site["value"].shape[1:] if each else site["fn"].event_shape for name, site in sites}
+    latents = {n: Latent(tuple(shapes[n]), is_discrete(s)) for n, s in sites if not s["is_observed"]}
     return [site for _, site in sites if site["is_observed"]], latents
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,8 +17,10 @@ from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import PyroFunction
 from pyro_vae.program.handlers import Kind, Substitute, support_transform
+from pyro_vae.program.particles import checked_nesting
+from pyro_vae.program.plates import plates_of_examples, summed
 from pyro_vae.program.protocol import PARTICLES, Program, Trace
-from pyro_vae.program.tracing import Site, check_latents, sample_sites, total_log_prob, trace_program
+from pyro_vae.program.tracing import Site, check_latents, log_density, sample_sites, total_log_prob, trace_program
 
 MAX_STATES = 2**20
 
@@ -45,6 +47,9 @@ class Joint:
     :math:`z = T(u)` by torch's ``biject_to`` of each site's support (stick-breaking for a simplex, exp for positive
     numbers, the identity for real ones) and its Jacobian. A support may depend on earlier latents.
 
+    The plate of the examples is in dimension -1, or further plates (pixels) are inside it: their dimensions belong to
+    the latents of an example, as event dimensions do.
+
     Use it inside :func:`~pyro_vae.program.own_store`.
 
     Args:
@@ -52,7 +57,8 @@ class Joint:
         x: a batch, (B, *event_shape), or the arguments of a call, on the program's device.
 
     Raises:
-        InputError: model and guide have different latents.
+        InputError: model and guide have different latents; no plate of the examples to the left of all others;
+            particles in a plate mean something else than one by one.
 
     Example:
         >>> import torch
@@ -67,9 +73,11 @@ class Joint:
 
     def __init__(self, program: Program, x: Batch) -> None:
         self.program, self.x = program, x
+        self._dim = -1 - checked_nesting(program.model, program.guide, *arguments(x))
         with torch.no_grad():
-            guide_trace, model_trace = trace_program(program, x, num_particles=1)
+            guide_trace, model_trace = trace_program(program, x, num_particles=1, dim=self._dim)
         check_latents(guide_trace, model_trace)
+        self._plates = plates_of_examples(guide_trace, model_trace)
         self._latents = {name: site for name, site in sample_sites(model_trace) if not site["is_observed"]}
 
     @property
@@ -121,7 +129,7 @@ class Joint:
         """
         trace = self._placed(self.program.guide, latents, "values")
         try:
-            total = total_log_prob([site for _, site in sample_sites(trace)])
+            total = self._total([site for _, site in sample_sites(trace)])
         except (NotImplementedError, KeyError) as error:  # what torch and Pyro raise where there is no inverse
             raise InputError(
                 "a guide whose density is available at any z", "a flow without an inverse", "start='prior'"
@@ -133,7 +141,7 @@ class Joint:
         trace = self._run(self.program.model, num_particles)
         observed = [site for _, site in sample_sites(trace) if site["is_observed"]]
         drawn = {name: site["value"] for name, site in sample_sites(trace) if name in self._latents}
-        return drawn, total_log_prob(observed).expand(num_particles, len(self.x))
+        return drawn, self._total(observed).expand(num_particles, len(self.x))
 
     def draw_guide(self, num_particles: int) -> dict[str, Tensor]:
         """Draw K particles from q(z|x), each latent (K, B, *event)."""
@@ -160,7 +168,7 @@ class Joint:
         return {n: part.reshape(*u.shape[:2], *shapes[n]) for n, part in zip(shapes, parts, strict=True)}
 
     def _run(self, function: PyroFunction, num_particles: int) -> Trace:
-        plate = pyro.plate(PARTICLES, num_particles, dim=-2)
+        plate = pyro.plate(PARTICLES, num_particles, dim=self._dim)
         args, kwargs = arguments(self.x)
         return prune_subsample_sites(poutine.trace(plate(function)).get_trace(*args, **kwargs))
 
@@ -171,11 +179,18 @@ class Joint:
 
     def _terms(self, trace: Trace, log_jacobian: Tensor) -> JointTerms:
         sites = sample_sites(trace)
-        observed = total_log_prob([site for _, site in sites if site["is_observed"]])
-        latent = total_log_prob([site for _, site in sites if not site["is_observed"]])
+        observed = self._total([site for _, site in sites if site["is_observed"]])
+        latent = self._total([site for _, site in sites if not site["is_observed"]])
         shape = torch.broadcast_shapes(observed.shape, latent.shape, (1, len(self.x)))
         latents = {name: site["value"] for name, site in sites if name in self._latents}
         return JointTerms(observed.expand(shape), latent.expand(shape), log_jacobian.expand(shape), latents)
+
+    def _total(self, sites: Sequence[Site]) -> Tensor:
+        """Sum the log-densities of sites to (K, B), those of plates inside the examples' too."""
+        if self._dim == -2:  # one plate: there is nothing to sum
+            return total_log_prob(sites)
+        parts = [summed(log_density(site), self._plates, self._dim) for site in sites]
+        return sum(parts[1:], parts[0]) if parts else torch.zeros(())
 
 
 def _log_jacobian(name: str, site: Site, u: Tensor) -> Tensor:

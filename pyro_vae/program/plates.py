@@ -11,6 +11,7 @@ from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vae.base.errors import InputError
 from pyro_vae.program.handlers import SampleMessage
 from pyro_vae.program.inside import EVERYWHERE, Names, is_inside
 from pyro_vae.program.protocol import PARTICLES, Trace
@@ -61,6 +62,22 @@ def shared_plates(*traces: Trace, inside: Names = EVERYWHERE) -> Plates:
     sets = [frozenset(plates_of(site)) for site in sites if not site_is_subsample(cast(SampleMessage, site))]
     shared = frozenset.intersection(*sets) if sets else frozenset()
     return tuple(sorted(shared, key=lambda frame: frame.dim or 0))
+
+
+def plates_of_examples(*traces: Trace) -> Plates:
+    """Return the plate that every site is in and that is to the left of all others: that of the examples.
+
+    Raises:
+        InputError: there is none; other plates are to its left.
+    """
+    shared, nesting = shared_plates(*traces)[:1], plate_nesting(*traces)
+    if shared and shared[0].dim == -nesting:
+        return shared
+    raise InputError(
+        "a plate of the examples around every site, to the left of all other plates",
+        f"plate {shared[0].name!r} in dimension {shared[0].dim}, others up to {-nesting}" if shared else "none",
+        "'with pyro.plate(\"data\", len(x), dim=-2):' outside, 'pyro.plate(\"pixels\", D, dim=-1)' inside",
+    )
 
 
 def summed(log_prob: Tensor, kept: Plates, particles: int | None) -> Tensor:

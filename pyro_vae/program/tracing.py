@@ -47,18 +47,19 @@ def total_log_prob(sites: Sequence[Site]) -> Tensor:
     return sum(log_probs[1:], log_probs[0]) if log_probs else torch.zeros(())
 
 
-def trace_program(program: Program, x: Batch, num_particles: int | None = None) -> tuple[Trace, Trace]:
+def trace_program(program: Program, x: Batch, num_particles: int | None = None, dim: int = -2) -> tuple[Trace, Trace]:
     """Trace the guide, then the model replayed on its samples; returns (guide trace, model trace).
 
     Args:
         program: the program; its store must be active (:func:`own_store`).
         x: a batch, (B, *event_shape), or the arguments of a call.
-        num_particles: K, an outermost plate in dimension -2; None traces without that plate.
+        num_particles: K, an outermost plate; None traces without that plate.
+        dim: the dimension of that plate.
     """
     model, guide = program.model, program.guide
     if num_particles is not None:
-        model = pyro.plate(PARTICLES, num_particles, dim=-2)(model)
-        guide = pyro.plate(PARTICLES, num_particles, dim=-2)(guide)
+        model = pyro.plate(PARTICLES, num_particles, dim=dim)(model)
+        guide = pyro.plate(PARTICLES, num_particles, dim=dim)(guide)
     args, kwargs = arguments(x)
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)

@@ -16,8 +16,8 @@ from pyro_vae.base.random import isolated_rng
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.explain import explained
 from pyro_vae.program.particles import checked_nesting
-from pyro_vae.program.plates import plates_of, shared_plates
-from pyro_vae.program.protocol import PARTICLES, Program, Trace
+from pyro_vae.program.plates import plates_of, plates_of_examples, shared_plates
+from pyro_vae.program.protocol import Program, Trace
 from pyro_vae.program.tracing import Site, check_latents, sample_sites, trace_program, trained_tensors
 
 BROADCASTS = "that broadcasts, latents (particles, data, ...) beside x (data, ...)"
@@ -36,7 +36,7 @@ def check_program(program: Program, x: Batch, *, need: Need = "card") -> None:
         x: a few examples, (B, *event_shape), or the arguments of a call, on the program's device.
         need: what the program is checked for. ``training`` takes whatever Pyro's ``Trace_ELBO`` takes
             (:doc:`/programs`); a held-out ``bound`` for each example needs a plate of the examples that all sites
-            share; the ``card`` needs it to be the only plate, in dimension -1.
+            share; the ``card`` needs it to be to the left of all others, and sites without a scale.
 
     Raises:
         InputError: it does not run; a latent that only one of model and guide has; no observed site; an observed value
@@ -102,6 +102,8 @@ def _checked_run(program: Program, x: Batch, need: Need) -> tuple[Trace, Trace]:
             _check_support(name, site)
     if need != "training":
         _check_shared((guide_trace, model_trace), len(x))
+    if need == "card":
+        plates_of_examples(guide_trace, model_trace)
     with explained():
         guide_trace.compute_log_prob()
         model_trace.compute_log_prob()
@@ -122,10 +124,10 @@ def _check_shared(traces: Sequence[Trace], batch: int) -> None:
 
 
 def _check_plates(name: str, site: Site, batch: int) -> None:
-    plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES]
-    if [(plate.dim, plate.size) for plate in plates] != [(-1, batch)]:
+    plates = plates_of(site)
+    if not plates or plates[0].size not in (batch, -1):
         raise InputError(
-            f"site {name!r} inside one plate of the {batch} examples in dimension -1",
+            f"site {name!r} inside one plate of the {batch} examples, to the left of all others",
             [f"plate {p.name!r} of {p.size} in dimension {p.dim}" for p in plates] or "no plate",
             "'with pyro.plate(\"data\", len(x), dim=-1):', all else in event dimensions by to_event",
         )
@@ -135,12 +137,12 @@ def _check_plates(name: str, site: Site, batch: int) -> None:
 
 def _check_site(name: str, site: Site, batch: int) -> None:
     _check_plates(name, site, batch)
-    if tuple(site["fn"].batch_shape) not in [(batch,), ()]:
-        raise InputError(
-            f"site {name!r} with batch shape ({batch},)",
-            tuple(site["fn"].batch_shape),
-            f".to_event({len(site['fn'].batch_shape) - 1})",
-        )
+    outer, shape = plates_of(site)[0], tuple(site["fn"].batch_shape)
+    dims = -(outer.dim or 0)
+    wrong = len(shape) > dims or (len(shape) == dims and shape[0] != batch)
+    if wrong or (outer.size < 0 and len(shape) < dims):
+        wanted = f"({batch},)" if dims == 1 else f"({batch}, {', '.join(['...'] * (dims - 1))})"
+        raise InputError(f"site {name!r} with batch shape {wanted}", shape, f".to_event({max(1, len(shape) - dims)})")
 
 
 def _check_support(name: str, site: Site) -> None:

@@ -248,7 +248,7 @@ def test_trying_out_leaves_no_mark():
 REFUSED = {
     "hard-coded plate": "site 'z' without a scale; got 1.05",
     "missing to_event": r"that runs on a batch.*\.to_event; got ValueError at .*test_program.py:\d+: Shape mismatch",
-    "plate in another dimension": "one plate of the 20 examples in dimension -1; got .*dimension -2",
+    "plate in another dimension": "a plate of the 20 examples that all sites share, .*; got plates of other names",
     "plate of another size": "site 'z' without a scale; got 2.0. Try plate sizes of len",
     "latent outside the plate": "site 'theta' inside one plate .*got no plate",
     "no plate": "one event shape of latent 'z' in model and guide; got .2,. in the guide, .20, 2. in the model",

@@ -36,8 +36,8 @@ class Part(Generic[R]):
         per_latent: result -> site -> name -> a number for every latent dimension.
         refuses: why it is not available for a subject; empty if it is.
         omits: figure -> why that one figure is not available; empty if it is.
-        needs: of the program's plates: ``card``, one plate of the examples in dimension -1, without scale; ``bound``,
-            one plate of the examples that all sites share; ``training``, nothing.
+        needs: of the program's plates: ``card``, a plate of the examples around all sites and all other plates, no
+            scale; ``bound``, one plate of the examples that all sites share; ``training``, nothing.
         concerns: whether it is computed where it is not asked for by name.
     """
 

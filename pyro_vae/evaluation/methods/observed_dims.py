@@ -39,15 +39,19 @@ def observed_dims(program: Program, x: Batch, seed: int = 0) -> Tensor:
     with evaluating(program, x.device, seed):
         plate = _plate_of_examples(program, x)
         found = torch.cat([_of_trace(trace_program(program, part)[1], plate) for part in split_examples(x, 1, AT_ONCE)])
+    if len(found) != len(x):
+        raise InputError(
+            "observed values in the plate of the examples, for bits per dimension", "one for all", "a size"
+        )
     if not bool(found.sum() > 0):
         raise InputError("observed dimensions that are not masked, for bits per dimension", "none", "nats per example")
     return found
 
 
 def _plate_of_examples(program: Program, x: Batch) -> str:
-    """Return the name of the plate around every observed site that has as many rows as there are examples."""
+    """Return the name of the plate around every observed site with as many rows as there are examples, or no size."""
     two, one = (_plates(trace_program(program, x[:count])[1]) for count in (2, 1))
-    names = [name for name, size in two.items() if size == 2 and one.get(name) == 1]
+    names = [name for name, size in two.items() if (size, one.get(name)) in ((2, 1), (-1, -1))]
     if len(names) != 1:
         expected = "one plate of the examples around all observed sites, for bits per dimension"
         raise InputError(expected, f"plates {names}" if names else "none", "nats per example")

@@ -16,14 +16,14 @@ from pyro_vae.base.batch import Batch, tensors_of
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import generator
 from pyro_vae.base.statistics import Estimate, estimate
-from pyro_vae.elbo.draw import draw_particles
+from pyro_vae.elbo.draw import Draw, draw_particles
 from pyro_vae.elbo.terms import Run
 from pyro_vae.evaluation.chunking import example_chunks, particle_chunks
 from pyro_vae.evaluation.methods.latent_usage import posterior_mean
 from pyro_vae.program.capabilities import mean_of, site_of_x
 from pyro_vae.program.contexts import evaluating
 from pyro_vae.program.protocol import Program
-from pyro_vae.program.tracing import sample_sites, total_log_prob
+from pyro_vae.program.tracing import sample_sites
 
 MAX_ITERATIONS = 1000
 
@@ -189,21 +189,22 @@ def _scores(program: Program, batch: Batch, num_particles: int, plate: bool) -> 
     x = tensors_of(batch)[0]
     squared_error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     log_likelihood, binary = torch.zeros_like(squared_error), True
-    for count, run in _runs(program, batch, num_particles, plate):
+    for draw, run in _runs(program, batch, num_particles, plate):
         site = dict(sample_sites(run.model_trace))[site_of_x(run.model_trace, x)]
-        mean = mean_of(site).expand(count, *site["value"].shape).reshape(count, *x.shape)
+        log_px_z = draw.total([site])  # of the particles of the run
+        mean = mean_of(site).expand(len(log_px_z), *site["value"].shape).reshape(len(log_px_z), *x.shape)
         squares = (mean - x).square().double()
         squared_error += squares.flatten(2).mean(2).sum(0) if x.ndim > 1 else squares.sum(0)
-        log_likelihood += total_log_prob([site]).double().expand(count, len(x)).sum(0)
+        log_likelihood += log_px_z.double().sum(0)
         binary &= _is_binary(site["fn"])
     return squared_error / num_particles, log_likelihood / num_particles, binary
 
 
-def _runs(program: Program, x: Batch, num_particles: int, plate: bool) -> Iterator[tuple[int, Run]]:
-    """Yield runs, each with the number of its particles."""
+def _runs(program: Program, x: Batch, num_particles: int, plate: bool) -> Iterator[tuple[Draw, Run]]:
+    """Yield every run, each with its draw."""
     for count in particle_chunks(num_particles):
-        for run in draw_particles(program, x, count, vectorize_particles=plate).runs:
-            yield count if plate else 1, run
+        draw = draw_particles(program, x, count, vectorize_particles=plate)
+        yield from ((draw, run) for run in draw.runs)
 
 
 def _is_binary(fn: Distribution) -> bool:

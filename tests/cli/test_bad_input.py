@@ -184,7 +184,7 @@ TRAIN = [
     ("--estimator trace_elbo:num_particles=many", "a num_particles that is a whole number of at least 1; got .?many"),
     (
         "--estimator trace_elbo:particles=3",
-        "an argument of estimator trace_elbo, one of num_particles; got 'particles'",
+        "an argument of estimator trace_elbo, one of num_particles, vectorize_particles; got 'particles'",
     ),
     ("--optimizer adam:epsilon=1", "an argument of optimizer adam, one of betas, eps, .*; got 'epsilon'"),
     ("--optimizer adam:lr=3", "got 'lr'. Try adam alone for its defaults .lr is set separately"),

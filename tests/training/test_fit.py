@@ -406,7 +406,7 @@ REFUSED = [
     ({"estimator": "trace_elb"}, "got 'trace_elb'. Try 'trace_elbo'"),
     ({"estimator": "trace_elbo:num_particles=0"}, "num_particles that is a whole number of at least 1; got 0"),
     ({"estimator": "trace_elbo:num_particles=1.5"}, "num_particles that is a whole number"),
-    ({"estimator": "trace_elbo:particles=3"}, "an argument of estimator trace_elbo, one of num_particles; got"),
+    ({"estimator": "trace_elbo:particles=3"}, "estimator trace_elbo, one of num_particles, vectorize_particles; got"),
     ({"estimator": 3}, "an estimator"),
     ({"engine": "svj"}, "got 'svj'. Try 'svi'"),
     ({"optimizer": "adagrat"}, "got 'adagrat'. Try 'adagrad'"),

@@ -335,6 +335,5 @@ def draw_particles(program: Program, x: Batch, num_particles: int, *, vectorize_
 
 
 def _sampled(program: Program, x: Batch, count: int, vectorize: bool, plate: bool) -> Draw:
-    functions, (args, kwargs) = (program.model, program.guide), arguments(x)
-    how = {"vectorize_particles": vectorize, "plate": plate, "scaled": False, "enumerate_sites": False}
-    return Draw(*functions, args, kwargs, count, "fixed", **how)
+    call = program.model, program.guide, *arguments(x), count
+    return Draw(*call, "fixed", vectorize_particles=vectorize, plate=plate, scaled=False, enumerate_sites=False)

@@ -14,7 +14,6 @@ NO_LOG_Q = r"Delta"  # log q at any z is not available
 STRAIGHT = r"straight-through|StraightThrough"
 OWN_SAMPLES = r"scores only its own samples"
 MASKED = r"selection of \d+ entries by a mask"
-ENUMERATED = r"enumerat"
 NO_SIZE = r"a size of plate"  # local latents are told from shared ones by their plates
 
 # The guide's parameters are in a Delta's log_density (AutoStructured has them there, AutoNormal and AutoIAFNormal in a
@@ -24,15 +23,12 @@ no_noise = dict.fromkeys(("dreg", "reinforce", "vimco"), NO_LOG_Q)
 weighted = dict.fromkeys(("dreg", "vimco"), WEIGHTED)
 mixing = dict.fromkeys(("dreg", "vimco"), MIXES)
 log_of_subsample = dict.fromkeys(("iwae", "dreg", "vimco"), SUBSAMPLED)
-enumerated = dict.fromkeys(
-    ("sampled_kl", "stl", "reinforce", "iwae", "dreg", "vimco", "local_iwae", "vectorized"), ENUMERATED
-)
 
 ROWS = [
     case("conditional vae", labels.conditional_vae, vectorized=ONE_BY_ONE, compiled=MASKED),
     case("m2 sampled", labels.m2_sampled, "discrete", compiled=UNTRACED),
     case("m2 labelled", labels.m2_labelled),
-    case("m2 enumerated", labels.m2_enumerated, "enumerated", **enumerated),
+    case("m2 enumerated", labels.m2_enumerated, "enumerated"),
     case("cells", labels.cells(False, False, count=40), "discrete", "scaled", vectorized=ONE_BY_ONE, compiled=UNTRACED),
     case("cells labelled", labels.cells(True, False, count=4), "not_renyi", "scaled", vectorized=ONE_BY_ONE),
     case(

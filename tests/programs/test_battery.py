@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from programs.reference import LocalWitness, Witness, assert_same_means, sampled, seeded, step
 from programs.table import CASES
@@ -70,11 +70,15 @@ def truth(case, estimator):
 
 @pytest.mark.parametrize("name", CASES)
 def test_one_particle_is_trace_elbo(name):
-    """``SampledKL()`` as users write it: the same noise, the same number; without a score, the same gradient."""
+    """``SampledKL()`` as users write it: the same noise, the same number; without a score, the same gradient.
+
+    A site that the guide enumerates is summed over, as ``TraceEnum_ELBO`` does.
+    """
     case = CASES[name]
     with case.running() as users, expecting(case, "sampled_kl"):
+        pyros = TraceEnum_ELBO(max_plate_nesting=1) if "enumerated" in case.traits else Trace_ELBO()
         seeded(0, users.call, elbo.SampledKL().loss)
-        ours, stock = (seeded(1, step, one, users) for one in (elbo.SampledKL(), Trace_ELBO()))
+        ours, stock = (seeded(1, step, one, users) for one in (elbo.SampledKL(), pyros))
         assert torch.allclose(ours["loss"], stock["loss"], rtol=1e-10)
         if not case.traits & {"discrete", "rejected", "factor_score"}:
             wrong = [n for n in stock if not torch.allclose(ours[n], stock[n], rtol=1e-9, atol=1e-10)]

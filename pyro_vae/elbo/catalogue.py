@@ -120,7 +120,8 @@ def as_estimator(thing: object, *, vectorize_particles: bool = True) -> ELBO:
         one_by_one = {} if vectorize_particles else {"vectorize_particles": False}
         return from_spec(ESTIMATORS, thing, "estimator", **one_by_one)
     if not isinstance(thing, ELBO):
-        raise InputError("an estimator by name, or a pyro.infer.ELBO", repr(thing), 'estimator="trace_elbo"')
+        got = repr(thing) if type(thing).__module__ == "builtins" else type(thing).__name__
+        raise InputError("an estimator by name, or a pyro.infer.ELBO", got, 'estimator="trace_elbo"')
     return thing
 
 

@@ -5,21 +5,29 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import Protocol, Self, cast
+from typing import Self
 
 import pyro
 import torch
-from pyro.infer import ELBO, SVI
+from pyro.infer import ELBO, SVI, TraceGraph_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.base.batch import Arguments, Batch, arguments
-from pyro_vae.base.errors import InputError, NonFiniteError
+from pyro_vae.base.errors import NonFiniteError
 from pyro_vae.base.random import noise_state
 from pyro_vae.base.registry import from_spec
 from pyro_vae.base.types import PyroFunction, State
 from pyro_vae.elbo.estimator import Estimator
+from pyro_vae.elbo.stock import (
+    BASELINE,
+    check_stock,
+    losses_of,
+    printed_loss,
+    restore_running_means,
+    running_means,
+)
 from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.engines.batches import Batches
 from pyro_vae.engines.nonfinite import offending
@@ -43,8 +51,8 @@ class SVIEngine:
         kl_weighted: whether steps may weight the KL (:meth:`step`).
 
     Raises:
-        InputError: an unknown optimiser or argument; a vectorized estimator of Pyro without ``max_plate_nesting``: it
-            guesses the nesting by sampling in its first step, so a resumed run would differ from an uninterrupted one.
+        InputError: an unknown optimiser or argument; an estimator of Pyro with which training would not resume bit for
+            bit (:func:`~pyro_vae.elbo.stock.check_stock`).
 
     Example:
         >>> import torch
@@ -64,26 +72,21 @@ class SVIEngine:
         *,
         kl_weighted: bool = False,
     ) -> None:
-        guesses = not isinstance(estimator, Estimator) and math.isinf(estimator.max_plate_nesting)
-        if estimator.vectorize_particles and guesses:
-            kind = type(estimator).__name__
-            raise InputError(
-                "a vectorized estimator that states its plate nesting",
-                f"{kind}(vectorize_particles=True)",
-                f"{kind}(vectorize_particles=True, max_plate_nesting=1)",
-            )
+        if not isinstance(estimator, Estimator):
+            check_stock(estimator, kl_weighted=kl_weighted)
         self._program, self._estimator = program, estimator
         self._clip_norm = math.inf if clip_norm is None else clip_norm
         self._kl_weighted, self._kl_weight = kl_weighted, 1.0
         self._steps = 0
         self._names: dict[Tensor, str | None] = {}  # recorded in each step: the store is gone after the block
+        self._running_means: dict[str, Tensor] = {}  # of TraceGraph_ELBO, likewise
         self._arguments = {"lr": 0.0}  # replaced before every step
         check_named(optimizer)
         # built once on a dummy tensor, so that a wrong argument raises here, not in the first step
         from_spec(OPTIMIZERS, optimizer, "optimizer", params=[torch.zeros(1, requires_grad=True)], lr=1e-3)
         self._optim = PyroOptim(partial(_build_optimizer, optimizer), self._arguments)
         self._svi = SVI(
-            self._model, self._guide, self._optim, loss=_losses(estimator).loss, loss_and_grads=self._loss_and_grads
+            self._model, self._guide, self._optim, loss=losses_of(estimator).loss, loss_and_grads=self._loss_and_grads
         )
         self._stack = ExitStack()
 
@@ -111,8 +114,7 @@ class SVIEngine:
         self._set_learning_rate(learning_rate)
         args, kwargs = arguments(x)
         loss = self._svi.step(*args, **kwargs)
-        for parameter in self._optim.optim_objs.keys() - self._names.keys():
-            self._names[parameter] = pyro.get_param_store().param_name(parameter)
+        self._record_names()
         beta = float(self._estimator.beta) if isinstance(self._estimator, Weighted) else 1.0
         return StepInfo(-loss / len(x), kl_weight * beta, learning_rate, self._grad_norm)
 
@@ -124,7 +126,8 @@ class SVIEngine:
         """Return the optimisers' states by parameter name, and the number of steps."""
         waiting = self._optim._state_waiting_to_be_consumed  # a loaded state, until the first step
         taken = {self._names[p]: optimizer.state_dict() for p, optimizer in self._optim.optim_objs.items()}
-        estimator = self._estimator.state_dict() if isinstance(self._estimator, Estimator) else {}
+        ours = self._estimator.state_dict() if isinstance(self._estimator, Estimator) else {}
+        estimator = {**self._running_means, **ours}
         return {"steps": self._steps, "optimizer": {**waiting, **taken}, "estimator": estimator}
 
     def load_state_dict(self, state: State) -> None:
@@ -133,6 +136,19 @@ class SVIEngine:
         self._optim.set_state(state["optimizer"])
         if isinstance(self._estimator, Estimator):
             self._estimator.load_state_dict(state["estimator"])
+        else:
+            restore_running_means(state["estimator"])
+
+    def _record_names(self) -> None:
+        """Note the names of parameters met for the first time; running means, which no optimiser moves, are kept."""
+        for parameter in self._optim.optim_objs.keys() - self._names.keys():
+            name = pyro.get_param_store().param_name(parameter)
+            if name and name.startswith(BASELINE):  # Pyro puts another tensor in its place in every step
+                del self._optim.optim_objs[parameter]
+            else:
+                self._names[parameter] = name
+        if isinstance(self._estimator, TraceGraph_ELBO):
+            self._running_means = running_means()
 
     def _model(self, *args: object, **kwargs: object) -> object:
         with self._weighted():
@@ -167,7 +183,9 @@ class SVIEngine:
         try:
             with warnings.catch_warnings():  # a NaN is an error below, not a warning
                 warnings.filterwarnings("ignore", message="Encountered NaN")
-                loss = float(_losses(self._estimator_now()).loss_and_grads(model, guide, *args, **kwargs))
+                estimator = self._estimator_now()
+                found = losses_of(estimator).loss_and_grads(model, guide, *args, **kwargs)
+                loss = printed_loss(estimator, found)
         except ValueError as error:  # Pyro's validation raises first for a NaN parameter of a distribution
             where = offending(self._program, x, before)
             if where:
@@ -183,15 +201,3 @@ class SVIEngine:
 
 def _build_optimizer(spec: str, params: list[Tensor], lr: float) -> Optimizer:
     return from_spec(OPTIMIZERS, spec, "optimizer", params=params, lr=lr)
-
-
-class _Losses(Protocol):
-    """What ``SVI`` needs of a ``pyro.infer.ELBO``, whose base class declares neither."""
-
-    def loss(self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object) -> float: ...
-
-    def loss_and_grads(self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object) -> float: ...
-
-
-def _losses(estimator: ELBO) -> _Losses:
-    return cast(_Losses, estimator)

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from pyro_vae.base.errors import InputError
 
+FOUND = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # in a user's code
+
 
 @contextmanager
 def explained(what: str = "that runs on a batch, all but the batch in event dimensions by .to_event") -> Iterator[None]:
     """Turn an error in the user's code into one line that says where it was raised; the cause stays chained."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except FOUND as error:
         if isinstance(error, InputError):
             raise
         raise program_error(error, what) from error

@@ -71,15 +71,21 @@ def latent_sites(trace: Trace) -> dict[str, torch.Size]:
     return {name: site["fn"].event_shape for name, site in sample_sites(trace) if not site["is_observed"]}
 
 
-def check_latents(guide_trace: Trace, model_trace: Trace) -> None:
+def check_latents(guide_trace: Trace, model_trace: Trace, *, summed: bool = False) -> None:
     """Check that the guide samples exactly the model's latent sites, in their shapes.
+
+    Args:
+        guide_trace: of the guide.
+        model_trace: of the model.
+        summed: whether the guide may leave out sites with ``infer={"enumerate": ...}``, which an estimator sums over.
 
     Raises:
         InputError: latent sites of other names, or one of another event shape.
     """
     guide = {n: s for n, s in sample_sites(guide_trace) if not s["infer"].get("is_auxiliary") and not s["is_observed"]}
     model = {n: s for n, s in sample_sites(model_trace) if not s["is_observed"]}
-    if guide.keys() != model.keys():
+    left_out = {n for n, s in model.items() if summed and s["infer"].get("enumerate")} - guide.keys()
+    if guide.keys() | left_out != model.keys():
         got = f"model {sorted(model)}, guide {sorted(guide)}"
         raise InputError("the same latent sites in model and guide", got, "one pyro.sample name for both")
     for name, site in guide.items():

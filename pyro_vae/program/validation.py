@@ -26,7 +26,7 @@ BROADCASTS = "that broadcasts, latents (particles, data, ...) beside x (data, ..
 Need = Literal["training", "bound", "card"]
 
 
-def check_program(program: Program, x: Batch, *, need: Need = "card") -> None:
+def check_program(program: Program, x: Batch, *, need: Need = "card", summed: bool = False) -> None:
     """Run the program on a few examples and refuse what would train wrongly or not at all.
 
     The program runs on two batch sizes, in evaluation mode, on its own random states.
@@ -37,6 +37,7 @@ def check_program(program: Program, x: Batch, *, need: Need = "card") -> None:
         need: what the program is checked for. ``training`` takes whatever Pyro's ``Trace_ELBO`` takes
             (:doc:`/programs`); a held-out ``bound`` for each example needs a plate of the examples that all sites
             share; the ``card`` needs it to be to the left of all others, and sites without a scale.
+        summed: whether the guide may leave out enumerated sites, which the estimator sums over.
 
     Raises:
         InputError: it does not run; a latent that only one of model and guide has; no observed site; an observed value
@@ -45,7 +46,7 @@ def check_program(program: Program, x: Batch, *, need: Need = "card") -> None:
     """
     with trying(program, x.device), torch.no_grad():
         for batch in (x, x[:-1]) if len(x) > 2 else (x,):
-            traces = _checked_run(program, batch, need)
+            traces = _checked_run(program, batch, need, summed)
         _check_parameters(program, *traces)
 
 
@@ -59,7 +60,7 @@ def check_particles(program: Program, x: Batch) -> None:
         checked_nesting(program.model, program.guide, *arguments(x))
 
 
-def check_once(program: Program, x: Batch, *, need: Need = "card") -> None:
+def check_once(program: Program, x: Batch, *, need: Need = "card", summed: bool = False) -> None:
     """Check as :func:`check_program` does, by a single run; the program runs again only to explain a failure.
 
     Raises:
@@ -67,9 +68,9 @@ def check_once(program: Program, x: Batch, *, need: Need = "card") -> None:
     """
     try:
         with trying(program, x.device), torch.no_grad():
-            _check_parameters(program, *_checked_run(program, x, need))
+            _check_parameters(program, *_checked_run(program, x, need, summed))
     except InputError:
-        check_program(program, x, need=need)
+        check_program(program, x, need=need, summed=summed)
         raise
 
 
@@ -88,11 +89,11 @@ def trying(program: Program, device: torch.device) -> Iterator[None]:
         program.train(was_training)
 
 
-def _checked_run(program: Program, x: Batch, need: Need) -> tuple[Trace, Trace]:
+def _checked_run(program: Program, x: Batch, need: Need, summed: bool) -> tuple[Trace, Trace]:
     """Trace the program once, and check all but its parameters."""
     with explained():
         guide_trace, model_trace = trace_program(program, x)
-    check_latents(guide_trace, model_trace)
+    check_latents(guide_trace, model_trace, summed=summed)
     if not any(site["is_observed"] for _, site in sample_sites(model_trace)):
         raise InputError("an observed site in the model", "none", "pyro.sample('x', ..., obs=x)")
     for trace in (guide_trace, model_trace):
@@ -102,6 +103,7 @@ def _checked_run(program: Program, x: Batch, need: Need) -> tuple[Trace, Trace]:
             _check_support(name, site)
     if need != "training":
         _check_shared((guide_trace, model_trace), len(x))
+        _check_sampled(guide_trace, model_trace)
     if need == "card":
         plates_of_examples(guide_trace, model_trace)
     with explained():
@@ -121,6 +123,14 @@ def _check_shared(traces: Sequence[Trace], batch: int) -> None:
         f"site {outside[0]!r} outside it" if outside else "plates of other names in model and guide, or several",
         "fit without validation, part 'joint' of evaluate, or every site inside 'with pyro.plate(\"data\", len(x)):'",
     )
+
+
+def _check_sampled(guide_trace: Trace, model_trace: Trace) -> None:
+    """Check that the guide has every latent: a held-out bound is made of samples, of enumerated sites, too."""
+    for name, site in sample_sites(model_trace):
+        if not site["is_observed"] and name not in guide_trace.nodes:
+            got = f"site {name!r}, which the model alone enumerates"
+            raise InputError("latents that the guide samples, for a held-out bound", got, "fit without validation")
 
 
 def _check_plates(name: str, site: Site, batch: int) -> None:

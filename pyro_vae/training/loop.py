@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
-from pyro_vae.base.errors import NonFiniteError
+from pyro_vae.base.errors import InputError, NonFiniteError
 from pyro_vae.base.random import generator, rng_state, set_rng_state
 from pyro_vae.base.registry import from_spec
 from pyro_vae.base.statistics import Estimate
@@ -226,6 +226,8 @@ class Loop:
                 return held_out_bounds(
                     self.program, validation, particles, self.settings.seed, vectorize_particles=plate
                 )
+        except InputError:
+            raise
         except ValueError as error:  # Pyro's validation finds a distribution's parameter that is not finite
             ruined = [f"held-out bound, {str(error).splitlines()[0]}"]
         raise NonFiniteError(self.position.step, math.nan, ", ".join(ruined))

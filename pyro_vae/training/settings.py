@@ -10,6 +10,7 @@ from pyro_vae.base.errors import InputError
 from pyro_vae.base.types import Json
 from pyro_vae.elbo.catalogue import as_estimator
 from pyro_vae.elbo.estimator import Estimator
+from pyro_vae.elbo.stock import described
 from pyro_vae.engines.protocol import EngineValue
 from pyro_vae.engines.select import Auto
 
@@ -93,9 +94,7 @@ class Settings:
 
 def _described(value: ELBO) -> str:
     """Return an estimator as text, the same for a name and for the value that it stands for."""
-    if isinstance(value, Estimator):
-        return repr(value)
-    return f"{type(value).__name__}(num_particles={getattr(value, 'num_particles', None)})"
+    return repr(value) if isinstance(value, Estimator) else described(value)
 
 
 def _at_least_one(name: str, value: object) -> None:

@@ -1,6 +1,5 @@
 """From arguments to a loop: data on the device, the program validated, the engine started."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from pyro.infer import ELBO
 
-from pyro_vae.base.batch import Batch, arguments
+from pyro_vae.base.batch import Batch
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.base.registry import from_spec, to_spec
@@ -16,6 +15,7 @@ from pyro_vae.base.types import State
 from pyro_vae.data import Data, Given, as_data
 from pyro_vae.data.columns import event_shapes
 from pyro_vae.elbo.estimator import Estimator
+from pyro_vae.elbo.stock import sums_sites
 from pyro_vae.elbo.weighted import Weighted
 from pyro_vae.engines.catalogue import ENGINES
 from pyro_vae.engines.protocol import Engine, EngineValue
@@ -23,16 +23,15 @@ from pyro_vae.engines.schedules import SCHEDULES
 from pyro_vae.engines.select import Auto, Compiled, StockSVI
 from pyro_vae.models.replicates import Replicates, as_trainable, first_of, members
 from pyro_vae.program.call import data_for
-from pyro_vae.program.explain import explained
 from pyro_vae.program.protocol import Program
-from pyro_vae.program.validation import BROADCASTS, Need, check_once, check_particles, check_program, trying
+from pyro_vae.program.validation import Need, check_once, check_particles, check_program
 from pyro_vae.training.loop import Loop, total_steps
 from pyro_vae.training.settings import Settings
+from pyro_vae.training.trial import try_estimator
 
 CHECKED = 100  # examples on which a program is tried before training
 STATE = {"program", "engine", "engine_name", "settings", "rng", "position", "history"}
 STARTED: dict[str, Callable[..., EngineValue]] = {"svi": StockSVI, "compiled": Compiled}
-TRIED = 10  # examples on which an estimator is: another batch size
 
 
 def start_loop(
@@ -62,11 +61,13 @@ def start_loop(
         program = as_trainable(thing, example.cpu())  # the user's networks are still on the CPU
         program.to(device)
         for member in members(program):
-            _check(member, example, settings, need)
+            _check(member, example, settings, need, summed=sums_sites(estimator))
     loop = _begun(program, estimator, images, held_out, settings, resumed)
     if loop.engine_name == to_spec(ENGINES, StockSVI()):  # the compiled one runs the estimator as it prepares
         with isolated_rng(device, settings.seed):
-            _try_estimator(estimator, members(program)[0], example, need)
+            ragged = len(images) % settings.batch_size > 0
+            weighted = settings.kl_warmup > 0
+            try_estimator(estimator, members(program)[0], example, need, ragged=ragged, kl_weighted=weighted)
     return loop
 
 
@@ -109,15 +110,15 @@ def _as_in_a_step(program: Program | Replicates, images: Data, settings: Setting
         program.train(was_training)
 
 
-def _check(program: Program, example: Batch, settings: Settings, need: Need) -> None:
+def _check(program: Program, example: Batch, settings: Settings, need: Need, *, summed: bool) -> None:
     """Check the program on examples of another number than a batch's: no constant passes for ``len(x)`` in both."""
     x = example[:-1] if len(example) == settings.batch_size > 2 else example
     try:
-        check_once(program, x, need=need)
+        check_once(program, x, need=need, summed=summed)
         if need == "bound" and settings.eval_particles > 1 and settings.vectorize_particles:
             check_particles(program, x)
     except InputError:
-        check_program(program, example, need=need)  # names the data's own shape
+        check_program(program, example, need=need, summed=summed)  # names the data's own shape
         raise
 
 
@@ -152,21 +153,6 @@ def _estimator(settings: Settings) -> ELBO:
     if settings.kl_warmup and isinstance(estimator, Estimator):
         Weighted(estimator, 0.5)  # refuses estimators that hold for the unweighted KL alone
     return estimator
-
-
-def _try_estimator(estimator: ELBO, program: Program, example: Batch, need: Need) -> None:
-    """Run the program once as a step will, on another batch size than before; ours may refuse it."""
-    x = example[: min(TRIED, len(example) - 1)] if len(example) > 2 else example
-    if not isinstance(estimator, Estimator):
-        check_once(program, x, need=need)
-        return
-    estimator = copy.deepcopy(estimator)  # it may have a state
-    try:
-        with trying(program, x.device), explained(BROADCASTS):
-            estimator.of_draw(estimator.draw(program.model, program.guide, *arguments(x)))
-    except InputError:
-        check_program(program, example, need=need)  # says more, where the program is wrong by itself
-        raise
 
 
 def _begun(

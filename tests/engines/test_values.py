@@ -3,6 +3,7 @@
 import io
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -143,7 +144,11 @@ def test_an_engine_started_for_it_weights_the_kl(value):
 @pytest.mark.parametrize("kl_weighted", [True, False])
 @pytest.mark.parametrize(
     ("make", "steps", "chosen"),
-    [(SampledKL, 500, StockSVI()), (SampledKL, 10**6, Compiled()), (TraceEnum_ELBO, 10**6, StockSVI())],
+    [
+        (SampledKL, 500, StockSVI()),
+        (SampledKL, 10**6, Compiled()),
+        (partial(TraceEnum_ELBO, max_plate_nesting=1), 10**6, StockSVI()),
+    ],
 )
 def test_what_auto_chooses_is_started_alike(make, steps, chosen, kl_weighted, monkeypatch):
     """For a few steps, for many, and for many with an estimator that cannot be compiled."""

@@ -29,7 +29,7 @@ from pyro_vae.elbo.values import Values
 from pyro_vae.program.enumeration import checked_enumeration
 from pyro_vae.program.handlers import Enumeration, Hold, Sampled, SampleMessage, Strategy, Unplanned
 from pyro_vae.program.particles import checked_nesting
-from pyro_vae.program.plates import Plates, shared_plates, sizes, summed
+from pyro_vae.program.plates import Plates, shared_plates, sizes, summed, warn_of_two_names
 from pyro_vae.program.protocol import PARTICLES, Program, Trace
 from pyro_vae.program.tracing import Site
 
@@ -265,6 +265,7 @@ class Draw:
 
     def _kept_plates(self) -> Plates:
         """Return the plates that all sites share, but for one without a size where some log-density counts once."""
+        warn_of_two_names(self.runs[0].guide_trace, self.runs[0].model_trace)
         shared = shared_plates(*(trace for run in self.runs for trace in (run.guide_trace, run.model_trace)))
         if all(plate.size > 0 for plate in shared):
             return shared

@@ -77,12 +77,14 @@ class RWS(Estimator):
     value is the importance-weighted bound. For discrete latents too. Source: Bornschein and Bengio, arXiv 1406.2751.
 
     Args:
-        num_particles: K.
+        num_particles: K, at least 2 without a sleep phase: the only particle would have weight 1 whatever it is, and
+            φ's wake phase the mean 0.
         wake_phi: a, the weight of φ's wake phase.
         sleep_phi: b, the weight of φ's sleep phase.
 
     Raises:
-        InputError: weights that are negative, or both 0; with a sleep phase, when used, as :class:`WakeSleep`.
+        InputError: weights that are negative, or both 0; one particle and no sleep phase; with a sleep phase, when
+            used, as :class:`WakeSleep`.
     """
 
     gradient: ClassVar[type[Weighting]] = ScoreFunction
@@ -95,6 +97,9 @@ class RWS(Estimator):
         if not (min(self.wake_phi, self.sleep_phi) >= 0 and 0 < self.wake_phi + self.sleep_phi < math.inf):
             got = f"wake_phi={self.wake_phi}, sleep_phi={self.sleep_phi}"
             raise InputError("finite weights of at least 0, not both 0", got, "wake_phi=1,sleep_phi=0")
+        if self.num_particles == 1 and not self.sleep_phi:
+            expected = "several particles, or a sleep phase (the weight of a single particle teaches the guide nothing)"
+            raise InputError(expected, "num_particles=1, sleep_phi=0", "num_particles=5")
 
     def weighting(self, terms: Terms) -> Weighting:
         """Return the wake phases."""

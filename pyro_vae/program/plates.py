@@ -4,6 +4,7 @@ Sites are sorted by the identity of their plates (name, dimension and size, as P
 a plate of 10 components beside a batch of 10 examples is another plate.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias, cast
 
@@ -78,6 +79,25 @@ def plates_of_examples(*traces: Trace) -> Plates:
         f"plate {shared[0].name!r} in dimension {shared[0].dim}, others up to {-nesting}" if shared else "none",
         "'with pyro.plate(\"data\", len(x), dim=-2):' outside, 'pyro.plate(\"pixels\", D, dim=-1)' inside",
     )
+
+
+def warn_of_two_names(guide_trace: Trace, model_trace: Trace) -> None:
+    """Warn of a plate that all sites share but for its name: one in the model, another in the guide.
+
+    Plates are told apart by name, so it is not kept: the bound is one for all examples, and nobody may have meant it.
+    A plate that only some sites are in, of a latent that the examples share, has any name without a difference.
+    """
+    guide, model = shared_plates(guide_trace), shared_plates(model_trace)
+    for one in model:
+        for other in guide:
+            if (one.dim, one.size) == (other.dim, other.size) and one.name != other.name:
+                warnings.warn(
+                    f"Expected one name for the plate in dimension {one.dim} that all sites are in; got {one.name!r} "
+                    f"in the model and {other.name!r} in the guide, so the bound is one for all examples. "
+                    f"Try pyro.plate({one.name!r}, ...) in both.",
+                    UserWarning,
+                    stacklevel=2,
+                )
 
 
 def summed(log_prob: Tensor, kept: Plates, particles: int | None) -> Tensor:

@@ -1026,12 +1026,23 @@ BAD = {
     "negative beta": (lambda: elbo.beta_vae(beta=-1.0), "beta above 0; got -1.0"),
     "no beta": (lambda: elbo.beta_vae(beta=0.0), "beta above 0; got 0.0"),
     "negative weight": (lambda: elbo.RWS(5, wake_phi=-1.0, sleep_phi=2.0), "weights of at least 0"),
+    "one particle, rws": (lambda: elbo.RWS(1), r"a single particle teaches the guide nothing.*Try num_particles=5"),
+    "one particle, rws_dreg": (lambda: elbo.RWSDReG(1), "several particles, or a sleep phase"),
+    "one particle, vimco": (lambda: elbo.VIMCO(1), "at least 2"),
     "one particle, tvo": (lambda: elbo.TVO(1), "num_particles of at least 2; got 1"),
     "free bits elsewhere": (
         lambda: elbo.beta_vae(estimator="stl", free_bits=1.0),
         "arguments that estimator stl takes.*free_bits",
     ),
 }
+
+
+@pytest.mark.parametrize("kind", [elbo.RWS, elbo.RWSDReG])
+def test_one_particle_needs_a_sleep_phase(kind):
+    """φ's weight in the wake phase is the same for any particle: 1 for rws, mean gradient 0; 0 for rws_dreg."""
+    weights = kind(1, sleep_phi=1.0).weighting(Terms(*torch.randn(3, 1, 6, dtype=torch.float64)))
+    found = weights.score if kind is elbo.RWS else weights.path
+    assert torch.equal(found, torch.full_like(found, 1.0 if kind is elbo.RWS else 0.0))
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"], ids=repr)

@@ -23,7 +23,7 @@ from pyro.infer.tracetmc_elbo import TraceTMC_ELBO
 from torch import nn
 from torch.distributions import constraints
 
-from pyro_vae import Hook, InputError, fit
+from pyro_vae import Hook, InputError, elbo, fit
 from pyro_vae.base.random import generator, isolated_rng
 
 N, D, Z, Y = 24, 5, 2, 3
@@ -345,6 +345,24 @@ def test_another_order_is_another_estimator_for_resuming(changed):
         fitted(vae, changed, resume=half.state)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (Trace_ELBO(num_particles=2), elbo.SampledKL(2, vectorize_particles=False)),
+        (TraceGraph_ELBO(num_particles=2), elbo.SampledKL(2, vectorize_particles=False)),
+        (RenyiELBO(alpha=0.5, num_particles=3), elbo.Renyi(3, alpha=0.5, vectorize_particles=False)),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_the_kl_is_warmed_up_as_that_of_ours(theirs, ours):
+    """By a scale on the latents as by arithmetic on the terms: the same objectives and parameters on the same noise."""
+    (found, result), (expected, other) = (fitted(vae, estimator, kl_warmup=4.0) for estimator in (theirs, ours))
+    plain, _ = fitted(vae, ours)
+    assert result.history[0].kl_weight == other.history[0].kl_weight == pytest.approx(1 / 12)
+    assert result.history[0].objective == pytest.approx(other.history[0].objective, rel=1e-5)
+    assert max(difference(found, expected)) < 1e-5 < max(difference(plain, expected))
+
+
 def test_the_kl_of_an_enumerated_label_is_weighted():
     """Against the sum over the values, in float64: log p(x|y) + β (log p(y) − log q(y|x))."""
     x = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -368,9 +386,9 @@ def test_the_kl_of_an_enumerated_label_is_weighted():
             seen.append((info.kl_weight, info.objective))
 
     options = OPTIONS | {"batch_size": 6, "epochs": 3, "kl_warmup": 4.0, "learning_rate": 1e-30}
-    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    estimator = TraceEnum_ELBO(max_plate_nesting=1)
     with pyro.get_param_store().scope():
-        fit((model, config_enumerate(guide)), x[:, None], estimator=elbo, hooks=[Weights()], **options)
+        fit((model, config_enumerate(guide)), x[:, None], estimator=estimator, hooks=[Weights()], **options)
     log_q, log_p = (start * x[:, None]).log_softmax(-1), prior.log_softmax(-1)
     log_px = dist.Normal(torch.arange(3.0, dtype=torch.float64), 1.0).log_prob(x[:, None])
     expected = [(w, float((log_q.exp() * (log_px + w * (log_p - log_q))).sum() / 6)) for w in (0.25, 0.5, 0.75)]

@@ -198,7 +198,8 @@ def _check_pixels(pixels: Tensor) -> None:
         raise InputError("uint8 or floating pixels", f"{pixels.dtype}", hint)
     if pixels.dim() < 2:
         shape = tuple(pixels.shape)
-        raise InputError("images of shape (N, ...)", f"shape {shape}", "x.unsqueeze(0) for a single image")
+        hint = "x.unsqueeze(0) for a single image, or a mapping {'x': x} for one number an example"
+        raise InputError("images of shape (N, ...)", f"shape {shape}", hint)
     if pixels.numel() == 0:
         raise InputError("at least one image", f"shape {tuple(pixels.shape)}", "a set that is not empty")
 

@@ -365,3 +365,25 @@ def test_evaluation_takes_them_too():
 def test_other_estimators_take_the_tensors():
     for estimator in (IWAE(3), "dreg", "vimco", "trace_mean_field_elbo", pyro.infer.RenyiELBO(num_particles=2)):
         run(Conditional(), (x, y), estimator=estimator, epochs=1)
+
+
+def test_one_number_an_example_is_given_by_name():
+    """A tensor (N,) may be a single image without its dimension of examples; the message names the way out."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        weight = pyro.param("weight", torch.tensor(0.5))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(weight * x, 1.0))
+
+    x, options = torch.randn(20, generator=torch.Generator().manual_seed(0)), {"epochs": 1, "batch_size": 5}
+    with pyro.get_param_store().scope():
+        with pytest.raises(InputError, match=r"got shape \(20,\)\. Try .* or a mapping \{'x': x\} for one number"):
+            fit((model, guide), x, device="cpu", **options)
+        found = fit((model, guide), {"x": x}, validation={"x": x}, device="cpu", **options)
+    assert found.history[0].step == 4
+    assert found.history[0].bound < 0

@@ -32,8 +32,8 @@ def is_reported(epoch: int, epochs: int) -> bool:
 class ProgressHook(Hook):
     """A bar with rate, remaining time and the current objective, and a line per epoch.
 
-    Output that is not a terminal gets no bar and about ``LINES`` lines, however many epochs there are. A figure is
-    called ``bound`` where it bounds log p(x), and ``objective`` while the KL is down-weighted.
+    Output that is not a terminal gets no bar and about ``LINES`` lines, however many epochs there are. The figure of
+    training is the objective: whether it bounds log p(x) depends on estimator, KL weight and the program's scales.
     """
 
     def __init__(self, run: Run, data: DataSet, console: Console) -> None:
@@ -74,7 +74,6 @@ class ProgressHook(Hook):
     def stepped(self, loop: Loop, info: StepInfo) -> None:
         """Move the bar."""
         position = loop.position
-        word = "bound" if position.kl_weight == 1 else "objective"
         if self._bar is None:
             return
         self._bar.update(
@@ -82,21 +81,20 @@ class ProgressHook(Hook):
             completed=position.step,
             epoch=position.epoch + 1,
             rate=f"{position.step / position.seconds:.0f} steps/s",
-            figure=f"{word} {position.objective_sum / position.seen:.2f}",
+            figure=f"objective {position.objective_sum / position.seen:.2f}",
         )
 
     def epoch_ended(self, loop: Loop, record: EpochRecord) -> None:
         """Print a line, or none for most epochs of a long training that is not on a terminal."""
         if not (self._console.is_terminal or is_reported(record.epoch, loop.settings.epochs)):
             return
-        word = "bound" if record.kl_weight == 1 else "objective"
         held_out = ""
         if record.bound is not None and record.bound_standard_error is not None:
             held_out = f"   held-out bound {record.bound:.2f} ± {record.bound_standard_error:.2f}"
             if record.bounds:
                 held_out += f" ({min(record.bounds):.2f} to {max(record.bounds):.2f})"
         rate = record.step / record.seconds
-        line = f"epoch {record.epoch:>3}   {word} {record.objective:.2f}{held_out}   {rate:.0f} steps/s"
+        line = f"epoch {record.epoch:>3}   objective {record.objective:.2f}{held_out}   {rate:.0f} steps/s"
         self._console.print(line, highlight=False)
 
 

@@ -18,7 +18,7 @@ from pyro_vae.program.protocol import Program
 class StepInfo:
     """The figures of one step."""
 
-    objective: float  # nats per example; a bound only where kl_weight is 1
+    objective: float  # −loss/B: nats per example, times the program's scales; a bound only where kl_weight is 1
     kl_weight: float
     learning_rate: float
     grad_norm: float  # Euclidean, over all parameters, before clipping; the largest of the replicates

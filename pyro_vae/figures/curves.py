@@ -23,19 +23,19 @@ def plot_training_curves(path: Path, history: Sequence[EpochRecord]) -> Path:
     figure, axis = new_figure(640, 420)
     epochs = [record.epoch for record in history]
     whole = [record.objective if record.kl_weight == 1 else math.nan for record in history]
-    axis.plot(epochs, whole, marker=".", label="training, mean over the epoch")
+    axis.plot(epochs, whole, marker=".", label="training objective, mean over the epoch")
     if any(record.kl_weight != 1 for record in history):
         weighted = [record.objective if record.kl_weight != 1 else math.nan for record in history]
-        axis.plot(epochs, weighted, ":", label="training objective while the KL is down-weighted (no bound)")
+        axis.plot(epochs, weighted, ":", label="the same while the KL is down-weighted (no bound)")
     held_out = [(r.epoch, r.bound, r.bound_standard_error or 0.0) for r in history if r.bound is not None]
     if held_out:
         at, bound, error = (np.array(column) for column in zip(*held_out, strict=True))
-        (line,) = axis.plot(at, bound, marker=".", label="held out, ± 2 standard errors")
+        (line,) = axis.plot(at, bound, marker=".", label="held-out bound, ± 2 standard errors")
         axis.fill_between(at, bound - 2 * error, bound + 2 * error, color=line.get_color(), alpha=0.2)
         each = [r.bounds for r in history if r.bounds]
         if each:
             axis.plot(at, np.array(each), color=line.get_color(), linewidth=0.7, alpha=0.5)
-    axis.set(xlabel="epoch", ylabel="bound on log p(x), nats per example")
+    axis.set(xlabel="epoch", ylabel="nats per example")
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
     return save(figure, path)

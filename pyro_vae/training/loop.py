@@ -45,7 +45,7 @@ class EpochRecord:
 
     epoch: int
     step: int
-    objective: float  # mean over the epoch; a bound where kl_weight is 1
+    objective: float  # mean of −loss/B over the epoch, with the program's scales; a bound only where kl_weight is 1
     kl_weight: float  # the least of the epoch
     learning_rate: float
     seconds: float

@@ -217,9 +217,9 @@ def test_curves_separate_objectives_from_bounds(weights, tmp_path, monkeypatch):
     axis = figures[0].axes[0]
     lines = {line.get_label().split(",")[0].split(" while")[0]: line.get_ydata() for line in axis.lines}
     whole = [record.objective if record.kl_weight == 1 else np.nan for record in history]
-    np.testing.assert_array_equal(lines["training"], whole)
-    np.testing.assert_array_equal(lines["held out"], [-90.0, -90.0])
-    assert ("training objective" in lines) == (weights[0] != 1.0)
+    np.testing.assert_array_equal(lines["training objective"], whole)
+    np.testing.assert_array_equal(lines["held-out bound"], [-90.0, -90.0])
+    assert ("the same" in lines) == (weights[0] != 1.0)
     band = axis.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (-91.0, -89.0)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from pyro_vae.base.errors import InputError
 
+RUNS = "that runs on a batch, all but the batch in event dimensions by .to_event"
 FOUND = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # in a user's code
 
 
 @contextmanager
-def explained(what: str = "that runs on a batch, all but the batch in event dimensions by .to_event") -> Iterator[None]:
+def explained(what: str = RUNS) -> Iterator[None]:
     """Turn an error in the user's code into one line that says where it was raised; the cause stays chained."""
     try:
         yield

@@ -14,7 +14,7 @@ from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.random import isolated_rng
 from pyro_vae.program.contexts import own_store
-from pyro_vae.program.explain import explained
+from pyro_vae.program.explain import RUNS, explained
 from pyro_vae.program.particles import checked_nesting
 from pyro_vae.program.plates import plates_of, plates_of_examples, shared_plates
 from pyro_vae.program.protocol import Program, Trace
@@ -45,8 +45,10 @@ def check_program(program: Program, x: Batch, *, need: Need = "card", summed: bo
             sees, or one that Pyro sees but the program does not hold; plates that do not fit the need.
     """
     with trying(program, x.device), torch.no_grad():
-        for batch in (x, x[:-1]) if len(x) > 2 else (x,):
-            traces = _checked_run(program, batch, need, summed)
+        traces = _checked_run(program, x, need, summed)
+        if len(x) > 2:
+            sizes = f"that runs on batches of any size: {len(x)} examples do, {len(x) - 1} do not"
+            traces = _checked_run(program, x[:-1], need, summed, sizes)
         _check_parameters(program, *traces)
 
 
@@ -89,9 +91,9 @@ def trying(program: Program, device: torch.device) -> Iterator[None]:
         program.train(was_training)
 
 
-def _checked_run(program: Program, x: Batch, need: Need, summed: bool) -> tuple[Trace, Trace]:
+def _checked_run(program: Program, x: Batch, need: Need, summed: bool, what: str = RUNS) -> tuple[Trace, Trace]:
     """Trace the program once, and check all but its parameters."""
-    with explained():
+    with explained(what):
         guide_trace, model_trace = trace_program(program, x)
     check_latents(guide_trace, model_trace, summed=summed)
     if not any(site["is_observed"] for _, site in sample_sites(model_trace)):
@@ -106,7 +108,7 @@ def _checked_run(program: Program, x: Batch, need: Need, summed: bool) -> tuple[
         _check_sampled(guide_trace, model_trace)
     if need == "card":
         plates_of_examples(guide_trace, model_trace)
-    with explained():
+    with explained(what):
         guide_trace.compute_log_prob()
         model_trace.compute_log_prob()
     return guide_trace, model_trace

@@ -74,3 +74,23 @@ def test_grey_pixels_under_a_bernoulli_are_refused():
     images = torch.rand(8, 6, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InputError, match="binary pixels: a Bernoulli gives grey levels no probability"):
         fit(VAE((6,), 2, (4,), "bernoulli"), images, epochs=1, batch_size=4, device="cpu")
+
+
+@pytest.mark.parametrize("batch_size", [4, 12])
+def test_a_parameter_for_each_example_is_refused_by_its_size(batch_size):
+    """Also where one batch holds all: an epoch takes them in another order, and each would get another's parameter."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", lambda: torch.zeros(len(x), 3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    expected = "on batches of any size: 12 examples do, 11 do not; got .*Shape mismatch inside plate.*z"
+    with pyro.get_param_store().scope(), pytest.raises(InputError, match=expected) as caught:
+        fit((model, guide), X, epochs=1, batch_size=batch_size, device="cpu", estimator="sampled_kl")
+    assert "\n" not in str(caught.value)

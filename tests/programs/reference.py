@@ -14,14 +14,21 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero
 from pyro.infer.util import torch_backward
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 
 
-def run(users, held=None):
-    """Run guide and model once, some latents held; return their sample sites with log-densities and score parts."""
-    guide = poutine.trace(poutine.replay(users.guide, trace=held or poutine.Trace()))
-    guide = guide.get_trace(*users.args, **users.kwargs)
-    model = poutine.trace(poutine.replay(users.model, trace=guide)).get_trace(*users.args, **users.kwargs)
+def run(users, held):
+    """Run guide and model once; return their sample sites with log-densities and score parts.
+
+    Latents and plates take what ``held`` has, and plates leave there the examples that they draw: a mean over particles
+    is one of the same examples.
+    """
+    guide = poutine.trace(poutine.replay(users.guide, trace=held)).get_trace(*users.args, **users.kwargs)
+    given = guide.copy()
+    given.nodes.update({name: site for name, site in held.nodes.items() if name not in guide})
+    model = poutine.trace(poutine.replay(users.model, trace=given)).get_trace(*users.args, **users.kwargs)
+    drawn = {**model.nodes, **guide.nodes}
+    held.nodes.update({n: s for n, s in drawn.items() if s["type"] == "sample" and site_is_subsample(s)})
     guide, model = prune_subsample_sites(guide), prune_subsample_sites(model)
     guide.compute_score_parts()
     model.compute_log_prob()
@@ -93,11 +100,13 @@ class Witness:
 
     def particles(self, users):
         """Return log w and the sum of the score parts, (K, *kept), and the scale outside the bound."""
-        log_w, score, scale = zip(*(self.particle(users) for _ in range(self.num_particles)), strict=True)
+        subsamples = poutine.Trace()
+        found = (self.particle(users, subsamples) for _ in range(self.num_particles))
+        log_w, score, scale = zip(*found, strict=True)
         return torch.stack(log_w), torch.stack(score), scale[0]
 
-    def particle(self, users):
-        guide, model = run(users)
+    def particle(self, users, subsamples):
+        guide, model = run(users, subsamples)
         kept, scale = self.kept([*guide, *model]), shared_scale([*guide, *model])
         log_p = sum(summed(s["log_prob"], kept) for s in model)
         log_q = sum((summed(s["log_prob"], kept) for s in guide), torch.zeros(()))
@@ -146,7 +155,8 @@ class LocalWitness(Witness):
 
     def given_one_draw(self, users):
         """Return what global sites add, log w (K, *kept), the scores of both, and the scale of the local sites."""
-        first, held = run(users), poutine.Trace()
+        held = poutine.Trace()
+        first = run(users, held)
         runs = [first, *(run(users, held_of(first, held)) for _ in range(self.num_particles - 1))]
         local = [[[site for site in sites if in_data(site)] for sites in each] for each in runs]
         outside = [[site for site in sites if not in_data(site)] for sites in first]

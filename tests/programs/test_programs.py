@@ -5,6 +5,7 @@ import warnings
 import pyro
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO
 
 from programs.reference import LocalWitness, Witness, assert_same_means, sampled
@@ -97,14 +98,26 @@ class BySize(Witness):
 class Tempered(Witness):
     """A plate's scale is inside the logarithm."""
 
-    def particle(self, users):
-        log_w, score, scale = super().particle(users)
+    def particle(self, users, subsamples):
+        log_w, score, scale = super().particle(users, subsamples)
         return log_w * scale, score, 1.0
+
+
+class OwnSubsample(Witness):
+    """Each particle takes examples of its own, so that a weight is one among those of other examples."""
+
+    def particle(self, users, subsamples):
+        return super().particle(users, poutine.Trace())
 
 
 @pytest.mark.parametrize(
     ("planted", "name"),
-    [*((NoScore, name) for name in SCORED), (BySize, "components as examples"), (Tempered, "subsampled plate")],
+    [
+        *((NoScore, name) for name in SCORED),
+        (BySize, "components as examples"),
+        (Tempered, "subsampled plate"),
+        (OwnSubsample, "subsampled plate"),
+    ],
 )
 def test_planted_errors_are_found(planted, name):
     with CASES[name].running() as users:

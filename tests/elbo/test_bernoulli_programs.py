@@ -419,7 +419,9 @@ def test_what_has_no_gradient_is_refused_in_one_line(what, name):
         ),
         (lambda: gradients(elbo.Rebar(strategies={"e": "score"}), coin(6), data()), "latents of the guide, d; got 'e'"),
         (lambda: gradients(elbo.DisARM(3), coin(6), data()), r"a multiple of 2 .*got 3. Try num_particles=2"),
-        (lambda: gradients(elbo.ByAutograd(elbo.Concrete(2)), coin(6), data()), r"Bernoulli or reparameterized"),
+        (lambda: gradients(elbo.ByAutograd(elbo.Concrete(2)), coin(6), data()), r"independent particles"),
+        (lambda: gradients(elbo.ByAutograd(elbo.DisARM(2)), coin(6), data()), r"independent particles"),
+        (lambda: gradients(elbo.ByAutograd(elbo.Rebar(2)), coin(6), data()), r"independent particles"),
     ],
 )
 def test_arguments_that_are_refused(estimator, match):

@@ -1093,7 +1093,7 @@ def test_whether_a_kl_may_be_weighted_is_not_inherited():
 
 
 def test_exactly_these_may_weight_their_kl():
-    weightable = {"sampled_kl", "analytic_kl", "stl", "iwae", "miwae", "ciwae", "renyi"}
+    weightable = {"sampled_kl", "analytic_kl", "stl", "iwae", "miwae", "local_iwae", "ciwae", "renyi"}
     assert {name for name, estimator in OURS.items() if estimator.kl_weightable} == weightable
 
 

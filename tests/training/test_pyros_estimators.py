@@ -64,6 +64,23 @@ def vae():
     return model, guide
 
 
+def left_out():
+    """A label that the model enumerates and the guide leaves out."""
+    model, _ = enumerated_label()
+    style = nn.Linear(D, 2 * Z)
+
+    def guide(x):
+        pyro.module("style", style)
+        with pyro.plate("data", len(x), dim=-1):
+            loc, log_scale = style(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    def enumerating(x):
+        return pyro.infer.config_enumerate(model)(x)
+
+    return enumerating, guide
+
+
 def enumerated_label():
     """A label that the guide enumerates, and a style that depends on it."""
     label, style, decoder = nn.Linear(D, Y), nn.Linear(D + Y, 2 * Z), nn.Linear(Z + Y, D)
@@ -324,7 +341,12 @@ def test_engine_auto_says_why_it_does_not_compile():
         (mixture, TraceEnum_ELBO(max_plate_nesting=1), {"kl_warmup": 1.0}, r"share a common poutine.scale"),
         (mixture, Trace_ELBO(), {}, r"the same latent sites.*which"),
         (mixture, TraceEnum_ELBO(max_plate_nesting=1), {"validation": X}, r"plate of the \d+ examples.*weights"),
-        (enumerated_label, TraceEnum_ELBO(max_plate_nesting=1), {"validation": X}, r"sampled sites.*'y' with infer"),
+        (
+            left_out,
+            TraceEnum_ELBO(max_plate_nesting=1),
+            {"validation": X},
+            r"latents that the guide samples.*'y', which",
+        ),
         (vae, TraceEnum_ELBO(max_plate_nesting=0), {}, r"a program that TraceEnum_ELBO takes"),
     ],
 )

@@ -114,7 +114,8 @@ def test_plates_of_two_names_are_one_bound_too():
                 pyro.sample("z", dist.Normal(x / NOISE**2 / local, self.wider * local**-0.5))
 
     x = examples()
-    card = evaluate(Local(), {"x": x}, **LITTLE)
+    with pytest.warns(UserWarning, match="one name for the plate in dimension -1"):
+        card = evaluate(Local(), {"x": x}, **LITTLE)
     truth = dist.Normal(torch.zeros(()).double(), (1 + NOISE**2) ** 0.5).log_prob(x).sum().item()
     assert card["joint_log_evidence"].value == pytest.approx(truth, rel=1e-10)
 

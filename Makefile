@@ -1,6 +1,8 @@
 # Everything runs in ./.venv, made on first use; PYTHON chooses the interpreter (3.11 or newer).
 PYTHON ?= python3
 VENV ?= .venv
+# The tests run in so many processes, of one thread each.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: help demo test lint format types unit test-long test-cuda docs clean
@@ -41,7 +43,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 docs: $(VENV)/.test
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

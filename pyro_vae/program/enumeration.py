@@ -110,7 +110,9 @@ def _records(wide: Ran, index: Mapping[int, int], nesting: int, plain: Ran) -> d
         for name, site in sample_sites(trace):
             if not site["is_observed"]:
                 value = _selected(site["value"], index, len(site["fn"].event_shape), nesting)
-                records[name] = {**site, "value": value.expand(alone[name]["value"].shape)}
+                shape = alone[name]["value"].shape  # of a shared latent it has fewer dimensions than the plates
+                extra = max(value.dim() - len(shape), 0)
+                records[name] = {**site, "value": value.reshape(value.shape[extra:]).expand(shape)}
     return records
 
 

@@ -268,3 +268,108 @@ def test_a_draw_keeps_its_number_of_examples():
     assert torch.allclose(draw.probability.reshape(-1, 4).sum(0), torch.ones(4))
     with own_store(as_program((program.model, program.guide), program.x)):
         assert elbo.IWAE(2).bound(as_program((program.model, program.guide), program.x), program.x).value.shape == (4,)
+
+
+# ---- programs of other shapes, against Pyro's own sum
+
+
+class Shape:
+    """A program with parameters a and θ: ``sites(mode)`` is guide and model in one."""
+
+    def __init__(self, sites, infer):
+        self.sites, self.infer = sites, infer
+        self.a, self.theta = (torch.tensor(v).requires_grad_() for v in (0.7, -0.4))
+
+    def model(self, x):
+        self.sites(self, x, True)
+
+    def guide(self, x):
+        self.sites(self, x, False)
+
+    def coin(self, x, model, name="d"):
+        if model:
+            return pyro.sample(name, dist.Bernoulli(torch.sigmoid(self.theta)))
+        return pyro.sample(name, dist.Bernoulli(logits=self.a * x), infer=self.infer)
+
+    def step(self, estimator):
+        loss = estimator.differentiable_loss(self.model, self.guide, X)
+        return [loss.detach(), *torch.autograd.grad(loss, (self.a, self.theta))]
+
+
+X = torch.linspace(-1.0, 1.5, 6, dtype=torch.float64)
+
+
+def data_plate_of_two_dimensions(program, x, model):
+    with pyro.plate("data", 6, dim=-2):
+        d = program.coin(x[:, None], model)
+        if model:
+            with pyro.plate("pixels", 3, dim=-1):
+                pyro.sample("x", dist.Normal(2 * d, 1.0), obs=x[:, None] + torch.arange(3.0))
+
+
+def shared_by_all(program, x, model):
+    prior, logits = torch.tensor([0.2, 0.3, 0.5]), torch.stack([program.a, -program.a, 2 * program.a])
+    d = pyro.sample("d", dist.Categorical(prior)) if model else None
+    if not model:
+        pyro.sample("d", dist.Categorical(logits=logits), infer=program.infer)
+    else:
+        with pyro.plate("data", 6):
+            pyro.sample("x", dist.Normal(d * program.theta, 1.0), obs=x)
+
+
+def masked(program, x, model):
+    with pyro.plate("data", 6), pyro.poutine.mask(mask=torch.tensor([True, False, True, True, False, True])):
+        d = program.coin(x, model)
+        if model:
+            pyro.sample("x", dist.Normal(2 * d, 1.0), obs=x)
+
+
+def subsampled(program, x, model):
+    with pyro.plate("data", 12, subsample=torch.arange(6)):
+        d = program.coin(x, model)
+        if model:
+            pyro.sample("x", dist.Normal(2 * d, 1.0), obs=x)
+
+
+def chain(program, x, model):
+    """Dimensions of a Markov chain, which Pyro uses again, are not."""
+    with pyro.plate("data", 6):
+        d = torch.zeros(6)
+        for t in pyro.markov(range(3)):
+            d = program.coin(x + d if not model else x, model, f"d{t}")
+            if model:
+                pyro.sample(f"x{t}", dist.Normal(d * program.theta, 1.0), obs=x + t)
+
+
+def with_factors(program, x, model):
+    with pyro.plate("data", 6):
+        d = program.coin(x, model)
+        if model:
+            pyro.factor("more", -d * program.theta)
+            pyro.sample("x", dist.Normal(2 * d, 1.0), obs=x)
+        else:
+            pyro.factor("own", 0.3 * d * program.a, has_rsample=True)
+
+
+SHAPES = [data_plate_of_two_dimensions, shared_by_all, masked, subsampled, chain, with_factors]
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("sites", SHAPES, ids=lambda sites: sites.__name__)
+def test_programs_of_other_shapes_are_summed_as_pyro_sums_them(sites, vectorize):
+    stock = TraceEnum_ELBO(max_plate_nesting=2, strict_enumeration_warning=False)
+    expected = Shape(sites, PARALLEL).step(stock)
+    for estimator in (elbo.SampledKL(1), elbo.STL(1), elbo.SampledKL(2, vectorize_particles=vectorize)):
+        assert_equal(Shape(sites, PARALLEL).step(estimator), expected)
+
+
+@pytest.mark.parametrize("sites", [s for s in SHAPES if s is not with_factors], ids=lambda sites: sites.__name__)
+def test_the_measure_valued_gradient_of_the_guide_has_the_same_mean(sites):
+    """On every draw where there is one variable; of a chain on average over 400."""
+    exact = Shape(sites, PARALLEL).step(elbo.SampledKL(1))[1]
+    program = Shape(sites, {"gradient": "measure_valued"})
+    if sites is chain:
+        found = torch.stack([program.step(elbo.SampledKL(1))[1] for _ in range(400)])
+        assert abs(found.mean() - exact) < 5 * found.std() / 20
+    else:
+        assert_equal([program.step(elbo.SampledKL(1))[1]], [exact])

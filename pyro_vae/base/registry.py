@@ -1,6 +1,7 @@
 """Specifications: values written as text. ``dreg:num_particles=5`` names a row of a table and its arguments."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import TypeVar
@@ -11,9 +12,11 @@ from pyro_vae.base.errors import InputError, lookup
 
 T = TypeVar("T")
 
+COMMA = re.compile(r",(?![^{]*\})")  # outside a mapping, {y: enumerate, z: score}
+
 
 def from_spec(table: Mapping[str, Callable[..., T]], text: str, what: str, **given: object) -> T:
-    """Build the value that ``name:key=value,key=value`` specifies; arguments are YAML scalars.
+    """Build the value that ``name:key=value,key=value`` specifies; arguments are YAML scalars, or mappings of them.
 
     Args:
         table: name -> constructor.
@@ -78,9 +81,11 @@ def split_specs(text: str) -> list[str]:
     Example:
         >>> split_specs("stl,ciwae:num_particles=5,beta=0.1,dreg")
         ['stl', 'ciwae:num_particles=5,beta=0.1', 'dreg']
+        >>> split_specs("iwae:num_particles=2,strategies={y: enumerate, z: score},stl")
+        ['iwae:num_particles=2,strategies={y: enumerate, z: score}', 'stl']
     """
     parts: list[str] = []
-    for part in (part.strip() for part in text.split(",")):
+    for part in (part.strip() for part in COMMA.split(text)):
         if parts and "=" in part and ":" not in part.partition("=")[0]:
             parts[-1] += f",{part}"
         else:
@@ -90,7 +95,7 @@ def split_specs(text: str) -> list[str]:
 
 def _arguments(rest: str, text: str) -> dict[str, object]:
     arguments: dict[str, object] = {}
-    for part in filter(None, rest.split(",")):
+    for part in filter(None, COMMA.split(rest)):
         key, equals, value = part.partition("=")
         if not (equals and key.strip() and value.strip()):
             raise InputError("name:key=value,key=value", repr(text), "a text such as 'adam:eps=1e-4'")

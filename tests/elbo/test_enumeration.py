@@ -13,6 +13,7 @@ from torch import nn
 
 from pyro_vae import InputError, elbo
 from pyro_vae.elbo import draw_terms
+from pyro_vae.elbo.catalogue import as_estimator
 from pyro_vae.elbo.draw import Draw
 from pyro_vae.elbo.values import Values
 from pyro_vae.program import as_program, own_store
@@ -144,6 +145,9 @@ def test_strategies_by_name_are_those_of_the_sites():
     weighted = elbo.Weighted(elbo.SampledKL(1, strategies=by_name), beta=0.5)
     assert_equal(plain.step(weighted), marked.step(elbo.Weighted(elbo.SampledKL(1), beta=0.5)))
     assert repr(elbo.IWAE(2, strategies={"c": "score"})) == "IWAE(strategies={'c': 'score'}, num_particles=2)"
+    assert as_estimator("iwae:strategies={c: enumerate, e: enumerate},num_particles=2") == elbo.IWAE(
+        2, strategies=by_name
+    )
     with pytest.raises(InputError, match=r"strategies for latents of the guide, c, e; got 'd'"):
         plain.step(elbo.IWAE(2, strategies={"d": "score"}))
 

@@ -4,6 +4,7 @@ A messenger here stands around guide and model in every run of one draw. The par
 runs one by one; both are told apart by their numbers.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TypeAlias, cast
 
@@ -64,7 +65,7 @@ def _count(model: PyroFunction, guide: PyroFunction, args: tuple[object, ...], k
     return sum(not site["is_observed"] and bernoulli_of(site["fn"]) is not None for _, site in sample_sites(trace))
 
 
-class Coupled(Messenger):
+class Coupled(Messenger, ABC):
     """Samples the Bernoulli latents of a guide for particles that share noise; the abstract base of those below.
 
     Particles come in groups, each with a :meth:`leader`. :meth:`shared` gives every particle the tensor of its leader:
@@ -96,9 +97,9 @@ class Coupled(Messenger):
         """Return the number of the particle that a particle shares noise with."""
         return particle
 
+    @abstractmethod
     def sampled(self, msg: SampleMessage, logits: Tensor) -> Tensor:
         """Return the value of a Bernoulli latent of the guide; may replace its distribution."""
-        raise NotImplementedError
 
     def shares(self, particle: Numbers) -> Flag | None:
         """Return whether a particle takes another latent's value, at this point of the guide, from its leader."""

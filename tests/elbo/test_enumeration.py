@@ -377,3 +377,22 @@ def test_the_measure_valued_gradient_of_the_guide_has_the_same_mean(sites):
         assert abs(found.mean() - exact) < 5 * found.std() / 20
     else:
         assert_equal([program.step(elbo.SampledKL(1))[1]], [exact])
+
+
+def test_examples_compared_with_each_other_are_refused():
+    """With all examples at one value the trial of enumeration sees nothing: their dependence is a trial of its own."""
+
+    def latent(x):
+        return pyro.sample("z", dist.Bernoulli(0.4 * torch.ones_like(x)), infer=PARALLEL)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            latent(x)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = latent(x)
+            pyro.sample("x", dist.Normal(z - z.mean(-1, keepdim=True), 1.0), obs=x)
+
+    with pytest.raises(InputError, match=r"independent given their latents, for a sum over each example's own values"):
+        elbo.SampledKL().loss(model, guide, torch.randn(5))

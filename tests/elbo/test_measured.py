@@ -213,3 +213,35 @@ def test_engine_compiled_refuses():
 
     with pytest.raises(InputError, match=r"a step that is run as it is.*engine=\"svi\""):
         fit(Program(), torch.randn(8, 2), estimator="sampled_kl", engine="compiled", epochs=1, batch_size=4)
+
+
+def test_examples_that_depend_on_each_other_are_refused():
+    norm = nn.BatchNorm1d(1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(norm(z.reshape(-1, 1)).reshape(z.shape), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0), infer=MEASURED)
+
+    with pytest.raises(InputError, match=r"independent given their latents, for a measure-valued site"):
+        elbo.SampledKL().differentiable_loss(model, guide, torch.randn(5))
+
+
+def test_an_enumerated_site_beside_is_refused():
+    def sites(x, z, d):
+        with pyro.plate("data", len(x)):
+            pyro.sample("d", dist.Bernoulli(0.5 * torch.ones(len(x))), infer=d)
+            pyro.sample("z", dist.Normal(x, 1.0), infer=z)
+
+    def model(x):
+        sites(x, {}, {})
+
+    def guide(x):
+        sites(x, MEASURED, {"gradient": "enumerate"})
+
+    with pytest.raises(InputError, match=r"measure-valued or enumerated sites, not both; got 'z' beside d"):
+        elbo.SampledKL().differentiable_loss(model, guide, torch.randn(5))

@@ -142,9 +142,11 @@ ROWS = {  # file of a battery -> what is added to it, as (before, after)
         ),
         ("    special = {", '    special = {"vr_max": log_w.max(0), '),
     ],
-    "models/test_families.py": [
+    "models/test_likelihoods.py": [
         ("LIKELIHOOD_ROWS = {\n", 'LIKELIHOOD_ROWS = {\n    "logistic": LIKELIHOODS["logistic"](),\n'),
-        ("PRIOR_ROWS = {\n", 'PRIOR_ROWS = {\n    "wide": mine.WidePrior,\n'),
+    ],
+    "models/test_priors.py": [("PRIOR_ROWS = {\n", 'PRIOR_ROWS = {\n    "wide": mine.WidePrior,\n')],
+    "models/test_posteriors.py": [
         ("POSTERIOR_ROWS = {\n", 'POSTERIOR_ROWS = {\n    "laplace_q": mine.LaplacePosterior(),\n'),
     ],
 }
@@ -186,7 +188,7 @@ def package(folder, text=MINE):
 
 
 def run(folder, *words):
-    path = os.pathsep.join(map(str, [folder, ROOT, TESTS]))
+    path = os.pathsep.join(map(str, [folder, ROOT, TESTS, TESTS / "models"]))
     return subprocess.run(
         [sys.executable, *words],
         cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=600,

@@ -65,8 +65,8 @@ def test_the_hand_written_elbo_is_an_independent_witness():
 
 PLANTED = {
     "upward": (
-        {"models/networks.py": "from pyro_vae.training.fit import fit"},
-        "models.networks imports training.fit, a floor above",
+        {"models/vae.py": "from pyro_vae.training.fit import fit"},
+        "models.vae imports training.fit, a floor above",
     ),
     "upward inside a function": (
         {"models/vae.py": "def f():\n    import pyro_vae.cli.main"},

@@ -12,7 +12,7 @@ from pyro_vae.base.errors import InputError, lookup
 
 T = TypeVar("T")
 
-COMMA = re.compile(r",(?![^{]*\})")  # outside a mapping, {y: enumerate, z: score}
+COMMA = re.compile(r",(?![^{]*\})(?![^[]*\])")  # outside a mapping, {y: enumerate, z: score}, and a list, [400, 200]
 
 
 def from_spec(table: Mapping[str, Callable[..., T]], text: str, what: str, **given: object) -> T:
@@ -49,6 +49,46 @@ def from_spec(table: Mapping[str, Callable[..., T]], text: str, what: str, **giv
         raise
     except (TypeError, ValueError) as error:
         raise InputError(f"arguments that {what} {name} takes", f"{text!r}: {error}", f"{name} alone") from None
+
+
+def built(
+    table: Mapping[str, Callable[..., T]],
+    what: str | T,
+    noun: str,
+    given: Mapping[str, object],
+    defaults: Mapping[str, object] | None = None,
+) -> T:
+    """Return a value unchanged, and build the one that a text specifies.
+
+    Args:
+        table: name -> constructor.
+        what: the value, or its specification.
+        noun: what it is, for error messages.
+        given: arguments that the text must not repeat; each is passed if the constructor takes it.
+        defaults: likewise, which the text may replace.
+
+    Raises:
+        InputError: as :func:`from_spec`.
+
+    Example:
+        >>> built({"point": complex}, "point:imag=2", "number", {"real": 1, "colour": "red"})
+        (1+2j)
+    """
+    if not isinstance(what, str):
+        return what
+    given = {name: value for name, value in given.items() if takes(table, what, name)}
+    text = what.partition(":")[2]
+    for name, value in (defaults or {}).items():
+        if takes(table, what, name) and not re.search(rf"(^|,)\s*{name}\s*=", text):
+            given[name] = value
+    return from_spec(table, what, noun, **given)
+
+
+def takes(table: Mapping[str, Callable[..., object]], what: object, argument: str) -> bool:
+    """Whether the constructor that a text names has an argument of that name; False for an unknown name or a value."""
+    if not isinstance(what, str) or what.partition(":")[0].strip() not in table:
+        return False
+    return argument in inspect.signature(table[what.partition(":")[0].strip()]).parameters
 
 
 def to_spec(table: Mapping[str, Callable[..., object]], value: object) -> str:

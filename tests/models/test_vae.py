@@ -97,7 +97,7 @@ def test_parts_can_be_given():
         def forward(self):
             return pyro.distributions.Normal(torch.ones(2), torch.ones(2)).to_event(1)
 
-    decoder = MLP((2,), (), (3,))
+    decoder = MLP((2,), (3,), hidden=())
     vae = VAE((3,), latent_dim=2, prior=Prior(), decoder=decoder)
     assert vae.decoder is decoder
     with own_store(vae):
@@ -108,7 +108,7 @@ def test_parts_can_be_given():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_mlp_maps_each_row_alone(activation):
     """Broadcasting over leading dimensions equals mapping every row by itself."""
-    net = MLP((2, 3), (5,), (4,), heads=2, activation=activation).double()
+    net = MLP((2, 3), (4,), heads=2, hidden=(5,), activation=activation).double()
     x = torch.randn(3, 6, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     alone = torch.stack([torch.stack([net(x[k, b]) for b in range(6)]) for k in range(3)])
     assert net(x).shape == (3, 6, 2, 4)

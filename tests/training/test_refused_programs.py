@@ -13,7 +13,7 @@ from toys import (
 
 from pyro_vae import VAE, InputError, fit
 from pyro_vae.elbo import analytic
-from pyro_vae.models.priors import StandardNormal
+from pyro_vae.models import StandardNormal
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
 

@@ -57,8 +57,8 @@ class DiscreteLatents(nn.Module):
         self.bits, self.classes = bits, classes
         with isolated_rng(torch.device("cpu"), seed):
             self.prior = DiscretePrior(bits, classes)
-            self.decoder = MLP((bits + classes,), (hidden,), (data_dim,), activation="tanh")
-            self.encoder = MLP((data_dim,), (hidden,), (bits + classes,), activation="tanh")
+            self.decoder = MLP((bits + classes,), (data_dim,), hidden=(hidden,), activation="tanh")
+            self.encoder = MLP((data_dim,), (bits + classes,), hidden=(hidden,), activation="tanh")
         with torch.no_grad():
             for parameter in self.decoder.parameters():
                 parameter.mul_(gain)

@@ -57,16 +57,12 @@ class Size:
     def build(self, device: torch.device, seed: int = 0) -> VAE:
         """Return the program, with its parameters initialised from the seed."""
         with isolated_rng(device, seed):
-            encoder = ConvolutionalEncoder(self.hidden, self.latent_dim) if self.convolutional else None
-            decoder = ConvolutionalDecoder(self.hidden, self.latent_dim) if self.convolutional else None
-            vae = VAE(
-                self.event_shape,
-                self.latent_dim,
-                self.hidden,
-                activation=self.activation,
-                encoder=encoder,
-                decoder=decoder,
-            )
+            if self.convolutional:
+                encoder = ConvolutionalEncoder(self.hidden, self.latent_dim)
+                decoder = ConvolutionalDecoder(self.hidden, self.latent_dim)
+                vae = VAE(self.event_shape, self.latent_dim, encoder=encoder, decoder=decoder)
+            else:
+                vae = VAE(self.event_shape, self.latent_dim, self.hidden, activation=self.activation)
         return vae.to(device)
 
     def images(self, count: int, device: torch.device, seed: int = 0) -> Tensor:

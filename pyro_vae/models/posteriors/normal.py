@@ -1,17 +1,9 @@
-"""Variational families q(z|x): maps from the heads of an encoder to the distribution of a latent vector."""
+"""Normal variational families."""
 
 from pyro import distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-
-class Posterior(nn.Module):
-    """The interface of a variational family: ``heads``, and a call on that many tensors (..., Z)."""
-
-    heads: int
-
-    def forward(self, *heads: Tensor) -> dist.TorchDistribution:
-        """Return q(z|x); batch shape (...), event shape (Z,)."""
-        raise TypeError(f"{type(self).__name__} does not define its distribution")
+from pyro_vae.models.posteriors.posterior import Posterior
 
 
 class DiagonalNormal(Posterior):

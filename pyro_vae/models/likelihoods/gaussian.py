@@ -1,9 +1,4 @@
-r"""Likelihoods p(x|z): maps from the heads of a decoder to a distribution of each pixel.
-
-A likelihood defines its number of heads and maps them to a distribution of batch shape ``(..., *event_shape)``;
-:class:`pyro_vae.VAE` applies ``.to_event``. Densities are normalised: no constant is dropped. A new family is one
-class with one method, one row in :data:`LIKELIHOODS` and one row in the table of tests.
-"""
+"""Gaussian likelihoods of real-valued pixels."""
 
 import math
 from collections.abc import Callable
@@ -11,45 +6,14 @@ from typing import Literal
 
 import torch
 from pyro import distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.base.errors import InputError, lookup
 from pyro_vae.base.statistics import bounded_below
+from pyro_vae.models.likelihoods.likelihood import Likelihood
 
 MeanLink = Literal["identity", "sigmoid"]
 LINKS: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda mean: mean, "sigmoid": torch.sigmoid}
-
-
-class Likelihood(nn.Module):
-    """The interface of a likelihood: ``heads``, and a call on that many tensors of one shape."""
-
-    heads: int
-
-    def forward(self, *heads: Tensor) -> dist.TorchDistribution:
-        """Return the distribution of each pixel; batch shape (..., *event_shape)."""
-        raise TypeError(f"{type(self).__name__} does not define its distribution")
-
-
-class Bernoulli(Likelihood):
-    r"""Binary pixels: :math:`\log p(x|z) = \sum_d x_d \log \sigma(l_d) + (1 - x_d) \log \sigma(-l_d)`.
-
-    The head is the logits l, real numbers. Grey levels have no probability under it: binarize them, or use a
-    Gaussian.
-
-    Example:
-        >>> import torch
-        >>> from pyro_vae.models import Bernoulli
-        >>> Bernoulli()(torch.zeros(3, 8, 8)).mean[0, 0, 0]
-        tensor(0.5000)
-    """
-
-    heads = 1
-
-    def forward(self, *heads: Tensor) -> dist.TorchDistribution:
-        """Return Bernoulli(logits)."""
-        (logits,) = heads
-        bernoulli: dist.TorchDistribution = dist.Bernoulli(logits=logits)
-        return bernoulli
 
 
 class Gaussian(Likelihood):
@@ -70,16 +34,17 @@ class Gaussian(Likelihood):
     """
 
     heads = 1
+    scale: Tensor
 
     def __init__(self, scale: float = 0.1, mean_link: MeanLink = "identity") -> None:
         super().__init__()
-        self.scale = _positive("scale", scale)
+        self.register_buffer("scale", torch.tensor(_positive("scale", scale), dtype=torch.float64), persistent=False)
         self.link = lookup(LINKS, mean_link, "mean_link")
 
     def forward(self, *heads: Tensor) -> dist.TorchDistribution:
         """Return Normal(link(head), scale)."""
         (mean,) = heads
-        normal: dist.TorchDistribution = dist.Normal(self.link(mean), self.scale)
+        normal: dist.TorchDistribution = dist.Normal(self.link(mean), self.scale.to(mean))
         return normal
 
 
@@ -123,10 +88,3 @@ def _positive(name: str, value: float) -> float:
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"a finite {name} above 0", repr(value), f"{name}=0.1")
     return float(value)
-
-
-LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
-    "bernoulli": Bernoulli,
-    "gaussian": Gaussian,
-    "learned_gaussian": LearnedGaussian,
-}

@@ -1,0 +1,122 @@
+"""Every part of every table in a VAE: all estimators, both engines, particles one by one, save, load, resume.
+
+The batteries of the families look at densities; this one looks at training. Data are drawn from the program itself.
+"""
+
+import copy
+
+import pytest
+import torch
+from checks import assert_close
+
+from pyro_vae import VAE, InputError, fit
+from pyro_vae.elbo.catalogue import ESTIMATORS
+from pyro_vae.elbo.draw import draw_terms
+from pyro_vae.elbo.pathwise import SampledKL
+from pyro_vae.engines.compiled.engine import CompiledEngine
+from pyro_vae.engines.svi import SVIEngine
+from pyro_vae.models.catalogue import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
+from pyro_vae.program.contexts import own_store
+from pyro_vae.program.predictive import sample_prior
+from pyro_vae.program.validation import check_particles, check_program
+
+B = 6
+SHAPE, Z = (3, 4), 2
+SMALL = {  # where the defaults are of a real size
+}  # fmt: skip
+PARTS = {
+    **{f"likelihood {name}": {"likelihood": SMALL.get(name, name)} for name in LIKELIHOODS},
+    **{f"prior {name}": {"prior": SMALL.get(name, name)} for name in PRIORS},
+    **{f"posterior {name}": {"posterior": SMALL.get(name, name)} for name in POSTERIORS},
+    **{f"network {name}": {"encoder": SMALL.get(name, name), "decoder": SMALL.get(name, name)} for name in NETWORKS},
+}
+# Estimators that a plain VAE is refused by, and what more each part is refused by.
+REFUSED = {}
+
+
+def make(parts, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return VAE(SHAPE, Z, **parts).double()
+
+
+def data(vae, count=B):
+    """Draw data from the program itself: they are in the support of its likelihood."""
+    with torch.random.fork_rng(), torch.no_grad(), own_store(vae):
+        torch.manual_seed(1)
+        return vae.decode(vae.p_z().sample((count,))).sample()
+
+
+@pytest.mark.parametrize("name", PARTS)
+class TestPart:
+    def test_is_a_program_that_broadcasts(self, name):
+        vae = make(PARTS[name])
+        x = data(vae)
+        check_program(vae, x)
+        check_particles(vae, x)
+
+    @pytest.mark.parametrize("estimator", ESTIMATORS)
+    def test_every_estimator_trains_it_or_says_why_not(self, name, estimator):
+        vae = make(PARTS[name])
+        x, refused = data(vae), estimator in REFUSED.get(name, ())
+        try:
+            with own_store(vae), torch.random.fork_rng():
+                torch.manual_seed(2)
+                loss = ESTIMATORS[estimator](num_particles=2).loss_and_grads(vae.model, vae.guide, x)
+        except InputError as error:
+            assert refused, error
+            assert "\n" not in str(error)
+            return
+        assert not refused
+        assert loss == loss
+        assert abs(loss) < float("inf")
+        unused = [n for n, p in vae.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        assert unused == []
+
+    def test_both_engines_take_the_same_steps(self, name):
+        before = make(PARTS[name])
+        x, found = data(before), []
+        for kind in (SVIEngine, CompiledEngine):
+            vae = copy.deepcopy(before)
+            more = {"inductor": False} if kind is CompiledEngine else {}
+            with kind(vae, SampledKL(2), "sgd", None, kl_weighted=False, **more) as engine, torch.random.fork_rng():
+                torch.manual_seed(5)
+                infos = [engine.step(x[:size], 1e-3, 1.0) for size in (B, B - 2, B)]
+            found.append((infos, vae.state_dict()))
+        (ours, state), (theirs, reference) = found
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine.objective == pytest.approx(other.objective, rel=1e-10)
+            assert mine.grad_norm == pytest.approx(other.grad_norm, rel=1e-10)
+        for tensor, expected in zip(state.values(), reference.values(), strict=True):
+            assert_close(tensor, expected)
+        assert any(not torch.equal(reference[n], t) for n, t in before.state_dict().items())
+
+    def test_training_that_stops_and_resumes_is_bit_identical(self, name):
+        x = data(make(PARTS[name]), 20)
+        settings = {"batch_size": 8, "device": "cpu", "engine": "svi", "validation": x[:10]}
+        whole, cut = make(PARTS[name]), make(PARTS[name])
+        fit(whole, x, epochs=2, **settings)
+        first = fit(cut, x, epochs=2, max_steps=4, **settings)
+        resumed = make(PARTS[name], seed=9)  # its parameters come from the state
+        fit(resumed, x, epochs=2, resume=first.state, **settings)
+        for (one, mine), theirs in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+            assert torch.equal(mine, theirs), one
+
+    def test_a_loaded_program_has_the_same_terms(self, name):
+        saved, loaded = make(PARTS[name]), make(PARTS[name], seed=9)
+        x = data(saved)
+        loaded.load_state_dict(saved.state_dict())
+        found = []
+        for vae in (saved.eval(), loaded.eval()):
+            with own_store(vae), torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(3)
+                found.append(draw_terms(vae, x, 3))
+        for mine, theirs in zip(vars(found[0]).values(), vars(found[1]).values(), strict=True):
+            if isinstance(mine, torch.Tensor):
+                assert torch.equal(mine, theirs)
+
+    def test_samples_and_their_means_have_the_shape_of_the_data(self, name):
+        vae = make(PARTS[name]).eval()
+        drawn = sample_prior(vae, data(vae, 4))
+        assert drawn.mean.shape == (4, *SHAPE)
+        assert drawn.mean.isfinite().all()

@@ -15,11 +15,18 @@ Entropies of densities are differential: they depend on the unit of x and may be
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 
 from pyro_vae.base.errors import InputError, lookup
 from pyro_vae.base.random import isolated_rng
@@ -98,7 +105,8 @@ def cross_entropy(
 ) -> Information:
     r"""Return the cross-entropy :math:`H(p, q) = -E_p \log q`; arguments as for :func:`entropy`.
 
-    It is exact where torch has both the entropy of p and the divergence from q. Batch shapes are broadcast.
+    It is exact where torch has the entropy of p, and the divergence from q is known (:func:`closed_form_kl`). Batch
+    shapes are broadcast.
 
     Raises:
         InputError: event shapes that differ; else as for :func:`entropy`.
@@ -111,7 +119,8 @@ def cross_entropy(
         (0.5, True)
     """
     p, q = _alongside(p, q)
-    exact = _closed(lambda: p.entropy() + kl_divergence(p, q))
+    divergence = closed_form_kl(p, q)
+    exact = None if divergence is None else _closed(lambda: p.entropy() + divergence)
     return (exact or _sampled(p, lambda x: -q.log_prob(x), num_samples, seed)).to(unit)
 
 
@@ -139,9 +148,14 @@ def kl(p: Distribution, q: Distribution, unit: Unit = "nats", num_samples: int =
 
 
 def closed_form_kl(p: Distribution, q: Distribution) -> Tensor | None:
-    r"""Return :math:`KL(p \| q)` in closed form, of the broadcast batch shape, or None where torch has no formula.
+    r"""Return :math:`KL(p \| q)` in closed form, of the broadcast batch shape, or None where none is known.
 
-    Estimators and the card take their closed-form KL from here.
+    Estimators and the card take their closed-form KL from here: torch's formulas, and for a normal p with a covariance
+    S, full or of low rank, against a diagonal normal q = N(m, diag s²)
+
+    .. math::
+
+        KL(p \| q) = \sum_j \Big( \log s_j + \tfrac12 \log 2\pi + \frac{S_{jj} + (\mu_j - m_j)^2}{2 s_j^2} \Big) - H(p)
 
     Example:
         >>> from torch.distributions import Normal, StudentT
@@ -149,10 +163,24 @@ def closed_form_kl(p: Distribution, q: Distribution) -> Tensor | None:
         (tensor(2.), None)
     """
     p, q = _expanded(p, q)
+    if isinstance(p, MultivariateNormal | LowRankMultivariateNormal) and _is_diagonal_normal(q):
+        return _kl_to_diagonal_normal(p, q.base_dist)
     try:
         return kl_divergence(p, q)
     except NotImplementedError:
         return None
+
+
+def _is_diagonal_normal(fn: Distribution) -> TypeGuard[Independent[Normal]]:
+    return isinstance(fn, Independent) and isinstance(fn.base_dist, Normal) and len(fn.event_shape) == 1
+
+
+def _kl_to_diagonal_normal(p: MultivariateNormal | LowRankMultivariateNormal, q: Normal) -> Tensor:
+    """Return the cross-entropy minus the entropy: of a diagonal q it takes the variances of p alone."""
+    squares = (p.stddev / q.scale).square() + ((p.loc - q.loc) / q.scale).square()
+    cross_entropy = q.scale.log() + 0.5 * math.log(2 * math.pi) + 0.5 * squares
+    kl: Tensor = cross_entropy.sum(-1) - p.entropy()  # type: ignore[no-untyped-call]
+    return kl
 
 
 def _alongside(p: Distribution, q: Distribution) -> tuple[Distribution, Distribution]:

@@ -44,6 +44,16 @@ PAIRS = {
     "coin": (pyro_dist.Bernoulli(doubles(0.2, 0.9)), pyro_dist.Bernoulli(doubles(0.5, 0.5))),
     "gamma": (td.Gamma(doubles(2.0), doubles(1.0)), td.Gamma(doubles(3.0), doubles(2.0))),
     "mixture": (mixture(), mixture(0.5)),
+    "full": (
+        pyro_dist.MultivariateNormal(doubles(0.3, -0.4), scale_tril=doubles([1.0, 0.0], [0.7, 0.5])),
+        pyro_dist.Normal(doubles(1.0, 0.0), doubles(2.0, 0.8)).to_event(1),
+    ),
+    "low rank": (
+        pyro_dist.LowRankMultivariateNormal(
+            torch.zeros(4, 3).double(), torch.full((4, 3, 1), 0.6).double(), torch.full((4, 3), 0.5).double()
+        ),
+        pyro_dist.Normal(doubles(1.0, 0.0, 0.2), 2.0).to_event(1),
+    ),
     "batch of the second": (
         td.MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double()),
         pyro_dist.Normal(torch.ones(2, 3).double(), 2.0).to_event(1),
@@ -79,6 +89,17 @@ def test_closed_forms_are_the_means_of_self_information(name):
     for found, scored in ((entropy(p), p), (cross_entropy(p, q), q)):
         assert found.exact
         assert_mean(self_information(scored, x).value, found.value)
+
+
+@pytest.mark.parametrize("name", ["full", "low rank"])
+def test_a_covariance_against_a_diagonal_normal_is_torchs_of_two_full_ones(name):
+    p, q = PAIRS[name]
+    full = td.MultivariateNormal(p.mean, p.covariance_matrix)
+    diagonal = td.MultivariateNormal(q.mean, torch.diag_embed(q.variance)).expand(p.batch_shape)
+    assert_close(closed_form_kl(p, q), td.kl_divergence(full, diagonal))
+    assert_close(cross_entropy(p, q).value, full.entropy() + td.kl_divergence(full, diagonal))
+    with pytest.raises(NotImplementedError):  # torch has none of its own
+        td.kl_divergence(p, q)
 
 
 def test_sampled_values_are_within_their_errors():

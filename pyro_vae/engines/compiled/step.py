@@ -264,7 +264,7 @@ def equal_estimator(estimator: ELBO) -> Estimator:
     """Return an :class:`Estimator` equal in value and gradient: the one given, or the equivalent of Pyro's own.
 
     Pyro's ``Trace_ELBO`` synchronises with the device at every site; ``SampledKL`` does not. ``AnalyticKL`` replaces
-    ``TraceMeanField_ELBO``.
+    ``TraceMeanField_ELBO``; where Pyro samples a KL, it has a closed form of its own or refuses.
 
     Raises:
         InputError: any other ``pyro.infer.ELBO``.

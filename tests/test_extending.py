@@ -147,7 +147,7 @@ ROWS = {  # file of a battery -> what is added to it, as (before, after)
     ],
     "models/test_priors.py": [("PRIOR_ROWS = {\n", 'PRIOR_ROWS = {\n    "wide": mine.WidePrior,\n')],
     "models/test_posteriors.py": [
-        ("POSTERIOR_ROWS = {\n", 'POSTERIOR_ROWS = {\n    "laplace_q": mine.LaplacePosterior(),\n'),
+        ("POSTERIOR_ROWS = {\n", 'POSTERIOR_ROWS = {\n    "laplace_q": lambda size: mine.LaplacePosterior(),\n'),
     ],
 }
 SELECTED = "vr_max or logistic or wide or laplace_q or of_the_table"

@@ -3,8 +3,28 @@
 from pyro_vae.models.catalogue import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 from pyro_vae.models.likelihoods import Bernoulli, Gaussian, LearnedGaussian, Likelihood
 from pyro_vae.models.networks import ACTIVATIONS, MLP, Network
-from pyro_vae.models.posteriors import DiagonalNormal, Posterior
-from pyro_vae.models.priors import Prior, StandardNormal
+from pyro_vae.models.posteriors import (
+    DiagonalNormal,
+    FullNormal,
+    InverseAutoregressiveFlow,
+    LowRankNormal,
+    NormalMixture,
+    PlanarFlow,
+    Posterior,
+    ProjectedNormal,
+    SplineFlow,
+)
+from pyro_vae.models.priors import (
+    AutoregressiveFlowPrior,
+    CouplingFlowPrior,
+    LearnedNormal,
+    NormalMixturePrior,
+    NormalPrior,
+    Prior,
+    StandardNormal,
+    UniformSphere,
+    VampPrior,
+)
 from pyro_vae.models.replicates import Replicates
 from pyro_vae.models.vae import VAE
 
@@ -16,14 +36,28 @@ __all__ = [
     "POSTERIORS",
     "PRIORS",
     "VAE",
+    "AutoregressiveFlowPrior",
     "Bernoulli",
+    "CouplingFlowPrior",
     "DiagonalNormal",
+    "FullNormal",
     "Gaussian",
+    "InverseAutoregressiveFlow",
     "LearnedGaussian",
+    "LearnedNormal",
     "Likelihood",
+    "LowRankNormal",
     "Network",
+    "NormalMixture",
+    "NormalMixturePrior",
+    "NormalPrior",
+    "PlanarFlow",
     "Posterior",
     "Prior",
+    "ProjectedNormal",
     "Replicates",
+    "SplineFlow",
     "StandardNormal",
+    "UniformSphere",
+    "VampPrior",
 ]

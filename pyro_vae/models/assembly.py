@@ -44,6 +44,19 @@ def _network(wanted: Wanted, hidden: Sequence[int] | None, activation: str | Non
     return built(NETWORKS, what, "network", given, {k: v for k, v in defaults.items() if v is not None})
 
 
+def check_spaces(prior: nn.Module, posterior: nn.Module) -> None:
+    """Refuse a prior and a posterior of latents in different spaces: log p(z) − log q(z|x) would have no meaning.
+
+    Raises:
+        InputError: real vectors beside unit vectors.
+    """
+    ours, theirs = getattr(prior, "space", "real"), getattr(posterior, "space", "real")
+    if ours is not None and ours != theirs:
+        got = f"{type(prior).__name__}, {ours}, and {type(posterior).__name__}, {theirs}"
+        hint = "prior='uniform_sphere' with posterior='projected_normal', or neither"
+        raise InputError("a prior and a posterior of latents in one space", got, hint)
+
+
 def check_examples(x: Tensor, event_shape: Sequence[int]) -> None:
     """Refuse examples that are not (N, *event_shape)."""
     if x.shape[1:] != tuple(event_shape) or len(x) == 0:

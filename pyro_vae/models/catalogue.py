@@ -6,8 +6,27 @@ from torch import nn
 
 from pyro_vae.models.likelihoods import Bernoulli, Gaussian, LearnedGaussian, Likelihood
 from pyro_vae.models.networks import MLP
-from pyro_vae.models.posteriors import DiagonalNormal, Posterior
-from pyro_vae.models.priors import StandardNormal
+from pyro_vae.models.posteriors import (
+    DiagonalNormal,
+    FullNormal,
+    InverseAutoregressiveFlow,
+    LowRankNormal,
+    NormalMixture,
+    PlanarFlow,
+    Posterior,
+    ProjectedNormal,
+    SplineFlow,
+)
+from pyro_vae.models.priors import (
+    AutoregressiveFlowPrior,
+    CouplingFlowPrior,
+    LearnedNormal,
+    NormalMixturePrior,
+    NormalPrior,
+    StandardNormal,
+    UniformSphere,
+    VampPrior,
+)
 
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "bernoulli": Bernoulli,
@@ -16,10 +35,28 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
 }
 """Likelihoods p(x|z). Constructors may take ``event_shape``."""
 
-PRIORS: dict[str, Callable[..., nn.Module]] = {"standard_normal": StandardNormal}
+PRIORS: dict[str, Callable[..., nn.Module]] = {
+    "standard_normal": StandardNormal,
+    "normal": NormalPrior,
+    "learned_normal": LearnedNormal,
+    "mixture": NormalMixturePrior,
+    "vamp": VampPrior,
+    "autoregressive_flow": AutoregressiveFlowPrior,
+    "coupling_flow": CouplingFlowPrior,
+    "uniform_sphere": UniformSphere,
+}
 """Priors p(z). Constructors may take ``latent_dim`` and ``event_shape``."""
 
-POSTERIORS: dict[str, Callable[..., Posterior]] = {"diagonal_normal": DiagonalNormal}
+POSTERIORS: dict[str, Callable[..., Posterior]] = {
+    "diagonal_normal": DiagonalNormal,
+    "full_normal": FullNormal,
+    "low_rank_normal": LowRankNormal,
+    "iaf": InverseAutoregressiveFlow,
+    "spline": SplineFlow,
+    "planar": PlanarFlow,
+    "normal_mixture": NormalMixture,
+    "projected_normal": ProjectedNormal,
+}
 """Variational families q(z|x). Constructors may take ``latent_dim``."""
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP}

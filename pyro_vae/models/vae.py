@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pyro_vae.base.errors import InputError
 from pyro_vae.base.registry import built
-from pyro_vae.models.assembly import check_examples, networks, start_output
+from pyro_vae.models.assembly import check_examples, check_spaces, networks, start_output
 from pyro_vae.models.catalogue import LIKELIHOODS, POSTERIORS, PRIORS
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.networks.network import check_sizes
@@ -45,7 +45,7 @@ class VAE(nn.Module):
 
     Raises:
         InputError: sizes that are not positive whole numbers, unknown names, ``hidden`` or ``activation`` beside
-            networks that do not take them.
+            networks that do not take them, a prior and a posterior of latents in different spaces.
 
     Example:
         >>> import pyro
@@ -82,6 +82,7 @@ class VAE(nn.Module):
         self.likelihood = built(LIKELIHOODS, likelihood, "likelihood", sizes)
         self.posterior = built(POSTERIORS, posterior, "posterior", sizes)
         self.prior = built(PRIORS, prior, "prior", sizes)
+        check_spaces(self.prior, self.posterior)
         self.encoder, self.decoder = networks(
             (encoder, event_shape, (latent_dim,), self.posterior.heads),
             (decoder, (latent_dim,), event_shape, self.likelihood.heads),

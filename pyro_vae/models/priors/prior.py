@@ -6,6 +6,8 @@ from typing import ClassVar, TypeAlias
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyro_vae.models.sphere import Space
+
 Encode: TypeAlias = Callable[[Tensor], dist.TorchDistribution]
 """x of shape (..., \\*event_shape) -> q(z|x) of batch shape (...)."""
 
@@ -17,9 +19,11 @@ class Prior(nn.Module):
 
     Attributes:
         encoded: whether p(z) is made of the program's own q(z|x): ``forward`` then gets ``encode``.
+        space: where its latents live, as a posterior's; None: where those of the posterior live.
     """
 
     encoded: ClassVar[bool] = False
+    space: ClassVar[Space | None] = "real"
 
     def forward(self, encode: Encode | None = None) -> dist.TorchDistribution:
         """Return p(z), on the module's device and in its dtype."""

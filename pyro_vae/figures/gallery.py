@@ -13,11 +13,19 @@ from pyro_vae.base.random import isolated_rng
 from pyro_vae.data import DataSet, Images
 from pyro_vae.figures import images
 from pyro_vae.figures.curves import plot_latent_means, plot_training_curves
-from pyro_vae.program.predictive import decode, latent_shapes, posterior_means, reconstruct, sample_prior
+from pyro_vae.program.predictive import (
+    decode,
+    latent_shapes,
+    normal_prior,
+    posterior_means,
+    reconstruct,
+    sample_prior,
+)
 from pyro_vae.program.protocol import Program
 from pyro_vae.training.loop import EpochRecord
 
 SAMPLES, PAIRS, SCATTER, SIDE = 64, 10, 5000, 20
+TRIED = 10  # examples whose priors are compared
 MEAN_SAMPLES = 50  # samples of a q without a mean that are averaged
 
 
@@ -39,7 +47,7 @@ def plot_all(
     """Plot every picture that suits the program, and return the files, and why others are left out.
 
     Samples, reconstructions of test images and training curves; with a single latent site of two dimensions also
-    the manifold and the scatter of posterior means.
+    the scatter of posterior means and, if its prior is a normal of independent latents, the manifold.
     """
     folder.mkdir(parents=True, exist_ok=True)
     test, found = data.test.to(device), Pictures([], {})
@@ -77,8 +85,13 @@ def plot_samples(path: Path, program: Program, test: Images, count: int, seed: i
 
 
 def plot_manifold(path: Path, program: Program, test: Images, site: str, seed: int) -> Path:
-    """Plot p(x|z)'s mean on the grid of normal quantiles of a two-dimensional latent space (AEVB, figure 4)."""
-    z = quantile_grid(SIDE).to(test.device)
+    """Plot p(x|z)'s mean on the grid of the prior's quantiles of a two-dimensional latent space (AEVB, figure 4).
+
+    Raises:
+        InputError: a prior other than one normal of independent latents, which has no such grid.
+    """
+    loc, scale = normal_prior(program, test.binarized(seed)[:TRIED], site)
+    z = loc + scale * quantile_grid(SIDE).to(loc)
     with isolated_rng(test.device, seed):
         shown, what = decode(program, {site: z}, like(test, len(z))).shown
     return images.plot_grid(path, shown, f"{what}, on the grid of the prior's quantiles", columns=SIDE)
@@ -106,7 +119,7 @@ def quantile_grid(side: int) -> Tensor:
     r"""Return the grid :math:`\Phi^{-1}((i - \tfrac12)/n)`, (side², 2), rows from top to bottom.
 
     Equal areas of the unit square, sent through the inverse cumulative distribution function of the standard normal, so
-    that each tile has equal prior probability.
+    that each tile has equal prior probability; of another normal, the grid is scaled and shifted.
 
     Example:
         >>> quantile_grid(2)

@@ -63,16 +63,16 @@ def support_transform(name: str, fn: Distribution) -> Transform:
     """Return the transform from unconstrained numbers to the support of a site's distribution.
 
     Raises:
-        InputError: a discrete latent.
+        InputError: a discrete latent, or one without real coordinates, as on a sphere.
     """
     try:
         transform: Transform = biject_to(fn.support)
     except NotImplementedError:
-        raise InputError(
-            f"a continuous latent at site {name!r}",
-            type(fn).__name__,
-            "importance sampling, or enumeration",
-        ) from None
+        if fn.support is not None and not fn.support.is_discrete:
+            expected = f"a latent at site {name!r} that is a function of real numbers"
+            raise InputError(expected, type(fn).__name__, "importance sampling") from None
+        hint = "importance sampling, or enumeration"
+        raise InputError(f"a continuous latent at site {name!r}", type(fn).__name__, hint) from None
     return transform
 
 

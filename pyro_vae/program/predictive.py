@@ -7,7 +7,9 @@ import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
+from torch.distributions import Normal
 
+from pyro_vae.base.distributions import innermost
 from pyro_vae.base.errors import InputError
 from pyro_vae.program.capabilities import check_decodes, mean_of, site_of_x
 from pyro_vae.program.contexts import own_store
@@ -93,6 +95,29 @@ def latent_shapes(program: Program, x: Tensor) -> dict[str, torch.Size]:
     """Return the event shape of every latent site of the model."""
     with own_store(program):
         return latent_sites(trace_program(program, x)[1])
+
+
+@torch.no_grad()
+def normal_prior(program: Program, x: Tensor, site: str) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of a latent site whose prior is a diagonal normal, each (*event_shape).
+
+    Args:
+        program: the program.
+        x: examples, (n, *event_shape).
+        site: the name of the latent site.
+
+    Raises:
+        InputError: another prior, or one that differs between examples.
+    """
+    with own_store(program):
+        fn = dict(sample_sites(trace_program(program, x)[1]))[site]["fn"]
+    shape, normal = (len(x), *fn.event_shape), innermost(fn)
+    moments = [m.expand(shape) for m in (normal.loc, normal.scale)] if isinstance(normal, Normal) else []
+    if not moments or any(not torch.equal(m, m[:1].expand(shape)) for m in moments):
+        got = "one that differs between examples" if moments else type(normal).__name__
+        expected = f"a prior of site {site!r} that is one normal of independent latents, for its quantiles"
+        raise InputError(expected, got, "pictures of samples, which every prior has")
+    return moments[0][0], moments[1][0]
 
 
 def _decodable(program: Program, like: Tensor) -> str:

@@ -435,9 +435,17 @@ def mixture():
     return GaussianMixture(torch.zeros(2), torch.tensor([[-1.0], [1.0]]), torch.tensor(0.5))
 
 
+def on_a_sphere():
+    return VAE((4,), 3, (5,), prior="uniform_sphere", posterior="projected_normal")
+
+
 BAD = {
     "discrete": (lambda: annealed_log_evidence(mixture(), mixture().simulate(2)), "a continuous latent at site 'z'"),
     "discrete, hmc": (lambda: posterior_log_evidence(mixture(), mixture().simulate(2)), "a continuous latent at site"),
+    "a sphere": (
+        lambda: annealed_log_evidence(on_a_sphere(), torch.zeros(2, 4)),
+        r"a latent at site 'z' that is a function of real numbers; got Directions\. Try importance sampling",
+    ),
     "no chains": (lambda: annealed_log_evidence(linear(), linear().simulate(2), chains=0), "chains as a whole number"),
     "step": (
         lambda: annealed_log_evidence(linear(), linear().simulate(2), step_size=0.0),

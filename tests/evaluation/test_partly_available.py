@@ -253,3 +253,25 @@ def test_the_plain_vae_has_all_of_it():
     card = evaluate(VAE((D,), 2, (4,), "gaussian"), X, skip=["hmc", "gaps", "probe"], **LITTLE)
     assert card.left_out == {}
     assert {entry.part for entry in card.entries} == set(PARTS) - {"hmc", "gaps", "probe", "joint"}
+
+
+def test_latents_on_a_sphere_leave_out_what_moves_real_numbers():
+    """Everything else, surgery and the ELBO's parts with it, is on the card."""
+    vae = VAE((D,), 3, (5,), "gaussian", prior="uniform_sphere", posterior="projected_normal")
+    card = evaluate(vae, X, skip=["probe"], surgery_examples=20, **LITTLE)
+    assert set(card.left_out) == {"annealing", "sandwich", "hmc", "gaps"}
+    assert all("at site 'z' that is a function of real numbers" in why for why in card.left_out.values())
+    assert {"elbo", "log_evidence", "from_prior", "mutual_information"} <= {e.name for e in card.entries}
+
+
+@pytest.mark.parametrize(
+    ("prior", "posterior"),
+    [("vamp:components=4", "full_normal"), ("coupling_flow:hidden=[4]", "iaf:hidden=[4]")],
+)
+def test_the_whole_card_of_other_priors_and_posteriors(prior, posterior):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = VAE((D,), 2, (5,), "gaussian", prior=prior, posterior=posterior)
+    card = evaluate(vae, X, skip=["probe"], surgery_examples=20, **LITTLE)
+    assert card.left_out == {}
+    assert all(math.isfinite(entry.value) for entry in card.entries if entry.name != "k_hat")

@@ -1,6 +1,7 @@
 """Pictures: the layout to the pixel, what is drawn for which program, and that the files are pictures."""
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from partial_programs import FlowPosterior, Forced, Reshaped, Simulating, X, no_latents
@@ -184,6 +185,43 @@ def test_the_manifold_is_the_decoder_on_the_grid(tmp_path, monkeypatch):
     assert columns == gallery.SIDE
     with torch.no_grad():
         torch.testing.assert_close(images, vae.decode(gallery.quantile_grid(gallery.SIDE)).mean)
+
+
+def test_the_manifold_of_another_normal_is_on_its_own_quantiles(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(plots, "plot_grid", lambda path, images, title, columns: seen.append(images))
+    vae, data = make_vae(prior="normal:loc=[1,-1],scale=[2,0.5]"), make_data()
+    gallery.plot_manifold(tmp_path / "x.png", vae, data.test, "z", 0)
+    z = torch.tensor([1.0, -1.0]) + torch.tensor([2.0, 0.5]) * gallery.quantile_grid(gallery.SIDE)
+    with torch.no_grad():
+        torch.testing.assert_close(seen[0], vae.decode(z).mean)
+        assert not torch.allclose(seen[0], vae.decode(gallery.quantile_grid(gallery.SIDE)).mean, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("prior", "posterior"),
+    [
+        ("mixture", "iaf"),
+        ("vamp:components=4", "full_normal"),
+        ("coupling_flow", "spline"),
+        ("uniform_sphere", "projected_normal"),
+    ],
+)
+def test_no_manifold_of_a_prior_without_quantiles(prior, posterior, tmp_path):
+    """The other pictures are plotted."""
+    found = gallery.plot_all(tmp_path, make_vae(prior=prior, posterior=posterior), make_data(), [], CPU)
+    assert list(found.left_out) == ["manifold.png"]
+    assert "one normal of independent latents, for its quantiles; got" in found.left_out["manifold.png"]
+    assert {p.name for p in found.files} == {"samples.png", "reconstructions.png", "latent.png"}
+
+
+def test_no_manifold_of_a_prior_that_differs_between_examples(tmp_path):
+    class Conditional(Reshaped):
+        def prior(self, x):
+            return pyro.distributions.Normal(x.flatten(1)[:, :2], 1.0).to_event(1)
+
+    with pytest.raises(InputError, match="got one that differs between examples"):
+        gallery.plot_manifold(tmp_path / "x.png", Conditional(), partial_data().test, "z", 0)
 
 
 def test_the_scatter_holds_the_posterior_means(tmp_path, monkeypatch):

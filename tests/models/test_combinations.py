@@ -4,6 +4,8 @@ The batteries of the families look at densities; this one looks at training. Dat
 """
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from pyro_vae.elbo.draw import draw_terms
 from pyro_vae.elbo.pathwise import SampledKL
 from pyro_vae.engines.compiled.engine import CompiledEngine
 from pyro_vae.engines.svi import SVIEngine
+from pyro_vae.models import Replicates
 from pyro_vae.models.catalogue import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 from pyro_vae.program.contexts import own_store
 from pyro_vae.program.predictive import sample_prior
@@ -65,6 +68,12 @@ def data(vae, count=B):
         return vae.decode(vae.p_z().sample((count,))).sample()
 
 
+def test_the_page_lists_what_refuses_a_planar_flow():
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith("| `planar` |"))
+    assert set(re.findall(r"`(\w+)`", row)) - {"planar", "vamp"} == AT_LEAVES | BY_SCORE
+
+
 @pytest.mark.parametrize("name", PARTS)
 class TestPart:
     def test_is_a_program_that_broadcasts(self, name):
@@ -112,6 +121,18 @@ class TestPart:
         for tensor, expected in zip(state.values(), reference.values(), strict=True):
             assert_close(tensor, expected)
         assert any(not torch.equal(reference[n], t) for n, t in before.state_dict().items())
+
+    def test_replicates_take_a_step_in_one_graph(self, name):
+        """The engine compares each of them with a single step on the same noise."""
+        replicates = Replicates([make(PARTS[name], seed) for seed in range(2)])
+        x = data(replicates.programs[0])
+        with CompiledEngine(replicates, SampledKL(2), inductor=False) as engine, torch.random.fork_rng():
+            torch.manual_seed(5)
+            if name in UNTRACED:
+                with pytest.raises(InputError, match=UNTRACED[name]):
+                    engine.step(x, 1e-3)
+            else:
+                assert len(set(engine.step(x, 1e-3).replicates)) == 2
 
     def test_training_that_stops_and_resumes_is_bit_identical(self, name):
         x = data(make(PARTS[name]), 20)

@@ -12,7 +12,7 @@ from pyro_vae.models.sphere import Directions, Space, check_flat_dims
 class ProjectedNormal(Posterior):
     r"""The direction of a normal vector: a density on the unit circle (Z = 2) or sphere (Z = 3).
 
-    Formula: z = y / |y|, y ~ N(c, I);  q(z|x) = ∫₀^∞ r^(Z−1) N(r z; c, I) dr, with respect to length or area
+    Formula: z = y / ‖y‖, y ~ N(c, I);  q(z|x) = ∫₀^∞ r^(Z−1) N(r z; c, I) dr, with respect to length or area
 
     The head is c, (..., Z): its direction is that of z, its length the concentration; c = 0 is the uniform density. Use
     it with the prior ``uniform_sphere``. Pyro computes log q in other dimensions not at all, and below the rounding of

@@ -143,7 +143,7 @@ def own_density(family, heads):
 class TestPosterior:
     def test_is_normalised(self, name):
         if name in NO_INVERSE:
-            pytest.skip("no density away from its samples: test_planar_flow_is_a_density")
+            pytest.skip("no density on a grid: by importance weights, below, and by its Jacobian")
         assert_normalised(few(name))
 
     def test_draws_are_of_the_density(self, name):
@@ -203,17 +203,16 @@ class TestPosterior:
         assert draw.device.type == q.log_prob(draw).device.type == device.type
 
     def test_single_precision_is_close_to_double(self, name):
-        family = made(name, 3)
-        heads = heads_of(family, 8, 3)
-        exact = own_density(family, heads)
-        noise_of = family.float()(*(head.float() for head in heads))
+        double, single = made(name, 3), made(name, 3).float()
+        heads = heads_of(double, 8, 3)
+        q, other = double(*heads), single(*(head.float() for head in heads))
         if name in NO_INVERSE:
-            z = seeded(noise_of.rsample)  # another draw: compared below by its change of variables
-            assert noise_of.log_prob(z).isfinite().all()
-            return
-        q = family.double()(*heads)
-        z = seeded(q.rsample)
-        found = family.float()(*(head.float() for head in heads)).log_prob(z.float())
+            noise = torch.randn(8, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+            exact, found = q.log_prob(through(q, noise)), other.log_prob(through(other, noise.float()))
+        else:
+            z = seeded(q.rsample)
+            exact, found = q.log_prob(z), other.log_prob(z.float())
+        assert found.dtype == torch.float32
         assert_close(found.double(), exact, tolerance=1e-4)
 
     @pytest.mark.parametrize("extreme", [50.0, -50.0])
@@ -251,6 +250,19 @@ class TestPosterior:
         first = own_density(family, heads)
         assert torch.equal(own_density(copy.deepcopy(family), heads), first)
 
+    def test_nothing_of_a_sample_outlives_a_step(self, name):
+        """The same tensor is scored anew after parameters have changed."""
+        family = made(name, 3)
+        if name in NO_INVERSE or not list(family.parameters()):
+            pytest.skip("no parameters, or no density but that of its own sample")
+        heads = heads_of(family, 5, 3)
+        z = seeded(family(*heads).sample)
+        before = family(*heads).log_prob(z)
+        shaken(family, seed=7)
+        after = family(*heads).log_prob(z)
+        assert_close(after, family(*heads).log_prob(z.clone()))
+        assert not torch.allclose(before, after)
+
     def test_its_vae_is_checked_against_pyro(self, name):
         family = seeded(POSTERIOR_ROWS[name], 2)
         prior = "uniform_sphere" if family.space == "sphere" else "standard_normal"
@@ -275,6 +287,14 @@ def extreme_heads(family, extreme):
             heads = [0.1 * head for head in heads_of(family, 4, 3)]
             heads[number] = (extreme * sign).double().expand(4, 3)
             yield heads
+
+
+def through(q, noise):
+    """Return standard normal noise through a flow."""
+    z = q.base_dist.mean + q.base_dist.stddev * noise
+    for transform in q.transforms:
+        z = transform(z)
+    return z
 
 
 def inside(z):
@@ -398,18 +418,9 @@ def test_flow_is_a_change_of_variables(name, size):
     q = family(*heads)
     noise = torch.randn(size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
-    def flow(e):
-        z = q.base_dist.mean + q.base_dist.stddev * e
-        for transform in q.transforms:
-            z = transform._call(z)
-        return z
-
-    jacobian = torch.autograd.functional.jacobian(flow, noise)
+    jacobian = torch.autograd.functional.jacobian(lambda e: through(q, e), noise)
     expected = td.Normal(0.0, 1.0).log_prob(noise).sum() - torch.linalg.slogdet(jacobian)[1]
-    z = q.base_dist.mean + q.base_dist.stddev * noise
-    for transform in q.transforms:
-        z = transform(z)
-    assert_close(q.log_prob(z), expected)
+    assert_close(q.log_prob(through(q, noise)), expected)
 
 
 def test_planar_flow_is_refused_where_it_is_scored_apart_from_its_sample():

@@ -166,6 +166,14 @@ class TestPrior:
         first = prior().log_prob(z)
         assert torch.equal(copy.deepcopy(prior)().log_prob(z), first)
 
+    def test_nothing_of_a_value_outlives_a_step(self, name):
+        """The same tensor is scored anew after parameters have changed."""
+        prior, z = made(name, 3), points(name, 3)
+        before = prior().log_prob(z)
+        shaken(prior, seed=7)
+        assert_close(prior().log_prob(z), prior().log_prob(z.clone()))
+        assert not list(prior.parameters()) or not torch.allclose(prior().log_prob(z), before)
+
     def test_its_vae_is_checked_against_pyro(self, name):
         assert_elbo_and_gradient_are_pyros(**PARTS.get(name, {"prior": seeded(PRIOR_ROWS[name], 2)}))
 

@@ -44,7 +44,7 @@ from pyro_vae.base.version import installed_versions
 from pyro_vae.cli.main import main as pyro_vae
 
 LATENT_DIM, HIDDEN = 20, "[300, 300]"
-CONV = ["--encoder", "conv", "--decoder", "conv"]
+CONV = ["--encoder", "conv:channels=[8,16]", "--decoder", "conv:channels=[8,16]"]
 BINARY = {
     "baseline": [],
     "full covariance": ["--posterior", "full_normal"],
@@ -52,9 +52,9 @@ BINARY = {
     "VampPrior": ["--prior", "vamp:components=500"],
     "mixture prior": ["--prior", "mixture:components=100"],
     "flow prior": ["--prior", "autoregressive_flow"],
-    "two-layer hierarchy": ["--model", "hierarchical"],
+    "two-layer hierarchy": ["--model", "hierarchical", "--model_args", "{latent_dims: [40, 20]}"],
     "convolutional": CONV,
-    "convolutional, VampPrior, IAF": [*CONV, "--prior", "vamp:components=500", "--posterior", "iaf"],
+    "convolutional, VampPrior, IAF": [*CONV, "--prior", "vamp:components=20", "--posterior", "iaf"],
 }
 GREY = {
     "continuous Bernoulli": "continuous_bernoulli",
